@@ -1,0 +1,217 @@
+"""What a claim is and how it ends: the pure half of the resync.
+
+A resync worker claims a repo, asks its host, and comes back with one of the endings below. Each
+is a function from the row as it is *then* to the row as it becomes; the store checks beforehand
+that the claim is still the current one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from indexer.errors import ChiveIndexerError
+from indexer.model import AccountStatus, PreparedRecord, Priority, RepoState, Wanted
+from indexer.planning import Applied, Repo
+
+RETRY_DELAY_S_MIN = 60.0
+RETRY_DELAY_S_MAX = 3600.0
+SECOND_LOOK_S = 3600.0
+"""A repo that its host does not know is hidden, and purged if the host still says so then."""
+
+
+class StaleClaim(ChiveIndexerError):
+    """The repo was claimed anew, purged or denied meanwhile: what was fetched is not wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to change one repo's rows, until the repo's claim number moves on."""
+
+    repo: Repo  # as claimed: `repo.claim` is the number, `repo.claimed` the work
+    pds_url: str | None  # as of the last resolved DID document
+
+    @property
+    def did(self) -> str:
+        """Whose repo it is."""
+        return self.repo.did
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The parts of a freshly resolved DID document that the store keeps."""
+
+    handle: str | None
+    signing_key: str | None  # multibase
+    pds_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """The verified commit whose records have been brought in."""
+
+    rev: str
+    data: str  # base32 text
+    host_rev: str | None
+    scope_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotChunk:
+    """Consecutive in-scope leaves of a snapshot, in key order.
+
+    It covers the keys after `after` up to and including `upto` (None: to the end): rows of ours
+    in that range that are not among `leaves` are gone from the repo.
+    """
+
+    after: str
+    upto: str | None
+    leaves: tuple[tuple[str, str], ...]  # (path, CID text)
+    records: dict[str, PreparedRecord]  # path -> content, for leaves that differ from our rows
+    rev: str  # of the snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How far the end of a resync came."""
+
+    applied: Applied
+    repo: Repo
+    records: int  # in-scope rows of the repo
+    is_done: bool  # False: more commits were buffered meanwhile; bring them, verified
+
+
+def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: float) -> Repo:
+    """The repo with complete rows of a known commit, ready to follow its chain.
+
+    Without `fetched` the rows were found to be current. `is_confirmed` says that the account's
+    own host called it active; an event that arrived since the claim outweighs that.
+    """
+    if is_confirmed and not repo.wanted & Wanted.ACCOUNT:
+        repo = replace(repo, account_status=AccountStatus.ACTIVE)
+    if fetched is None:
+        return repo
+    return replace(
+        repo,
+        rev=fetched.rev,
+        data=fetched.data,
+        host_rev=_later(repo.host_rev, fetched.host_rev),
+        scope_id=fetched.scope_id,
+        synced_at=now,
+    )
+
+
+def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
+    """The claim given back with its work done.
+
+    A trigger raised since the claim keeps the repo out of `active`: what was fetched may be
+    older than what it announced. With `look_again_at` the content is compared once more then.
+    """
+    if look_again_at is not None and repo.state is RepoState.ACTIVE:
+        return replace(
+            repo,
+            claimed=Wanted.NOTHING,
+            wanted=repo.wanted | Wanted.CONTENT,
+            retry_at=look_again_at,
+            attempts=0,
+        )
+    if repo.state is RepoState.DESYNCHRONIZED:
+        return replace(repo, claimed=Wanted.NOTHING, attempts=0)
+    state: RepoState = repo.state
+    if state is RepoState.RESYNCING:
+        is_outrun = bool(repo.wanted & Wanted.CONTENT)
+        state = RepoState.DESYNCHRONIZED if is_outrun else RepoState.ACTIVE
+    return replace(
+        repo,
+        state=state,
+        claimed=Wanted.NOTHING,
+        priority=Priority.DISCOVERY if not repo.wanted else repo.priority,
+        retry_at=now if repo.wanted & Wanted.CONTENT else repo.retry_at,
+        attempts=0,
+        reason=None if state is RepoState.ACTIVE else repo.reason,
+    )
+
+
+def failed(repo: Repo, reason: str, *, delay_s: float, now: float) -> Repo:
+    """The attempt came to nothing for a passing reason: the same work again after `delay_s`."""
+    state = RepoState.ERROR if repo.state is RepoState.RESYNCING else repo.state
+    return replace(
+        repo,
+        state=state,
+        wanted=repo.wanted | repo.claimed,
+        claimed=Wanted.NOTHING,
+        retry_at=now + delay_s,
+        attempts=repo.attempts + 1,
+        reason=reason,
+    )
+
+
+def retry_delay_s(attempts: int, jitter: float, retry_after_s: float | None = None) -> float:
+    """Seconds until a failed fetch is tried again: 1 minute, 2, 4 ... 1 hour, plus up to a half.
+
+    `jitter` is a random number in [0, 1). A host's own word (`retry_after_s`) is a lower bound,
+    clamped to an hour.
+    """
+    delay_s = min(RETRY_DELAY_S_MIN * 2.0 ** min(attempts, 20), RETRY_DELAY_S_MAX)
+    if retry_after_s is not None:
+        delay_s = max(delay_s, min(retry_after_s, RETRY_DELAY_S_MAX))
+    return delay_s * (1.0 + jitter / 2.0)
+
+
+def ended(repo: Repo, state: RepoState, reason: str) -> Repo:
+    """A terminal state: nothing more is done until something new is observed."""
+    return replace(
+        repo,
+        state=state,
+        wanted=Wanted.NOTHING,
+        claimed=Wanted.NOTHING,
+        attempts=0,
+        reason=reason,
+    )
+
+
+def hidden(repo: Repo, status: AccountStatus) -> Repo:
+    """Its own host says that the account is not active: rows stay, unseen, until it is.
+
+    The time of the last event stays: a host's answer has no place in the order of events.
+    """
+    state = RepoState.DESYNCHRONIZED if repo.state is RepoState.RESYNCING else repo.state
+    return replace(
+        repo,
+        state=state,
+        account_status=status,
+        wanted=Wanted.NOTHING,
+        claimed=Wanted.NOTHING,
+        attempts=0,
+        reason=f"account {status}",
+    )
+
+
+def missing(repo: Repo, *, now: float) -> Repo:
+    """Its own host does not know the repo, and nobody announced a deletion: look again later."""
+    has_rows = repo.rev is not None
+    return replace(
+        repo,
+        state=RepoState.NOT_FOUND,
+        account_status=AccountStatus.DELETED,
+        wanted=Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT if has_rows else Wanted.NOTHING,
+        claimed=Wanted.NOTHING,
+        retry_at=now + SECOND_LOOK_S,
+        attempts=0,
+        reason="repo not found",
+    )
+
+
+def purged(repo: Repo, reason: str) -> Repo:
+    """All rows are gone. Nothing of the old chain is kept that could pass for completeness."""
+    return replace(
+        ended(repo, RepoState.DELETED, reason),
+        account_status=AccountStatus.DELETED,
+        rev=None,
+        data=None,
+        host_rev=None,
+        scope_id=None,
+    )
+
+
+def _later(one: str | None, other: str | None) -> str | None:
+    return max((rev for rev in (one, other) if rev is not None), default=None)

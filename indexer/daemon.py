@@ -1,0 +1,413 @@
+"""The composition root: the only place where the parts of the daemon meet.
+
+Resources are nested in one exit stack and components run in one task group. A crash of any
+component ends the process with its traceback; restarting is the service manager's job. The first
+SIGTERM or SIGINT stops intake and lets what was received be committed; a second one exits at once,
+which is safe because every state of the file is one that a transaction has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import traceback
+import uuid
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+from admin_api.server import AdminSettings, serve_admin, serve_metrics
+
+from indexer.clock import Clock, SystemClock
+from indexer.errors import ConfigurationError, LocalFault
+from indexer.ingest.dialing import open_any_socket
+from indexer.ingest.firehose import Firehose, FirehoseSettings
+from indexer.ingest.live import LiveIngest
+from indexer.ingest.resync import Resyncer
+from indexer.ingest.verification import Verifier
+from indexer.ingest.websocket import WebsocketSettings
+from indexer.metrics import Metrics
+from indexer.model import Scope
+from indexer.network.http import HttpClient
+from indexer.network.identity import IdentityResolver
+from indexer.network.pacing import Pacing
+from indexer.network.pds import RepoNetwork
+from indexer.network.sockets import open_public_socket
+from indexer.network.spool import SpoolFolder
+from indexer.network.ssrf import check_url
+from indexer.operations.did_sync import DidSync
+from indexer.operations.runner import Runner
+from indexer.planning import Policy
+from indexer.records.prepare import prepare_record, prepare_stored
+from indexer.records.projection import SEARCH
+from indexer.records.registry import Registry, load_registry
+from indexer.settings import Settings, read_passwords
+from indexer.status import DaemonStatus
+from storage.database import open_database
+from storage.live import LiveStore
+from storage.operations import OperationStore
+from storage.projections import Projections
+from storage.records import RecordTable
+from storage.resyncs import ResyncStore
+from storage.status import StatusStore
+from storage.tracked import TrackedRepos
+
+log = structlog.get_logger(__name__)
+
+EXIT_CLEAN = 0
+EXIT_BUG = 70
+EXIT_STORAGE = 74
+EXIT_CONFIGURATION = 78
+EXIT_FORCED = 130
+LAG_SAMPLE_S = 0.5
+STOP_S = 8.0
+"""Time for what was received to be committed after a signal, within the 10 s promised."""
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """What behaviour may depend on besides settings: parameters, so that a test owns them."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    rng: random.Random = field(default_factory=random.Random)
+    reach: Callable[[str], None] = lambda _: None  # called at named crash points
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a started daemon listens."""
+
+    admin_url: str
+    metrics_url: str
+
+
+def run_daemon(settings: Settings) -> int:
+    """Run until a signal or a failure; the process's exit code."""
+    try:
+        asyncio.run(_run_until_signal(settings))
+    except Exception as error:  # noqa: BLE001 - the last word of the process
+        return _exit_code(error)
+    return EXIT_CLEAN
+
+
+def _exit_code(error: Exception) -> int:
+    """What the process ends with; the first cause is logged, with its traceback if it is ours."""
+    cause = error
+    while isinstance(cause, ExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, ConfigurationError):
+        log.error("daemon.refused", reason=str(cause))
+        return EXIT_CONFIGURATION
+    trace = "".join(traceback.format_exception(cause))
+    log.critical("daemon.failed", reason=repr(cause), traceback=trace)
+    return EXIT_STORAGE if isinstance(cause, LocalFault) else EXIT_BUG
+
+
+async def _run_until_signal(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(EXIT_FORCED)
+        log.info("daemon.stopping", signal=signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await run_daemon_until(stop, settings)
+    log.info("daemon.stopped")
+
+
+async def run_daemon_until(
+    stop: asyncio.Event,
+    settings: Settings,
+    *,
+    world: World | None = None,
+    on_ready: Callable[[Addresses], None] = lambda _: None,
+) -> None:
+    """Run all components until `stop` is set, or until one of them fails."""
+    world = world or World()
+    async with AsyncExitStack() as stack:
+        parts = await _build(settings, world, stack)
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(parts.resyncer.run(), name="resync"),
+                group.create_task(parts.runner.run(), name="operations"),
+                group.create_task(_measure_loop_lag(parts.metrics), name="loop-lag"),
+            ]
+            await parts.runner.ready()
+            addresses = await _listen(settings, parts, stack)
+            live = group.create_task(parts.live.run(), name="live")
+            log.info("daemon.started", admin=addresses.admin_url, metrics=addresses.metrics_url)
+            on_ready(addresses)
+            fault = group.create_task(parts.fault.wait(), name="fault")
+            await stop.wait()
+            parts.live.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await asyncio.wait([live])
+            for task in (*background, live, fault):
+                task.cancel()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Fault:
+    """A failure noticed where nobody can raise it: it ends the task group from here."""
+
+    noticed: asyncio.Event = field(default_factory=asyncio.Event)
+    error: BaseException | None = None
+
+    def notice(self, error: BaseException) -> None:
+        self.error = error
+        self.noticed.set()
+
+    async def wait(self) -> None:
+        await self.noticed.wait()
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass(slots=True, kw_only=True)
+class _Parts:
+    live: LiveIngest
+    resyncer: Resyncer
+    runner: Runner
+    status: DaemonStatus
+    registry: Registry
+    metrics: Metrics
+    fault: _Fault
+
+
+async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Parts:
+    """Every part, wired. Whatever needs closing is on the stack."""
+    clock = world.clock
+    registry = load_registry(
+        governance_did=settings.governance.did, lexicon_dir=settings.scope.lexicon_dir
+    )
+    metrics = Metrics(registry.types)
+    scope = Scope(settings.scope.collections)
+    verifier = Verifier(
+        scope=scope, prepare=partial(prepare_record, registry=registry), clock=clock
+    )
+    database = await stack.enter_async_context(
+        open_database(
+            settings.storage.path,
+            observe_s=metrics.sqlite_transaction_duration_seconds.observe,
+            reach=world.reach,
+        )
+    )
+    projections = Projections(registry.types, SEARCH)
+    prepare = partial(prepare_stored, registry=registry)
+    if await database.write(partial(projections.install, prepare=prepare)):
+        log.info("store.projections_rebuilt")
+    tracked = TrackedRepos(database)
+    await tracked.load()
+    records = RecordTable(projections)
+    policy = Policy(identity_refresh_s=settings.identity.refresh_interval_s)
+    pending_bytes_max = settings.storage.pending_bytes_per_repo
+    live_store = LiveStore(
+        database, tracked, records, policy, clock=clock, pending_bytes_max=pending_bytes_max
+    )
+    resync_store = ResyncStore(
+        database, tracked, records, policy, clock=clock, pending_bytes_max=pending_bytes_max
+    )
+    await resync_store.give_back_all()
+    hosts = await _network(settings, world, metrics, stack)
+    firehose, live, resyncer = _ingest(
+        settings, world, metrics, verifier, live_store, resync_store, hosts
+    )
+    runner = Runner(
+        OperationStore(database, clock=clock),
+        [DidSync(resyncer)],
+        max_running=settings.backfill.max_running,
+        new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
+        clock=clock,
+        metrics=metrics,
+    )
+    status_store = StatusStore(database)
+    status = DaemonStatus(status_store, firehose, busy_reason=lambda: live.busy_reason, clock=clock)
+    metrics.on_scrape(partial(_refresh_gauges, metrics, status, runner, settings.storage.path))
+    return _Parts(
+        live=live,
+        resyncer=resyncer,
+        runner=runner,
+        status=status,
+        registry=registry,
+        metrics=metrics,
+        fault=_Fault(),
+    )
+
+
+async def _network(
+    settings: Settings, world: World, metrics: Metrics, stack: AsyncExitStack
+) -> RepoNetwork:
+    network = settings.network
+    configured = [settings.identity.plc_url, settings.identity.handle_resolver_url]
+    http = await stack.enter_async_context(
+        HttpClient(
+            user_agent=_user_agent(settings),
+            allow_private=network.allow_private_hosts,
+            exempt=[url for url in configured if url is not None],
+            pacing=Pacing(clock=world.clock, rate=network.requests_per_s_per_host),
+            clock=world.clock,
+            metrics=metrics,
+        )
+    )
+    identities = IdentityResolver(
+        http,
+        plc_url=settings.identity.plc_url,
+        handle_resolver_url=settings.identity.handle_resolver_url,
+        allow_private=network.allow_private_hosts,
+        clock=world.clock,
+    )
+    folder = SpoolFolder(
+        settings.storage.path.with_name(settings.storage.path.name + ".spool"),
+        bytes_max=settings.resync.spool_bytes_max,
+        archive_bytes_max=settings.resync.repo_bytes_max,
+    )
+    return RepoNetwork(
+        http,
+        identities,
+        folder,
+        idle_s=settings.resync.idle_s,
+        total_s=settings.resync.total_s,
+    )
+
+
+def _ingest(
+    settings: Settings,
+    world: World,
+    metrics: Metrics,
+    verifier: Verifier,
+    live_store: LiveStore,
+    resync_store: ResyncStore,
+    hosts: RepoNetwork,
+) -> tuple[Firehose, LiveIngest, Resyncer]:
+    """The stream, the live path behind it and the resync beside it, which wake each other."""
+    allow_private = settings.network.allow_private_hosts
+    live: LiveIngest
+
+    async def load_cursor(url: str) -> int | None:
+        await live.drained()
+        cursor = await live_store.load_cursor(url)
+        if cursor is not None:
+            return cursor
+        start = settings.firehose.start
+        return {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
+
+    firehose = Firehose(
+        settings=FirehoseSettings(
+            urls=settings.firehose.url,
+            user_agent=_user_agent(settings),
+            websocket=WebsocketSettings(
+                batch_frames=settings.firehose.batch_frames,
+                batch_s=settings.firehose.batch_ms / 1000,
+            ),
+        ),
+        clock=world.clock,
+        rng=world.rng,
+        metrics=metrics,
+        load_cursor=load_cursor,
+        check_url=partial(check_url, allow_private=allow_private),
+        open_socket=open_any_socket if allow_private else open_public_socket,
+    )
+    resyncer = Resyncer(
+        resync_store,
+        resync_store,
+        hosts,
+        verifier,
+        workers=settings.resync.workers,
+        clock=world.clock,
+        rng=world.rng,
+        metrics=metrics,
+        stream_at=lambda: live.stream_at,
+    )
+    live = LiveIngest(
+        firehose,
+        live_store,
+        verifier,
+        clock=world.clock,
+        metrics=metrics,
+        on_work=resyncer.wake,
+    )
+    return firehose, live, resyncer
+
+
+async def _listen(settings: Settings, parts: _Parts, stack: AsyncExitStack) -> Addresses:
+    admin = settings.admin
+    admin_port = await stack.enter_async_context(
+        serve_admin(
+            AdminSettings(
+                bind=admin.bind,
+                port=admin.port,
+                hosts=admin.hosts,
+                trusted_proxies=admin.trusted_proxies,
+                passwords=read_passwords(admin),
+            ),
+            catalog=parts.registry.catalog,
+            backfills=parts.runner,
+            status=parts.status,
+            metrics=parts.metrics,
+            on_fault=parts.fault.notice,
+        )
+    )
+    metrics_port = await stack.enter_async_context(
+        serve_metrics(settings.metrics.bind, settings.metrics.port, metrics=parts.metrics)
+    )
+    return Addresses(
+        f"http://{_host(admin.bind)}:{admin_port}",
+        f"http://{_host(settings.metrics.bind)}:{metrics_port}/metrics",
+    )
+
+
+async def _refresh_gauges(
+    metrics: Metrics, status: DaemonStatus, runner: Runner, path: Path
+) -> None:
+    """Bring gauges that are read, not counted, to what is true now."""
+    counts = await status.counts()
+    metrics.set_gauges(metrics.repos, counts.repos)
+    metrics.set_gauges(metrics.accounts, counts.accounts)
+    metrics.set_gauges(metrics.dead_letters, counts.dead_letters)
+    records: dict[str, int] = {}
+    for collection, total in counts.records.items():
+        label = metrics.collection_label(collection)
+        records[label] = records.get(label, 0) + total
+    metrics.set_gauges(metrics.records_indexed, records)
+    metrics.set_gauges(
+        metrics.backfill_running, {str(kind): total for kind, total in runner.running().items()}
+    )
+    firehose = await status.firehose()
+    metrics.firehose_connected.set(firehose.connected)
+    metrics.firehose_paused.set(firehose.paused)
+    if firehose.cursor is not None:
+        metrics.firehose_cursor_seq.set(firehose.cursor)
+    if firehose.last_event_at is not None:
+        metrics.firehose_last_event_timestamp_seconds.set(firehose.last_event_at)
+    metrics.sqlite_db_bytes.set(path.stat().st_size)
+    wal = path.with_name(path.name + "-wal")
+    metrics.sqlite_wal_bytes.set(wal.stat().st_size if wal.exists() else 0)
+    metrics.data_dir_free_bytes.set(shutil.disk_usage(path.parent).free)
+
+
+async def _measure_loop_lag(metrics: Metrics) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_SAMPLE_S
+        await asyncio.sleep(LAG_SAMPLE_S)
+        metrics.event_loop_lag_seconds.set(max(loop.time() - due, 0.0))
+
+
+def _user_agent(settings: Settings) -> str:
+    return f"chive-indexer/{version('chive-indexer')} (+{settings.network.contact})"
+
+
+def _host(bind: str) -> str:
+    return f"[{bind}]" if ":" in bind else bind

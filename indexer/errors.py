@@ -1,0 +1,118 @@
+"""The error families that decide policy.
+
+A caller never inspects messages; it chooses by class. `InvalidUpstream` means that the network
+said something wrong: count it, keep a dead letter, carry on. `Unavailable` means that a peer did
+not answer usefully: try again with backoff. `LocalBusy` means that this machine is short of
+something (disk, descriptors): wait and retry, intake pauses. `LocalFault` means that our own
+store or code is broken: stop the process, non-zero. `ConfigurationError` ends a start with
+exit code 78, `RequestRefused` is an admin's mistake and becomes a 4xx answer.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Check(StrEnum):
+    """What a piece of upstream data failed: the closed label set of `chive_verify_failures_total`.
+
+    The order follows the checks of a commit from frame to record.
+    """
+
+    FRAME = "frame"
+    """The websocket message is not a well-formed event frame."""
+    FIELDS = "fields"
+    """A field of the event is absent or of the wrong type."""
+    LIMITS = "limits"
+    """A documented size, count or depth limit is exceeded."""
+    FUTURE_REV = "future_rev"
+    """The revision lies more than five minutes ahead of our clock."""
+    CAR = "car"
+    """The archive is malformed, or its root is not the commit."""
+    BLOCK_HASH = "block_hash"
+    """A block does not hash to its CID."""
+    CBOR = "cbor"
+    """A commit or MST node is not canonical DAG-CBOR."""
+    COMMIT = "commit"
+    """A field of the signed commit block is wrong or contradicts the event."""
+    KEY = "key"
+    """The account's signing key is unknown or unusable."""
+    SIGNATURE = "signature"
+    """The signature does not verify with the account's current key."""
+    OPS = "ops"
+    """The op list is malformed or contradicts the tree."""
+    MST = "mst"
+    """The tree breaks a rule of the MST."""
+    INVERSION = "inversion"
+    """Undoing the ops does not give `prevData`."""
+    NOT_INVERTIBLE = "not_invertible"
+    """A needed block or `prev` is absent: nothing can be said about the claim."""
+    CHAIN = "chain"
+    """The commit does not follow the one we hold."""
+    DID_DOCUMENT = "did_document"
+    """The DID document is malformed or names another DID."""
+    RECORD = "record"
+    """A record breaks the data model or its lexicon."""
+    HOST = "host"
+    """An address or URL that we refuse to contact."""
+    RESPONSE = "response"
+    """An HTTP answer that is not what the method promises."""
+
+
+class ChiveIndexerError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class InvalidUpstream(ChiveIndexerError):
+    """The network said something wrong: count `check`, keep a dead letter, carry on."""
+
+    def __init__(self, check: Check, detail: str) -> None:
+        super().__init__(f"{check}: {detail}")
+        self.check = check
+        self.detail = detail
+
+
+class DidGone(InvalidUpstream):
+    """A DID's authority does not know it, or (`is_tombstone`) says that it is no more."""
+
+    def __init__(self, detail: str, *, is_tombstone: bool) -> None:
+        super().__init__(Check.DID_DOCUMENT, detail)
+        self.is_tombstone = is_tombstone
+
+
+class RepoTooLarge(InvalidUpstream):
+    """A repo beyond the byte or record quota: a state of the repo, not a failure to retry."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Check.LIMITS, detail)
+
+
+class Unavailable(ChiveIndexerError):
+    """A peer gave no useful answer: retry with backoff, not before `retry_after_s` if it is set."""
+
+    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class LocalBusy(ChiveIndexerError):
+    """This machine is short of something that will come back: wait, retry, pause intake."""
+
+
+class LocalFault(ChiveIndexerError):
+    """Our own store or code is broken: the process must end non-zero (exit 74 or 70)."""
+
+
+class ConfigurationError(ChiveIndexerError):
+    """The process cannot start as configured: one line with key, value, remedy; exit 78."""
+
+
+class RequestRefused(ChiveIndexerError):
+    """An admin asked for something that cannot be done: answered as a 4xx XRPC error `name`."""
+
+    def __init__(self, name: str, message: str, *, status: int = 400) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+        self.message = message
+        self.status = status

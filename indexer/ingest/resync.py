@@ -1,0 +1,393 @@
+"""Resync workers: claim a repo, ask its own host, bring in what differs, release it.
+
+A bounded number of workers share the repo table as their queue. Each attempt resolves the DID
+document anew and talks only to the PDS that it names. Whatever goes wrong ends in a state of the
+repo row, never in an exception of the worker: only faults of our own store or code stop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from indexer.claims import (
+    Claim,
+    Fetched,
+    Identity,
+    SnapshotChunk,
+    StaleClaim,
+    ended,
+    failed,
+    hidden,
+    missing,
+    retry_delay_s,
+)
+from indexer.clock import Clock
+from indexer.errors import (
+    Check,
+    DidGone,
+    InvalidUpstream,
+    LocalBusy,
+    RepoTooLarge,
+    Unavailable,
+)
+from indexer.ingest.snapshot import RepoSnapshot, open_snapshot, prepare_chunk
+from indexer.ingest.verification import RawFrame, Verifier
+from indexer.metrics import Metrics
+from indexer.model import AccountStatus, RepoState, Wanted
+from indexer.planning import CommitSeen, DeadLetterDraft, Repo
+from indexer.ports import RepoRows, WorkQueue
+from indexer.protocol.did_document import DidDocument
+from indexer.protocol.frame import decode_frame
+from indexer.protocol.keys import VerifyingKey
+from indexer.protocol.syntax import is_tid, tid_timestamp_us
+
+log = structlog.get_logger(__name__)
+
+STREAM_GRACE_S = 60.0
+"""How far the stream must have passed a commit before its absence counts as a loss."""
+
+IDLE_S_MAX = 5.0
+"""Workers look for due work at least this often."""
+
+
+class Result(StrEnum):
+    """How an attempt ended: label of `chive_resyncs_total`."""
+
+    FETCHED = "fetched"
+    CURRENT = "current"
+    HIDDEN = "hidden"
+    DELETED = "deleted"
+    NOT_FOUND = "not_found"
+    INVALID = "invalid"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resync:
+    """The outcome of one attempt, as an operation reports it."""
+
+    result: Result
+    records: int = 0  # in-scope records that are now known to equal the network's
+    reason: str | None = None
+
+
+class HostStatus(Protocol):
+    """What a PDS says of an account."""
+
+    @property
+    def status(self) -> AccountStatus:
+        """`active`, or why not."""
+
+    @property
+    def rev(self) -> str | None:
+        """The host's rev of the repo; None where it does not tell."""
+
+
+class Archive(Protocol):
+    """A fetched repo archive on disk."""
+
+    @property
+    def root(self) -> bytes:
+        """CID of the commit."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes received."""
+
+    def load(self, cid: bytes) -> bytes:
+        """One block. Raises `MissingBlock`."""
+
+
+class RepoHosts(Protocol):
+    """The network as the resync needs it."""
+
+    async def resolve(self, did: str) -> DidDocument:
+        """The DID document as it is now, from its authority.
+
+        Raises `DidGone` for an unknown or tombstoned DID.
+        """
+
+    async def verify_handle(self, document: DidDocument) -> str | None:
+        """The document's handle if it points back to the DID."""
+
+    async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
+        """The account's status at its host; None when the host does not know the repo."""
+
+    def fetch_repo(self, pds_url: str, did: str) -> AbstractAsyncContextManager[Archive]:
+        """The whole repo. Raises `RepoTooLarge` beyond the byte cap."""
+
+
+class Resyncer:
+    """Runs the workers, and single attempts for operations."""
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        rows: RepoRows,
+        hosts: RepoHosts,
+        verifier: Verifier,
+        *,
+        workers: int,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics,
+        stream_at: Callable[[], float | None],
+    ) -> None:
+        self._queue = queue
+        self._rows = rows
+        self._hosts = hosts
+        self._verifier = verifier
+        self._workers = workers
+        self._clock = clock
+        self._rng = rng
+        self._metrics = metrics
+        self._stream_at = stream_at  # time of the newest applied live event, unix seconds
+        self._work = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something has been added to the queue."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._workers):
+                group.create_task(self._run_worker(), name=f"resync-{number}")
+
+    async def _run_worker(self) -> None:
+        while True:
+            self._work.clear()
+            try:
+                claim = await self._queue.claim_next()
+            except LocalBusy as error:
+                log.error("resync.claim_delayed", reason=str(error))
+                await asyncio.sleep(IDLE_S_MAX)
+                continue
+            if claim is None:
+                await self._wait_for_work()
+            else:
+                await self.attempt(claim)
+
+    async def _wait_for_work(self) -> None:
+        due_at = await self._queue.next_due_at()
+        idle_s = IDLE_S_MAX
+        if due_at is not None:
+            idle_s = min(max(due_at - self._clock.now(), 0.05), IDLE_S_MAX)
+        try:
+            async with asyncio.timeout(idle_s):
+                await self._work.wait()
+        except TimeoutError:
+            return
+
+    async def sync_now(self, did: str) -> Resync:
+        """One attempt for an operator, whatever state the repo is in."""
+        return await self.attempt(await self._queue.claim_repo(did), is_operator=True)
+
+    async def attempt(self, claim: Claim, *, is_operator: bool = False) -> Resync:
+        """Do what the claim asks for; the repo row says afterwards how it went."""
+        started = self._clock.monotonic()
+        try:
+            outcome = await self._attempt(claim, is_operator=is_operator)
+        except StaleClaim as error:
+            outcome = Resync(result=Result.STALE, reason=str(error))
+        except RepoTooLarge as error:
+            outcome = await self._end(claim, RepoState.TOO_LARGE, Result.TOO_LARGE, error)
+        except InvalidUpstream as error:
+            self._metrics.verify_failures.labels(error.check).inc()
+            outcome = await self._end(claim, RepoState.INVALID, Result.INVALID, error)
+        except Unavailable as error:
+            outcome = await self._retry(claim, error.detail, error.retry_after_s)
+        except LocalBusy as error:
+            outcome = await self._retry(claim, str(error), None)
+        self._metrics.resyncs.labels(outcome.result, "car").inc()
+        self._metrics.resync_duration_seconds.observe(self._clock.monotonic() - started)
+        log.info(
+            "repo.resynced" if outcome.reason is None else "repo.resync_ended",
+            did=claim.did,
+            result=outcome.result,
+            records=outcome.records,
+            reason=outcome.reason,
+        )
+        return outcome
+
+    async def _attempt(self, claim: Claim, *, is_operator: bool) -> Resync:
+        try:
+            document = await self._hosts.resolve(claim.did)
+        except DidGone as gone:
+            return await self._gone(claim, gone.detail, is_final=gone.is_tombstone)
+        handle = await self._hosts.verify_handle(document)
+        claim = await self._rows.save_identity(
+            claim,
+            Identity(handle=handle, signing_key=document.signing_key, pds_url=document.pds_url),
+        )
+        if document.signing_key is None or document.pds_url is None:
+            raise InvalidUpstream(Check.KEY, f"{claim.did} has no signing key or no PDS")
+        key = VerifyingKey.parse(document.signing_key)
+        if not claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT):
+            return await self._finish(claim, None, key, is_confirmed=False)
+        status = await self._hosts.fetch_status(document.pds_url, claim.did)
+        if status is None:
+            is_final = is_operator or claim.repo.account_status is AccountStatus.DELETED
+            return await self._gone(claim, "repo not found at its host", is_final=is_final)
+        if status.status is not AccountStatus.ACTIVE:
+            await self._queue.settle(claim, partial(hidden, status=status.status))
+            return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
+        if self._is_current(claim.repo, status.rev):
+            return await self._finish(claim, None, key, is_confirmed=True)
+        if (
+            claim.repo.state is RepoState.ACTIVE
+            and not is_operator
+            and self._may_yet_come(status.rev)
+        ):
+            later = self._clock.now() + STREAM_GRACE_S
+            return await self._finish(claim, None, key, is_confirmed=True, look_again_at=later)
+        return await self._fetch(claim, document.pds_url, key, status.rev)
+
+    def _may_yet_come(self, host_rev: str | None) -> bool:
+        """Whether the live stream, which may lag, could still bring the host's newest commit.
+
+        Fetching whatever a lagging stream has not brought yet would be a storm of fetches.
+        """
+        stream_at = self._stream_at()
+        if host_rev is None or stream_at is None or not is_tid(host_rev):
+            return False
+        return tid_timestamp_us(host_rev) / 1e6 + STREAM_GRACE_S > stream_at
+
+    def _is_current(self, repo: Repo, host_rev: str | None) -> bool:
+        """Whether equal revs prove that nothing needs to be fetched."""
+        if repo.scope_id != self._verifier.scope.scope_id or repo.data is None:
+            return False
+        return host_rev is not None and host_rev in {repo.rev, repo.host_rev}
+
+    async def _fetch(
+        self, claim: Claim, pds_url: str, key: VerifyingKey, host_rev: str | None
+    ) -> Resync:
+        await self._rows.begin_fetch(claim)
+        async with self._hosts.fetch_repo(pds_url, claim.did) as archive:
+            self._metrics.resync_bytes.labels("car").inc(archive.size_bytes)
+            snapshot = await asyncio.to_thread(
+                open_snapshot,
+                archive.root,
+                archive.load,
+                did=claim.did,
+                key=key,
+                scope=self._verifier.scope,
+            )
+            rev = snapshot.commit.rev
+            if claim.repo.rev is not None and rev < claim.repo.rev:
+                raise Unavailable(f"the host serves {rev}, older than our {claim.repo.rev}")
+            return await self._merge(claim, snapshot, key, host_rev)
+
+    async def _merge(
+        self, claim: Claim, snapshot: RepoSnapshot, key: VerifyingKey, host_rev: str | None
+    ) -> Resync:
+        while True:
+            leaves = await asyncio.to_thread(snapshot.next_leaves)
+            ours = await self._rows.cids_between(claim, leaves.after, leaves.upto)
+            texts, records = await asyncio.to_thread(
+                prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
+            )
+            chunk = SnapshotChunk(
+                after=leaves.after,
+                upto=leaves.upto,
+                leaves=texts,
+                records=records,
+                rev=snapshot.commit.rev,
+            )
+            if leaves.upto is None:
+                break
+            self._metrics.count_records(await self._rows.apply_chunk(claim, chunk), "backfill")
+        fetched = Fetched(
+            rev=snapshot.commit.rev,
+            data=snapshot.data_text,
+            host_rev=host_rev,
+            scope_id=self._verifier.scope.scope_id,
+        )
+        return await self._finish(claim, (fetched, chunk), key, is_confirmed=True)
+
+    async def _finish(
+        self,
+        claim: Claim,
+        brought: tuple[Fetched, SnapshotChunk] | None,
+        key: VerifyingKey,
+        *,
+        is_confirmed: bool,
+        look_again_at: float | None = None,
+    ) -> Resync:
+        """Set what was fetched and replay what was buffered meanwhile, until nothing is left."""
+        result = Result.CURRENT if brought is None else Result.FETCHED
+        after = 0
+        fetched, chunk = brought or (None, None)
+        while True:
+            pending = await self._rows.load_pending(claim, after)
+            commits = await self._verified(pending, key)
+            after = pending[-1][0] if pending else after
+            done = await self._rows.finish(
+                claim,
+                fetched,
+                chunk,
+                commits,
+                upto_id=after,
+                is_confirmed=is_confirmed,
+                look_again_at=look_again_at,
+            )
+            self._metrics.count_applied(done.applied, source="backfill")
+            fetched = chunk = None
+            if done.is_done:
+                if done.repo.wanted:
+                    self.wake()
+                return Resync(result=result, records=done.records, reason=done.repo.reason)
+
+    async def _verified(
+        self, pending: list[tuple[int, bytes]], key: VerifyingKey
+    ) -> list[CommitSeen]:
+        if not pending:
+            return []
+        frames = [RawFrame(decode_frame(data), data) for _, data in pending]
+        return await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
+
+    async def _gone(self, claim: Claim, reason: str, *, is_final: bool) -> Resync:
+        """Nobody knows the repo: purge what was confirmed, hide and look again otherwise."""
+        if is_final:
+            self._metrics.count_records(await self._queue.purge(claim, reason), "backfill")
+            return Resync(result=Result.DELETED, reason=reason)
+        await self._queue.settle(claim, partial(missing, now=self._clock.now()))
+        return Resync(result=Result.NOT_FOUND, reason=reason)
+
+    async def _end(
+        self, claim: Claim, state: RepoState, result: Result, error: InvalidUpstream
+    ) -> Resync:
+        letter = DeadLetterDraft(error.check, error.detail, did=claim.did)
+        return await self._settle(
+            claim, result, error.detail, partial(ended, state=state, reason=error.detail), letter
+        )
+
+    async def _retry(self, claim: Claim, reason: str, retry_after_s: float | None) -> Resync:
+        delay_s = retry_delay_s(claim.repo.attempts, self._rng.random(), retry_after_s)
+        ending = partial(failed, reason=reason, delay_s=delay_s, now=self._clock.now())
+        return await self._settle(claim, Result.FAILED, reason, ending, None)
+
+    async def _settle(
+        self,
+        claim: Claim,
+        result: Result,
+        reason: str,
+        ending: Callable[[Repo], Repo],
+        letter: DeadLetterDraft | None,
+    ) -> Resync:
+        try:
+            await self._queue.settle(claim, ending, letter=letter)
+        except StaleClaim:
+            return Resync(result=Result.STALE, reason=reason)
+        return Resync(result=result, reason=reason)

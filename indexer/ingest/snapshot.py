@@ -1,0 +1,93 @@
+"""A fetched repo made ready to merge: its commit proved, its in-scope leaves in key order.
+
+The leaves come as an iterator over the tree, never as a list of the whole repo, and in chunks
+small enough for one transaction each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from indexer.model import PreparedRecord, Scope
+from indexer.protocol.cid import cid_text
+from indexer.protocol.commit import SignedCommit, verify_commit_block
+from indexer.protocol.keys import VerifyingKey
+from indexer.protocol.mst import walk
+
+CHUNK_LEAVES = 250
+"""Rows that one transaction may change and still hold the writer for less than 50 ms."""
+
+LoadBlock = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """Consecutive in-scope leaves and the range of paths that they account for."""
+
+    after: str
+    upto: str | None  # None: to the end of the repo
+    items: tuple[tuple[str, bytes], ...]  # (path, binary CID)
+
+
+class RepoSnapshot:
+    """A verified commit and the complete in-scope part of its tree."""
+
+    def __init__(self, commit: SignedCommit, load: LoadBlock, scope: Scope) -> None:
+        self.commit = commit
+        self._load = load
+        ranges = [(r.start, r.end) for r in scope.ranges]
+        self._leaves = walk(commit.data, load, ranges)
+        self._after = ""
+        self._ahead: tuple[str, bytes] | None = None
+
+    @property
+    def data_text(self) -> str:
+        """MST root of the commit, as in repo rows."""
+        return cid_text(self.commit.data)
+
+    def next_leaves(self) -> Leaves:
+        """The next chunk; the last one has `upto` None, and may be empty.
+
+        Raises `InvalidUpstream` where the tree is broken.
+        """
+        ahead = () if self._ahead is None else (self._ahead,)
+        # Not a generator of our own: closing one would close the tree walk with it.
+        items = tuple(islice(chain(ahead, self._leaves), CHUNK_LEAVES))
+        self._ahead = next(self._leaves, None)
+        upto = None if self._ahead is None else items[-1][0]
+        chunk = Leaves(self._after, upto, items)
+        if upto is not None:
+            self._after = upto
+        return chunk
+
+    def block(self, cid: bytes) -> bytes:
+        """The bytes of one leaf's record. Raises `MissingBlock` when the archive lacks it."""
+        return self._load(cid)
+
+
+def open_snapshot(
+    root: bytes, load: LoadBlock, *, did: str, key: VerifyingKey, scope: Scope
+) -> RepoSnapshot:
+    """Verify the commit `root` with `key` and give access to its in-scope records.
+
+    Raises `InvalidUpstream` when the commit is malformed, of another DID, or not signed by `key`.
+    """
+    return RepoSnapshot(verify_commit_block(load(root), root, did, key), load, scope)
+
+
+def prepare_chunk(
+    snapshot: RepoSnapshot,
+    leaves: Leaves,
+    ours: dict[str, str],
+    prepare: Callable[[str, str, str, bytes], PreparedRecord],
+) -> tuple[tuple[tuple[str, str], ...], dict[str, PreparedRecord]]:
+    """Text CIDs of a chunk's leaves, and the content of those that differ from our rows."""
+    texts = tuple((path, cid_text(cid)) for path, cid in leaves.items)
+    records = {
+        path: prepare(snapshot.commit.did, path, text, snapshot.block(cid))
+        for (path, text), (_, cid) in zip(texts, leaves.items, strict=True)
+        if ours.get(path) != text
+    }
+    return texts, records

@@ -1,0 +1,198 @@
+"""From decoded frames to planned events: everything that is proved before the writer sees it.
+
+CPU only; runs in a worker thread in chunks. It owns no state: keys come in, events go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from indexer.clock import Clock
+from indexer.errors import InvalidUpstream
+from indexer.model import PreparedRecord, Scope
+from indexer.planning import (
+    AccountSeen,
+    CommitSeen,
+    Event,
+    FrameRefused,
+    IdentitySeen,
+    RecordWrite,
+    SyncSeen,
+)
+from indexer.protocol.cid import cid_text
+from indexer.protocol.commit import VerifiedCommit, verify_commit, verify_sync
+from indexer.protocol.events import CommitEvent, parse_account, parse_commit, parse_sync
+from indexer.protocol.frame import Frame
+from indexer.protocol.keys import VerifyingKey
+from indexer.protocol.syntax import datetime_to_unix
+
+Prepare = Callable[[str, str, str, bytes], PreparedRecord]
+"""(did, path, CID text, block) -> the record made ready for its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawFrame:
+    """A decoded frame beside its bytes."""
+
+    frame: Frame
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verifier:
+    """Turns frames into events, with proofs where the signing key is known."""
+
+    scope: Scope
+    prepare: Prepare
+    clock: Clock
+
+    def events(self, frames: Iterable[RawFrame], keys: Mapping[str, str | None]) -> list[Event]:
+        """One event a frame. `keys`: tracked DID -> multibase, None where none is known.
+
+        Frames of DIDs that are not in `keys` are of repos that may be discovered by them.
+        """
+        return [self._event(raw, keys) for raw in frames]
+
+    def commits(self, frames: Iterable[RawFrame], key: str | None) -> list[CommitSeen]:
+        """Buffered commits of one repo, verified with its current key."""
+        return [self._commit(raw, key) for raw in frames]
+
+    def _event(self, raw: RawFrame, keys: Mapping[str, str | None]) -> Event:
+        frame = raw.frame
+        did = frame.did
+        if did is None or frame.seq is None:
+            raise AssertionError("only frames of a repo come here")
+        if frame.type == "#commit":
+            return self._commit(raw, keys.get(did))
+        if frame.type == "#sync":
+            return self._sync(raw, keys.get(did))
+        if frame.type == "#identity":
+            return IdentitySeen(did=did, seq=frame.seq, time=self._time(frame))
+        return _account(raw)
+
+    def _time(self, frame: Frame) -> float:
+        """What the event says of its time; now, where it says nothing sensible."""
+        text = frame.body.get("time")
+        try:
+            return datetime_to_unix(text) if isinstance(text, str) else self.clock.now()
+        except InvalidUpstream:
+            return self.clock.now()
+
+    def _commit(self, raw: RawFrame, key: str | None) -> CommitSeen:
+        frame = raw.frame
+        did, seq = str(frame.did), frame.seq or 0
+        try:
+            event = parse_commit(frame)
+        except InvalidUpstream as error:
+            rev = frame.body.get("rev")
+            return CommitSeen(
+                did=did,
+                seq=seq,
+                rev=rev if isinstance(rev, str) else "",
+                since=None,
+                frame=raw.data,
+                error=error,
+            )
+        brings = any(op.action != "delete" and op.path in self.scope for op in event.ops)
+        if key is None:
+            return CommitSeen(
+                did=did,
+                seq=seq,
+                rev=event.rev,
+                since=event.since,
+                frame=raw.data,
+                brings_records=brings,
+            )
+        return self._verified(event, raw.data, key, brings)
+
+    def _verified(self, event: CommitEvent, data: bytes, key: str, brings: bool) -> CommitSeen:
+        try:
+            commit = verify_commit(
+                event,
+                VerifyingKey.parse(key),
+                now_s=self.clock.now(),
+                in_scope=self.scope.__contains__,
+            )
+        except InvalidUpstream as error:
+            return CommitSeen(
+                did=event.did,
+                seq=event.seq,
+                rev=event.rev,
+                since=event.since,
+                frame=data,
+                signing_key=key,
+                error=error,
+                brings_records=brings,
+            )
+        return CommitSeen(
+            did=commit.did,
+            seq=event.seq,
+            rev=commit.rev,
+            since=commit.since,
+            frame=data,
+            data=cid_text(commit.data),
+            prev_data=None if commit.prev_data is None else cid_text(commit.prev_data),
+            signing_key=key,
+            writes=self._writes(commit),
+            brings_records=brings,
+        )
+
+    def _writes(self, commit: VerifiedCommit) -> tuple[RecordWrite, ...]:
+        writes: list[RecordWrite] = []
+        for change in commit.changes:
+            record = None
+            if change.cid is not None and change.block is not None:
+                record = self.prepare(commit.did, change.path, cid_text(change.cid), change.block)
+            writes.append(RecordWrite(change.path, record))
+        return tuple(writes)
+
+    def _sync(self, raw: RawFrame, key: str | None) -> SyncSeen:
+        frame = raw.frame
+        did, seq = str(frame.did), frame.seq or 0
+        try:
+            event = parse_sync(frame)
+        except InvalidUpstream as error:
+            return SyncSeen(did=did, seq=seq, rev="", error=error)
+        if key is None:
+            return SyncSeen(did=did, seq=seq, rev=event.rev)
+        try:
+            commit = verify_sync(event, VerifyingKey.parse(key), now_s=self.clock.now())
+        except InvalidUpstream as error:
+            return SyncSeen(did=did, seq=seq, rev=event.rev, signing_key=key, error=error)
+        return SyncSeen(
+            did=did, seq=seq, rev=event.rev, data=cid_text(commit.data), signing_key=key
+        )
+
+
+def _account(raw: RawFrame) -> AccountSeen | FrameRefused:
+    try:
+        account = parse_account(raw.frame)
+        return AccountSeen(
+            did=account.did,
+            seq=account.seq,
+            time=datetime_to_unix(account.time),
+            active=account.active,
+            status=account.status,
+        )
+    except InvalidUpstream as error:
+        return FrameRefused(did=None, seq=raw.frame.seq, frame=raw.data, error=error)
+
+
+def is_relevant(frame: Frame, scope: Scope, is_tracked: Callable[[str], bool]) -> bool:
+    """Whether a frame concerns us: a tracked DID, or a commit that brings an in-scope record."""
+    if frame.did is None:
+        return False
+    if is_tracked(frame.did):
+        return True
+    if frame.type != "#commit":
+        return False
+    ops = frame.body.get("ops")
+    if not isinstance(ops, list):
+        return False
+    for op in ops:
+        if isinstance(op, dict) and op.get("action") != "delete":
+            path = op.get("path")
+            if isinstance(path, str) and path in scope:
+                return True
+    return False

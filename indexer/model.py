@@ -1,0 +1,264 @@
+"""The vocabulary shared by every ring: repo states, account statuses, scope, operations.
+
+Pure values only. Wire shapes live in `indexer.protocol`, rows in `storage`. Binary CIDs are
+`bytes` (version, codec, multihash; no multibase prefix) inside the process and base32 text at
+its edges: columns, JSON, logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntFlag, StrEnum
+from typing import TypeAlias
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""Any JSON value. Floats appear only in configuration and answers, never in records."""
+
+
+def utc_text(at: float) -> str:
+    """Unix seconds as the ISO 8601 text used in rows and answers, in milliseconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+class RepoState(StrEnum):
+    """Where a repo stands. Only an `active` repo's rows are exactly those of a signed commit."""
+
+    PENDING = "pending"
+    """Known, never fetched."""
+    RESYNCING = "resyncing"
+    """A worker holds the claim and fetches; live commits are buffered."""
+    ACTIVE = "active"
+    """The rows equal the signed commit `rev`; live commits are applied."""
+    DESYNCHRONIZED = "desynchronized"
+    """A live event did not follow from what we hold; the rows stay until the resync."""
+    ERROR = "error"
+    """The last attempt failed; tried again at `retry_at`."""
+    DELETED = "deleted"
+    """The account is gone; its rows are purged. Terminal until it comes back."""
+    NOT_FOUND = "not_found"
+    """Its host does not know the repo. Terminal until a new event or an operator."""
+    INVALID = "invalid"
+    """The repo's structure or signature is wrong at this host_rev. Terminal until another."""
+    TOO_LARGE = "too_large"
+    """Over the byte or record quota. Terminal until an operator overrides."""
+    LIMITED = "limited"
+    """Refused by a quota. Terminal until an operator overrides."""
+    FOREIGN = "foreign"
+    """Nominated by a host that its DID document does not name. Nothing is fetched."""
+
+
+TERMINAL_STATES = frozenset(
+    {
+        RepoState.DELETED,
+        RepoState.NOT_FOUND,
+        RepoState.INVALID,
+        RepoState.TOO_LARGE,
+        RepoState.LIMITED,
+        RepoState.FOREIGN,
+    }
+)
+"""States from which only a new observation or an operator leads out; never an error loop."""
+
+
+class AccountStatus(StrEnum):
+    """What the account's host says of it. Only `active` accounts are visible in views."""
+
+    ACTIVE = "active"
+    DEACTIVATED = "deactivated"
+    SUSPENDED = "suspended"
+    TAKENDOWN = "takendown"
+    DELETED = "deleted"
+    INACTIVE = "inactive"
+    """Not active, for a reason that we have no name for."""
+
+
+class Wanted(IntFlag):
+    """What a resync worker must do for a repo. Any trigger raises a bit; a claim takes them all."""
+
+    NOTHING = 0
+    IDENTITY = 1
+    """Resolve the DID document again; until then the stored key is stale."""
+    ACCOUNT = 2
+    """Ask the account's own host for its status."""
+    CONTENT = 4
+    """Compare the host's rev with ours and fetch the repo where they differ."""
+
+
+class Priority:
+    """Order of resync work, lowest number first."""
+
+    OPERATOR = 0
+    REPAIR = 1
+    DISCOVERY = 2
+
+
+class Source(StrEnum):
+    """How a record row came to us: label of `chive_records_total`."""
+
+    LIVE = "live"
+    BACKFILL = "backfill"
+
+
+class OperationType(StrEnum):
+    """The six backfills, spelled as the lexicon of `pub.chive.admin.triggerBackfill` does."""
+
+    PDS_SCAN = "pdsScan"
+    FRESHNESS_SCAN = "freshnessScan"
+    CITATION_EXTRACTION = "citationExtraction"
+    FULL_REINDEX = "fullReindex"
+    GOVERNANCE_SYNC = "governanceSync"
+    DID_SYNC = "didSync"
+
+
+class OperationStatus(StrEnum):
+    """One guarded state machine: `running` may become any of the others, those never change."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """All MST keys that start with `prefix`."""
+
+    prefix: str
+
+    @property
+    def start(self) -> bytes:
+        """Smallest key in the range."""
+        return self.prefix.encode()
+
+    @property
+    def end(self) -> bytes:
+        """First key after the range: the prefix with its last byte raised by one."""
+        raw = self.prefix.encode()
+        return raw[:-1] + bytes([raw[-1] + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The collections that we index: NSIDs, or `prefix.*` which is cut at a dot.
+
+    `Scope(("pub.chive.*",))` holds `pub.chive.eprint.submission/3k...` and not
+    `pub.chiveother.x/3k...`.
+    """
+
+    patterns: tuple[str, ...]
+    prefixes: tuple[str, ...] = field(init=False)
+    """Key prefixes, for `str.startswith`."""
+
+    def __post_init__(self) -> None:
+        cut = {p[:-1] if p.endswith(".*") else p + "/" for p in self.patterns}
+        kept = sorted(p for p in cut if not any(p != q and p.startswith(q) for q in cut))
+        object.__setattr__(self, "prefixes", tuple(kept))
+
+    def __contains__(self, path: str) -> bool:
+        """Whether the record path `collection/rkey` is in scope."""
+        return path.startswith(self.prefixes)
+
+    @property
+    def ranges(self) -> tuple[KeyRange, ...]:
+        """Disjoint ranges of MST keys, ascending."""
+        return tuple(KeyRange(prefix) for prefix in self.prefixes)
+
+    @property
+    def scope_id(self) -> str:
+        """Short hash by which a repo row says under which scope it was read."""
+        return hashlib.sha256("\n".join(self.prefixes).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRecord:
+    """One in-scope leaf made ready for its row, off the writer.
+
+    `value` is ATProto JSON text, or None where the value breaks the data model; then and for
+    lexicon violations `problem` names the path and reason of the first one.
+    """
+
+    path: str  # collection/rkey
+    cid: str  # base32 text
+    value: str | None
+    problem: str | None
+    projection: object | None = None  # rows for the typed tables, made by indexer.records
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the record may appear in typed views."""
+        return self.problem is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One backfill run as its durable row says."""
+
+    id: str  # decimal-free opaque text, stable for ever
+    type: OperationType
+    key: str  # what makes two runs the same one: the DID, the origin, or the type
+    mode: str  # supplement | pause
+    phase: str  # queued | running | paused | ended: finer than status
+    params: dict[str, Json]
+    status: OperationStatus
+    started_at: float  # unix seconds
+    completed_at: float | None
+    started_by: str | None  # DID of the admin; None for a password admin or the schedule
+    records_processed: int  # in-scope records compared with the network or rebuilt
+    total_records: int | None
+    unit: str  # what the type works through: repo | record | eprint
+    units_processed: int
+    total_units: int | None
+    outcomes: dict[str, int]  # outcome -> number of units
+    checkpoint: Json  # the type's own, from which a restart resumes
+    error: str | None
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledUnit:
+    """What became of one unit of an operation's work, and the progress that goes with it."""
+
+    unit: str
+    outcome: str
+    records: int
+    message: str | None = None  # why, where it failed
+    checkpoint: Json = None  # where to resume from, saved in the same transaction; None: as it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirehoseStatus:
+    """The live stream as an operator sees it."""
+
+    url: str
+    connected: bool
+    paused: bool
+    cursor: int | None  # last durable seq
+    last_event_at: float | None  # the `time` of the newest event, unix seconds
+    last_received_at: float | None  # our clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCounts:
+    """Totals that the store keeps in the same transactions as the rows."""
+
+    repos: dict[str, int]  # RepoState value -> repos
+    accounts: dict[str, int]  # AccountStatus value -> repos
+    records: dict[str, int]  # collection -> rows
+    dead_letters: dict[str, int]  # reason -> rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """Something upstream sent that was refused, kept with its reason."""
+
+    id: int
+    reason: str
+    did: str | None
+    uri: str | None
+    seq: int | None
+    message: str
+    retry_count: int
+    created_at: float
+    last_retry_at: float | None

@@ -1,0 +1,1 @@
+"""Every outbound request: addresses checked at the socket, answers bounded, hosts paced."""

@@ -1,0 +1,118 @@
+"""Questions to one PDS about one account, and its repo as a checked archive on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from indexer.errors import Check, InvalidUpstream, RepoTooLarge, Unavailable
+from indexer.model import AccountStatus
+from indexer.network.http import HttpClient, XrpcFailure
+from indexer.network.identity import IdentityResolver
+from indexer.network.spool import CarSpool, SpoolFolder
+from indexer.planning import account_status
+from indexer.protocol.did_document import DidDocument
+from indexer.protocol.syntax import is_tid
+
+INACTIVE_ERRORS = {
+    "RepoTakendown": AccountStatus.TAKENDOWN,
+    "RepoSuspended": AccountStatus.SUSPENDED,
+    "RepoDeactivated": AccountStatus.DEACTIVATED,
+}
+"""What hosts answer, always with HTTP 400, for accounts that they do not serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """What a host says of an account."""
+
+    status: AccountStatus
+    rev: str | None  # the host's own rev; it may differ from the commit's after an import
+
+
+class RepoNetwork:
+    """The network as the resync needs it: `indexer.ingest.resync.RepoHosts`."""
+
+    def __init__(
+        self,
+        http: HttpClient,
+        identities: IdentityResolver,
+        folder: SpoolFolder,
+        *,
+        idle_s: float,
+        total_s: float,
+    ) -> None:
+        self._http = http
+        self._identities = identities
+        self._folder = folder
+        self._idle_s = idle_s
+        self._total_s = total_s
+
+    async def resolve(self, did: str) -> DidDocument:
+        """The DID document as it is now, from its authority."""
+        return await self._identities.resolve(did, fresh=True)
+
+    async def verify_handle(self, document: DidDocument) -> str | None:
+        """The document's handle if it points back to the DID."""
+        return await self._identities.verify_handle(document)
+
+    async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
+        """The account's status at its host; None when the host does not know the repo."""
+        try:
+            answer = await self._http.get_json(
+                f"{pds_url}/xrpc/com.atproto.sync.getRepoStatus",
+                service="pds",
+                params={"did": did},
+            )
+        except XrpcFailure as error:
+            return _refused(error)
+        if not isinstance(answer, dict) or not isinstance(answer.get("active"), bool):
+            raise InvalidUpstream(Check.RESPONSE, f"{pds_url}: getRepoStatus says nothing")
+        word, rev = answer.get("status"), answer.get("rev")
+        status = account_status(
+            active=answer["active"] is True, status=word if isinstance(word, str) else None
+        )
+        return HostStatus(status, rev if isinstance(rev, str) and is_tid(rev) else None)
+
+    @asynccontextmanager
+    async def fetch_repo(self, pds_url: str, did: str) -> AsyncIterator[CarSpool]:
+        """The whole repo. Raises `RepoTooLarge` beyond the byte cap."""
+        with CarSpool(self._folder) as spool:
+            try:
+                await self._download(pds_url, did, spool)
+            except XrpcFailure as error:
+                # The status was active a moment ago: look again rather than conclude.
+                raise Unavailable(f"{pds_url}: getRepo: {error}") from error
+            yield spool
+
+    async def _download(self, pds_url: str, did: str, spool: CarSpool) -> None:
+        async with self._http.stream(
+            f"{pds_url}/xrpc/com.atproto.sync.getRepo",
+            service="pds",
+            params={"did": did},
+            bytes_max=self._folder.archive_bytes_max,
+            idle_s=self._idle_s,
+            total_s=self._total_s,
+        ) as body:
+            try:
+                async for chunk in body.chunks:
+                    await asyncio.to_thread(spool.feed, chunk)
+                await asyncio.to_thread(spool.finish)
+            except InvalidUpstream as error:
+                if error.check is Check.LIMITS and not isinstance(error, RepoTooLarge):
+                    raise RepoTooLarge(error.detail) from error
+                if error.check is Check.CAR:
+                    # A cut or garbled transfer is the line's fault until it repeats.
+                    raise Unavailable(f"{pds_url}: getRepo: {error.detail}") from error
+                raise
+
+
+def _refused(error: XrpcFailure) -> HostStatus | None:
+    if error.name == "RepoNotFound":
+        return None
+    status = INACTIVE_ERRORS.get(error.name)
+    if status is not None:
+        return HostStatus(status, None)
+    raise Unavailable(f"getRepoStatus: {error}") from error

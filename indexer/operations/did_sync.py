@@ -1,0 +1,84 @@
+"""didSync: bring one repo up to date, now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from indexer.errors import InvalidUpstream, RequestRefused
+from indexer.model import Json, OperationType, SettledUnit
+from indexer.operations.operation import (
+    Context,
+    OperationFailed,
+    Request,
+    refuse_foreign_params,
+)
+from indexer.protocol.syntax import parse_did
+
+CLAIMS_MAX = 5
+"""How often another claim of the same repo may come between before we give up."""
+
+GOOD_RESULTS = frozenset({"fetched", "current", "hidden", "deleted"})
+
+
+class SyncResult(Protocol):
+    """The outcome of one attempt at a repo."""
+
+    @property
+    def result(self) -> str:
+        """fetched, current, hidden, deleted; or why not."""
+
+    @property
+    def records(self) -> int:
+        """In-scope records that are now known to equal the network's."""
+
+    @property
+    def reason(self) -> str | None:
+        """What stood in the way."""
+
+
+class RepoSync(Protocol):
+    """The resync as this operation needs it."""
+
+    async def sync_now(self, did: str) -> SyncResult:
+        """One attempt for an operator, whatever state the repo is in."""
+
+
+class DidSync:
+    """Fresh identity, verified fetch with deletes, account status, for one DID."""
+
+    type = OperationType.DID_SYNC
+    unit = "repo"
+
+    def __init__(self, repos: RepoSync) -> None:
+        self._repos = repos
+
+    def parse(self, params: Mapping[str, Json]) -> Request:
+        """`did` is required; nothing else applies."""
+        refuse_foreign_params(params, frozenset({"did"}), self.type)
+        did = params.get("did")
+        if not isinstance(did, str):
+            raise RequestRefused("InvalidRequest", "parameter did is required for type didSync")
+        try:
+            parsed = parse_did(did)
+        except InvalidUpstream as error:
+            raise RequestRefused("InvalidRequest", f"parameter did: {error.detail}") from error
+        return Request(key=parsed, params={"did": parsed}, total_units=1)
+
+    async def run(self, context: Context) -> None:
+        """One repo is one unit; a resumed run finds equal revs and costs one request."""
+        did = context.operation.key
+        for _ in range(CLAIMS_MAX):
+            outcome = await self._repos.sync_now(did)
+            if outcome.result != "stale":
+                break
+        await context.settle(
+            SettledUnit(
+                unit=did,
+                outcome=outcome.result,
+                records=outcome.records,
+                message=outcome.reason,
+            )
+        )
+        if outcome.result not in GOOD_RESULTS:
+            raise OperationFailed(outcome.reason or outcome.result)

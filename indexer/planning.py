@@ -1,0 +1,450 @@
+"""The one decision: what we have and what we verified -> what changes.
+
+Every way into the store (live commit, `#sync`, `#identity`, `#account`, buffered commit, snapshot)
+ends in a function of this module, called by the writer inside its transaction with the repo row
+as it is then. Nothing here reads or writes anything; the same inputs give the same change.
+
+A change never carries rows of a commit that does not continue the chain of the stored one: what
+cannot be applied raises `wanted` bits, and a resync worker does the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+from indexer.errors import Check, InvalidUpstream
+from indexer.model import AccountStatus, PreparedRecord, Priority, RepoState, Wanted
+
+DIRECTORY_LAG_S = 5.0
+"""A document resolved this long after an event certainly shows what the event announced."""
+
+EVENT_TIME_AHEAD_S_MAX = 300.0
+"""An event's claimed time counts at most this far ahead of our clock."""
+
+DESYNC_MEMORY_S = 3600.0
+"""A repo that stayed in sync this long starts again with the shortest delay."""
+
+DESYNC_DELAY_S_MIN = 60.0
+DESYNC_DELAY_S_MAX = 86400.0
+
+INACTIVE_WORDS = {status.value: status for status in AccountStatus}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repo:
+    """The part of a repo row that decisions read and change."""
+
+    id: int | None  # None: not stored yet
+    did: str
+    state: RepoState
+    account_status: AccountStatus = AccountStatus.ACTIVE
+    account_at: float = 0.0  # time of the applied #account event, unix seconds
+    signing_key: str | None = None  # multibase
+    identity_at: float = 0.0  # when the DID document was last resolved
+    rev: str | None = None  # of the last verified commit block
+    data: str | None = None  # MST root of that commit, base32 text
+    host_rev: str | None = None  # what the host called its rev when our rows were last complete
+    scope_id: str | None = None  # scope under which the rows are complete; None: incomplete
+    wanted: Wanted = Wanted.NOTHING  # raised since the last claim
+    claimed: Wanted = Wanted.NOTHING  # what the current claim holder took on
+    claim: int = 0  # number of the current or last claim
+    priority: int = Priority.DISCOVERY
+    retry_at: float = 0.0  # not to be claimed before
+    attempts: int = 0  # failed fetches in a row
+    desyncs: int = 0  # desynchronisations within DESYNC_MEMORY_S of a resync, in a row
+    synced_at: float = 0.0  # when a resync last made it active
+    reason: str | None = None  # why it is not active
+
+    @property
+    def is_key_stale(self) -> bool:
+        """Whether the stored key waits for a fresh DID document."""
+        return bool((self.wanted | self.claimed) & Wanted.IDENTITY)
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the account is active, by what we know."""
+        return self.account_status is AccountStatus.ACTIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The settings that decisions depend on."""
+
+    identity_refresh_s: float = 60.0
+    """A DID document is resolved at most once in this time, whatever the events say."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWrite:
+    """What becomes of one record path; `record` None deletes it."""
+
+    path: str
+    record: PreparedRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitSeen:
+    """A live or buffered commit of one repo, with the result of verifying it off the writer."""
+
+    did: str
+    seq: int
+    rev: str
+    since: str | None
+    frame: bytes  # raw, for the buffer
+    data: str | None = None
+    prev_data: str | None = None
+    signing_key: str | None = None  # the key it was verified with; None: not verified
+    writes: tuple[RecordWrite, ...] = ()  # in scope, verified
+    error: InvalidUpstream | None = None  # why verification refused it
+    brings_records: bool = False  # whether its ops, verified or not, create or update in scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncSeen:
+    """A `#sync`: the host's claim to be at `rev`, and the commit block it showed."""
+
+    did: str
+    seq: int
+    rev: str
+    data: str | None = None
+    signing_key: str | None = None
+    error: InvalidUpstream | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentitySeen:
+    """An `#identity`: something about the DID may have changed; `time` in unix seconds."""
+
+    did: str
+    seq: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSeen:
+    """An `#account`: the status that a host asserts; `time` in unix seconds."""
+
+    did: str
+    seq: int
+    time: float
+    active: bool
+    status: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRefused:
+    """A frame of no repo that we could make nothing of; kept as a dead letter."""
+
+    did: None
+    seq: int | None
+    frame: bytes
+    error: InvalidUpstream
+
+
+Event: TypeAlias = CommitSeen | SyncSeen | IdentitySeen | AccountSeen | FrameRefused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventBatch:
+    """Events of one stream in order, and the cursor that is true once they are applied."""
+
+    url: str
+    events: Sequence[Event]
+    seq: int | None  # of the last event, relevant to us or not; None leaves the cursor alone
+    event_at: float | None  # its `time`, unix seconds
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a transaction did, for counters and for what is kept in memory."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)  # Check value -> events that failed it
+    records: Counter[tuple[str, str]] = field(default_factory=Counter)  # (collection, action)
+    tracked: list[str] = field(default_factory=list)  # DIDs tracked from now on
+    is_work_added: bool = False  # whether a resync worker has something new to claim
+
+
+class Outcome(StrEnum):
+    """What a planned event came to; counted per batch."""
+
+    APPLIED = "applied"
+    REPLAYED = "replayed"
+    BUFFERED = "buffered"
+    DISCOVERED = "discovered"
+    DESYNCHRONIZED = "desynchronized"
+    IGNORED = "ignored"
+    UNTRACKED = "untracked"
+    NOTED = "noted"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterDraft:
+    """A refusal to keep: reason and message, never more of the event than metadata."""
+
+    reason: str
+    message: str
+    did: str | None = None
+    uri: str | None = None
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Everything that one event does to the store."""
+
+    outcome: Outcome
+    repo: Repo | None = None  # the row as it becomes; None: no repo is touched
+    writes: tuple[RecordWrite, ...] = ()
+    buffered: bytes | None = None  # frame to keep for the claim holder
+    dead_letter: DeadLetterDraft | None = None
+    failed_check: Check | None = None
+
+
+def plan(event: Event, repo: Repo | None, policy: Policy, *, now: float) -> Change:
+    """Decide what `event` changes, given the repo row as it is in this transaction.
+
+    `now` is wall-clock unix seconds. A repo of None is not tracked.
+    """
+    match event:
+        case CommitSeen():
+            return _plan_commit(event, repo, policy, now)
+        case SyncSeen():
+            return _plan_sync(event, repo, now)
+        case IdentitySeen():
+            return _plan_identity(event, repo, policy, now)
+        case AccountSeen():
+            return _plan_account(event, repo, now)
+        case FrameRefused():
+            letter = DeadLetterDraft(event.error.check, event.error.detail, seq=event.seq)
+            return Change(Outcome.IGNORED, dead_letter=letter, failed_check=event.error.check)
+
+
+def plan_discovery(did: str) -> Change:
+    """Start to track a DID of which nothing is known: its repo waits to be fetched."""
+    repo = Repo(
+        id=None,
+        did=did,
+        state=RepoState.PENDING,
+        wanted=Wanted.IDENTITY | Wanted.CONTENT,
+        priority=Priority.DISCOVERY,
+    )
+    return Change(Outcome.DISCOVERED, repo)
+
+
+def desynchronized(repo: Repo, reason: str, *, now: float) -> Repo:
+    """The repo marked for a resync, later each time it happens within the hour.
+
+    The first resync is due at once, the following after 1 minute, 2, 4 ... up to a day, so that
+    a repo which keeps breaking its own chain costs little.
+    """
+    desyncs = repo.desyncs + 1 if now - repo.synced_at < DESYNC_MEMORY_S else 1
+    delay_s = 0.0
+    if desyncs > 1:
+        delay_s = min(DESYNC_DELAY_S_MIN * 2.0 ** min(desyncs - 2, 20), DESYNC_DELAY_S_MAX)
+    return replace(
+        repo,
+        state=RepoState.DESYNCHRONIZED,
+        wanted=repo.wanted | Wanted.CONTENT,
+        priority=min(repo.priority, Priority.REPAIR),
+        retry_at=now + delay_s,
+        desyncs=desyncs,
+        reason=reason,
+    )
+
+
+def plan_buffered(event: CommitSeen, repo: Repo, *, now: float) -> Change:
+    """Decide a buffered commit, verified with the key that the claim holder has just resolved.
+
+    The claim holder sees to it that the repo's rows are complete; unlike on the live path a bad
+    signature is final here.
+    """
+    if repo.rev is not None and event.rev <= repo.rev:
+        return Change(Outcome.REPLAYED, repo)
+    if event.error is not None:
+        return _refused(event, repo, event.error, now)
+    if not _is_proven(event, repo):
+        mismatch = InvalidUpstream(Check.SIGNATURE, "verified with a key that has since changed")
+        return _refused(event, repo, mismatch, now)
+    return follow_chain(event, repo, now=now)
+
+
+def _plan_commit(event: CommitSeen, repo: Repo | None, policy: Policy, now: float) -> Change:
+    if repo is None:
+        if event.brings_records:
+            return plan_discovery(event.did)
+        return Change(Outcome.UNTRACKED)
+    if not repo.is_visible:
+        return _missed_while_inactive(repo)
+    if repo.state is RepoState.RESYNCING:
+        return Change(Outcome.BUFFERED, repo, buffered=event.frame)
+    if repo.state is not RepoState.ACTIVE:
+        return _revived(repo)
+    if repo.rev is not None and event.rev <= repo.rev:
+        return Change(Outcome.REPLAYED, repo)
+    if repo.is_key_stale:
+        return Change(Outcome.BUFFERED, repo, buffered=event.frame)
+    if event.error is not None and event.error.check is not Check.SIGNATURE:
+        return _refused(event, repo, event.error, now)
+    if not _is_proven(event, repo):
+        return _unproven(event, repo, policy, now)
+    return follow_chain(event, repo, now=now)
+
+
+def follow_chain(event: CommitSeen, repo: Repo, *, now: float) -> Change:
+    """Apply a commit verified with the repo's key if it continues the stored commit."""
+    if event.since == repo.rev and event.prev_data == repo.data:
+        moved = replace(repo, rev=event.rev, data=event.data)
+        return Change(Outcome.APPLIED, moved, writes=event.writes)
+    return Change(
+        Outcome.DESYNCHRONIZED,
+        desynchronized(repo, Check.CHAIN, now=now),
+        dead_letter=DeadLetterDraft(
+            Check.CHAIN,
+            f"commit {event.rev} follows {event.since}, we hold {repo.rev}",
+            did=repo.did,
+            seq=event.seq,
+        ),
+        failed_check=Check.CHAIN,
+    )
+
+
+def _is_proven(event: CommitSeen | SyncSeen, repo: Repo) -> bool:
+    """Whether the event was verified, and with the very key that the row holds now."""
+    return (
+        event.error is None
+        and event.signing_key is not None
+        and event.signing_key == repo.signing_key
+    )
+
+
+def _refused(
+    event: CommitSeen | SyncSeen, repo: Repo, error: InvalidUpstream, now: float
+) -> Change:
+    letter = DeadLetterDraft(error.check, error.detail, did=repo.did, seq=event.seq)
+    return Change(
+        Outcome.DESYNCHRONIZED,
+        desynchronized(repo, error.check, now=now),
+        # What honest servers produce too (a path listed twice) is repaired without a complaint.
+        dead_letter=None if error.check is Check.NOT_INVERTIBLE else letter,
+        failed_check=error.check,
+    )
+
+
+def _unproven(event: CommitSeen, repo: Repo, policy: Policy, now: float) -> Change:
+    """A signature that the stored key does not prove: perhaps the key has changed.
+
+    Once per interval the DID document is asked, with the commit in the buffer; a document that
+    was just resolved leaves no doubt.
+    """
+    if now - repo.identity_at >= policy.identity_refresh_s or event.error is None:
+        stale = replace(
+            repo,
+            wanted=repo.wanted | Wanted.IDENTITY,
+            priority=min(repo.priority, Priority.REPAIR),
+            retry_at=min(repo.retry_at, now),
+        )
+        return Change(Outcome.BUFFERED, stale, buffered=event.frame)
+    return _refused(event, repo, event.error, now)
+
+
+def _missed_while_inactive(repo: Repo) -> Change:
+    """A commit of a hidden account is not applied, so its rows can no longer be current."""
+    if repo.state is RepoState.ACTIVE:
+        repo = replace(repo, state=RepoState.DESYNCHRONIZED, wanted=repo.wanted | Wanted.CONTENT)
+    return Change(Outcome.IGNORED, repo)
+
+
+def _revived(repo: Repo) -> Change:
+    """A new commit of a repo that is not followed: wait for the fetch, or ask for one again."""
+    if repo.state in {RepoState.NOT_FOUND, RepoState.INVALID, RepoState.DELETED}:
+        waiting = replace(
+            repo,
+            state=RepoState.DESYNCHRONIZED,
+            wanted=repo.wanted | Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT,
+        )
+        return Change(Outcome.IGNORED, waiting)
+    return Change(Outcome.IGNORED, repo)
+
+
+def _plan_sync(event: SyncSeen, repo: Repo | None, now: float) -> Change:
+    if repo is None:
+        return Change(Outcome.UNTRACKED)
+    if not repo.is_visible:
+        return _missed_while_inactive(repo)
+    if repo.state is not RepoState.ACTIVE and repo.state is not RepoState.RESYNCING:
+        return _revived(repo)
+    if event.error is None and repo.rev is not None and event.rev <= repo.rev:
+        return Change(Outcome.REPLAYED, repo)
+    if repo.state is RepoState.RESYNCING:
+        # What is being fetched may be older than this: look once more afterwards.
+        return Change(Outcome.NOTED, replace(repo, wanted=repo.wanted | Wanted.CONTENT))
+    if event.error is not None and event.error.check is not Check.SIGNATURE:
+        return _refused(event, repo, event.error, now)
+    if not _is_proven(event, repo):
+        # It may show a commit by an earlier key (after a migration), or be forged. Either way it
+        # only asks for a look at the repo, at the account's own host.
+        look = repo.wanted | Wanted.IDENTITY | Wanted.CONTENT
+        priority = min(repo.priority, Priority.REPAIR)
+        return Change(Outcome.NOTED, replace(repo, wanted=look, priority=priority))
+    if event.data == repo.data:
+        return Change(Outcome.NOTED, replace(repo, host_rev=event.rev))
+    return Change(Outcome.DESYNCHRONIZED, desynchronized(repo, "sync", now=now))
+
+
+def _plan_identity(event: IdentitySeen, repo: Repo | None, policy: Policy, now: float) -> Change:
+    if repo is None:
+        return Change(Outcome.UNTRACKED)
+    if event.time + DIRECTORY_LAG_S < repo.identity_at:
+        return Change(Outcome.REPLAYED, repo)  # the document we hold is newer than the event
+    retry_at = repo.retry_at
+    if not repo.wanted:
+        retry_at = max(now, repo.identity_at + policy.identity_refresh_s)
+    return Change(
+        Outcome.NOTED,
+        replace(
+            repo,
+            wanted=repo.wanted | Wanted.IDENTITY,
+            priority=min(repo.priority, Priority.REPAIR),
+            retry_at=retry_at,
+        ),
+    )
+
+
+def _plan_account(event: AccountSeen, repo: Repo | None, now: float) -> Change:
+    if repo is None:
+        return Change(Outcome.UNTRACKED)
+    time = min(event.time, now + EVENT_TIME_AHEAD_S_MAX)
+    if time < repo.account_at:
+        return Change(Outcome.REPLAYED, repo)
+    status = account_status(active=event.active, status=event.status)
+    wanted = repo.wanted
+    if status is not AccountStatus.ACTIVE:
+        wanted |= Wanted.IDENTITY | Wanted.ACCOUNT
+    elif repo.account_status is not AccountStatus.ACTIVE:
+        wanted |= Wanted.IDENTITY | Wanted.CONTENT
+    noted = replace(
+        repo,
+        account_status=status,
+        account_at=time,
+        wanted=wanted,
+        priority=min(repo.priority, Priority.REPAIR),
+        retry_at=now if wanted != repo.wanted else repo.retry_at,
+    )
+    return Change(Outcome.NOTED, noted)
+
+
+def account_status(*, active: bool, status: str | None) -> AccountStatus:
+    """The status that a host's `active` and `status` fields mean.
+
+    `active` decides visibility, `status` only explains: an unknown word with active=false is
+    `inactive`, any word with active=true is `active`.
+    """
+    if active:
+        return AccountStatus.ACTIVE
+    named = INACTIVE_WORDS.get(status or "", AccountStatus.INACTIVE)
+    return AccountStatus.INACTIVE if named is AccountStatus.ACTIVE else named

@@ -1,0 +1,170 @@
+"""What the rings beside each other need of one another, declared by the consumer's need.
+
+`admin_api`, `indexer.operations`, `indexer.ingest`, `storage` and `indexer.network` never import
+each other; the daemon hands each the objects that satisfy these protocols structurally. No
+protocol has more than seven methods.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from indexer.claims import Claim, Fetched, Finish, Identity, SnapshotChunk
+from indexer.model import (
+    DeadLetter,
+    FirehoseStatus,
+    Json,
+    Operation,
+    OperationStatus,
+    SettledUnit,
+    StoreCounts,
+)
+from indexer.planning import Applied, CommitSeen, DeadLetterDraft, EventBatch, Repo
+
+
+class Backfills(Protocol):
+    """Start, watch and cancel operations: what the admin surface needs of the runner."""
+
+    async def start(
+        self, type_name: str, params: Mapping[str, Json], *, started_by: str | None
+    ) -> Operation:
+        """Start an operation, or return the running one with the same type and key.
+
+        `params` are the remaining input fields of triggerBackfill. Raises `RequestRefused`
+        (InvalidBackfillType, InvalidRequest naming the parameter) before anything has started.
+        """
+
+    async def cancel(self, operation_id: str) -> bool:
+        """Ask a running operation to stop; False when it has already ended.
+
+        The request is durable when this returns. Raises `RequestRefused` for an unknown id.
+        """
+
+    async def get(self, operation_id: str) -> Operation | None:
+        """The operation with this id."""
+
+    async def list(
+        self, *, status: OperationStatus | None = None, limit: int = 100
+    ) -> Sequence[Operation]:
+        """Newest first."""
+
+
+class Status(Protocol):
+    """The daemon's condition: what health, status and readiness answers need."""
+
+    async def firehose(self) -> FirehoseStatus:
+        """The live stream."""
+
+    async def counts(self) -> StoreCounts:
+        """Totals of the store."""
+
+    async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
+        """One page, newest first, and the number of all."""
+
+    async def check_store(self) -> float:
+        """Seconds that a trivial read took. Raises `LocalFault` or `LocalBusy` when unusable."""
+
+    async def readiness(self) -> Mapping[str, str | None]:
+        """Component -> why it is not ready, or None."""
+
+    def uptime_s(self) -> float:
+        """Seconds since the process started."""
+
+
+class LiveIndex(Protocol):
+    """The store as the live path needs it."""
+
+    def is_tracked(self, did: str) -> bool:
+        """Whether events of this DID concern us."""
+
+    async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
+        """Multibase keys of tracked DIDs, as last committed."""
+
+    async def apply(self, batch: EventBatch) -> Applied:
+        """Apply a batch and save its cursor, all or nothing. Applying it again changes nothing."""
+
+
+class WorkQueue(Protocol):
+    """Which repos need a resync, and who works on them."""
+
+    async def claim_next(self) -> Claim | None:
+        """Claim the most urgent repo that is due, or None when nothing is."""
+
+    async def claim_repo(self, did: str) -> Claim:
+        """Claim one repo for all kinds of work, now; unknown ones are tracked."""
+
+    async def next_due_at(self) -> float | None:
+        """Unix seconds at which the next repo falls due, or None when no work is left."""
+
+    async def settle(
+        self,
+        claim: Claim,
+        ending: Callable[[Repo], Repo],
+        *,
+        letter: DeadLetterDraft | None = None,
+    ) -> Repo:
+        """End a claim without new rows; `ending` says how the row becomes."""
+
+    async def purge(self, claim: Claim, reason: str) -> Counter[tuple[str, str]]:
+        """Delete all rows of a repo whose account is gone, and end the claim."""
+
+
+class RepoRows(Protocol):
+    """What a claim holder may do to its repo. Every method raises `StaleClaim` when it no longer
+    is one.
+    """
+
+    async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
+        """Keep what the DID document says now; the claim with it."""
+
+    async def begin_fetch(self, claim: Claim) -> None:
+        """From here on live commits of the repo are buffered: call before the first request."""
+
+    async def cids_between(self, claim: Claim, after: str, upto: str | None) -> dict[str, str]:
+        """Our rows with after < path <= upto: path -> CID text."""
+
+    async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
+        """Make our rows of the chunk's range equal to its leaves; rows by (collection, action)."""
+
+    async def load_pending(self, claim: Claim, after_id: int) -> list[tuple[int, bytes]]:
+        """The oldest buffered commits after `after_id`: (id, raw frame)."""
+
+    async def finish(
+        self,
+        claim: Claim,
+        fetched: Fetched | None,
+        last_chunk: SnapshotChunk | None,
+        commits: Sequence[CommitSeen],
+        *,
+        upto_id: int,
+        is_confirmed: bool,
+        look_again_at: float | None = None,
+    ) -> Finish:
+        """Set the fetched commit, replay buffered commits upon it, release the claim."""
+
+
+class OperationRows(Protocol):
+    """The durable rows of operations."""
+
+    async def insert(self, operation: Operation) -> Operation:
+        """Store a new running operation, or return the running one with its type and key."""
+
+    async def load(self, operation_id: str) -> Operation | None:
+        """One operation by id."""
+
+    async def list(self, status: OperationStatus | None, limit: int) -> list[Operation]:
+        """Newest first."""
+
+    async def request_cancel(self, operation_id: str) -> bool:
+        """Record that an admin wants it ended; False when it is not running."""
+
+    async def set_phase(self, operation_id: str, phase: str) -> None:
+        """Say what a running operation is doing: queued, running, paused."""
+
+    async def settle_unit(self, operation_id: str, unit: SettledUnit) -> bool:
+        """Count one unit, once: False when it had been settled before."""
+
+    async def end(self, operation_id: str, status: OperationStatus, error: str | None) -> Operation:
+        """The one transition out of `running`; with a cancel requested it is to `cancelled`."""

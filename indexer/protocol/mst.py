@@ -1,0 +1,205 @@
+"""The Merkle search tree of a repo: its nodes, and reading it in key order.
+
+A key's height is the number of leading zero bit pairs of its SHA-256; all keys of a node share the
+node's height, and a child is one lower. The same keys always make the same tree, so a node that
+breaks a rule was made by a broken or hostile writer, and is refused: a key at the wrong height or
+out of order could hide a record from one reader and show it to another.
+Source: the repository specification, MST structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+
+from indexer.errors import Check, InvalidUpstream
+from indexer.protocol.cbor import Link, decode_block
+from indexer.protocol.cid import cid_text, is_dag_cbor_sha256
+
+KEY_BYTES_MAX = 1024
+NODE_ENTRIES_MAX = 512
+"""Of 5 x 200,000 random keys the longest node held 41 entries."""
+
+HEIGHT_MAX = 32
+"""Finding a key of height 11 takes a miner seconds, each further level four times as long."""
+
+Load = Callable[[bytes], bytes]
+"""CID -> block; raises `MissingBlock`."""
+
+
+class MissingBlock(InvalidUpstream):
+    """A block that is needed is not there: nothing can be said about the tree."""
+
+    def __init__(self, cid: bytes) -> None:
+        super().__init__(Check.NOT_INVERTIBLE, f"block {cid_text(cid)} is missing")
+        self.cid = cid
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A decoded node. `children[i]` holds the keys before `keys[i]`, the last those after all."""
+
+    keys: list[bytes]
+    values: list[bytes]  # record CIDs
+    children: list[bytes | None]  # one more than keys
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it holds no key itself."""
+        return not self.keys
+
+
+@lru_cache(maxsize=65536)
+def key_height(key: bytes) -> int:
+    """Leading zero bit pairs of the key's SHA-256."""
+    digest = sha256(key).digest()
+    height = 0
+    for byte in digest:
+        if byte:
+            return height + (8 - byte.bit_length()) // 2
+        height += 4
+    return height
+
+
+def decode_node(block: bytes) -> Node:
+    """Decode a node and check everything that it shows by itself. Raises `InvalidUpstream`."""
+    value = decode_block(block)
+    if type(value) is not dict or len(value) != 2 or "e" not in value or "l" not in value:
+        raise InvalidUpstream(Check.MST, "a node is not a map of e and l")
+    entries = value["e"]
+    if type(entries) is not list or len(entries) > NODE_ENTRIES_MAX:
+        raise InvalidUpstream(Check.MST, f"a node has no list of up to {NODE_ENTRIES_MAX} entries")
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    children: list[bytes | None] = [_child(value["l"])]
+    previous = b""
+    for entry in entries:
+        if type(entry) is not dict or len(entry) != 4:
+            raise InvalidUpstream(Check.MST, "an entry is not a map of k, p, t and v")
+        try:
+            suffix, shared, child, record = entry["k"], entry["p"], entry["t"], entry["v"]
+        except KeyError as error:
+            raise InvalidUpstream(Check.MST, f"an entry lacks {error}") from error
+        if type(suffix) is not bytes or type(shared) is not int or type(record) is not Link:
+            raise InvalidUpstream(Check.MST, "an entry has a field of the wrong type")
+        key = _whole_key(previous, shared, suffix, is_first=not keys)
+        keys.append(key)
+        values.append(record)
+        children.append(_child(child))
+        previous = key
+    return Node(keys, values, children)
+
+
+def _whole_key(previous: bytes, shared: int, suffix: bytes, *, is_first: bool) -> bytes:
+    if not 0 <= shared <= len(previous) or (is_first and shared):
+        raise InvalidUpstream(Check.MST, "an entry shares more than its predecessor has")
+    key = previous[:shared] + suffix
+    if not is_first:
+        if key <= previous:
+            raise InvalidUpstream(Check.MST, "keys of a node are not ascending")
+        if shared < len(previous) and shared < len(key) and previous[shared] == key[shared]:
+            raise InvalidUpstream(Check.MST, "an entry shares less than it could")
+    if not 0 < len(key) <= KEY_BYTES_MAX:
+        raise InvalidUpstream(Check.MST, f"a key has {len(key)} bytes")
+    return key
+
+
+def _child(value: object) -> bytes | None:
+    if value is None:
+        return None
+    if type(value) is not Link or not is_dag_cbor_sha256(value):
+        raise InvalidUpstream(Check.MST, "a subtree is not linked by a DAG-CBOR SHA-256 CID")
+    return value
+
+
+def check_heights(node: Node, height: int) -> None:
+    """All keys belong at `height`. Raises `InvalidUpstream`."""
+    for key in node.keys:
+        if key_height(key) != height:
+            raise InvalidUpstream(Check.MST, "a key is at the wrong height")
+    if height == 0 and any(child is not None for child in node.children):
+        raise InvalidUpstream(Check.MST, "a node of height 0 has a subtree")
+
+
+def root_height(node: Node) -> int:
+    """The height of a tree by its root; an empty tree has height 0. Raises `InvalidUpstream`."""
+    if node.is_bare:
+        if node.children[0] is not None:
+            raise InvalidUpstream(Check.MST, "the root holds no key")
+        return 0
+    height = key_height(node.keys[0])
+    if height > HEIGHT_MAX:
+        raise InvalidUpstream(Check.MST, f"a tree of height {height}")
+    return height
+
+
+def walk(
+    root: bytes, load: Load, ranges: Sequence[tuple[bytes, bytes]] | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """The leaves (key, record CID) in key order, within `ranges` or all.
+
+    `ranges` are (start, end) with start included and end not, ascending. Subtrees that lie
+    outside are not loaded. Raises `InvalidUpstream` at the first node that breaks a rule,
+    `MissingBlock` for one that `load` lacks.
+    """
+    node = decode_node(load(root))
+    # What is left to do, last first: (CID, height, lower bound, upper bound) or a leaf.
+    todo: list[tuple[bytes, int, bytes | None, bytes | None] | tuple[bytes, bytes]] = []
+    _push(todo, node, root_height(node), None, None, ranges)
+    while todo:
+        item = todo.pop()
+        if len(item) == 2:
+            key, value = item
+            yield _path(key), value
+            continue
+        cid, height, low, high = item
+        child = decode_node(load(cid))
+        if child.is_bare and child.children[0] is None:
+            raise InvalidUpstream(Check.MST, "an empty node inside the tree")
+        _push(todo, child, height, low, high, ranges)
+
+
+def _push(
+    todo: list[tuple[bytes, int, bytes | None, bytes | None] | tuple[bytes, bytes]],
+    node: Node,
+    height: int,
+    low: bytes | None,
+    high: bytes | None,
+    ranges: Sequence[tuple[bytes, bytes]] | None,
+) -> None:
+    check_heights(node, height)
+    keys = node.keys
+    if keys and ((low is not None and keys[0] <= low) or (high is not None and keys[-1] >= high)):
+        raise InvalidUpstream(Check.MST, "keys of the tree are not ascending")
+    for index in range(len(keys), -1, -1):
+        upper = keys[index] if index < len(keys) else high
+        lower = keys[index - 1] if index else low
+        child = node.children[index]
+        if index < len(keys) and _contains(ranges, keys[index]):
+            todo.append((keys[index], node.values[index]))
+        if child is not None and _overlaps(ranges, lower, upper):
+            todo.append((child, height - 1, lower, upper))
+
+
+def _contains(ranges: Sequence[tuple[bytes, bytes]] | None, key: bytes) -> bool:
+    return ranges is None or any(start <= key < end for start, end in ranges)
+
+
+def _overlaps(
+    ranges: Sequence[tuple[bytes, bytes]] | None, low: bytes | None, high: bytes | None
+) -> bool:
+    """Whether a key between the bounds, exclusive, may lie in a range."""
+    if ranges is None:
+        return True
+    return any(
+        (high is None or start < high) and (low is None or low < end) for start, end in ranges
+    )
+
+
+def _path(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidUpstream(Check.MST, "a key is not UTF-8") from error

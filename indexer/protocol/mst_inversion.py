@@ -1,0 +1,270 @@
+"""Undoing a commit's ops on its partial tree: the proof that the op list is complete.
+
+A commit carries the new nodes and those neighbours that undoing needs. If removing what was
+created, restoring what was updated and inserting what was deleted gives exactly the previous root,
+then nothing else can have changed.
+
+Nodes are loaded when an op first touches them. A node of which only the links to its subtrees
+change is not encoded anew: the CIDs in its block are replaced, which keeps the usual commit (one
+record, three or four levels) cheap.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from indexer.errors import Check, InvalidUpstream
+from indexer.protocol.cbor import Link, encode_block
+from indexer.protocol.cid import dag_cbor_cid
+from indexer.protocol.mst import (
+    HEIGHT_MAX,
+    MissingBlock,
+    check_heights,
+    decode_node,
+    key_height,
+    root_height,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NetOp:
+    """What a commit does to one path in the end."""
+
+    path: str
+    cid: bytes | None  # of the record after the commit; None: deleted
+    prev: bytes | None  # of the record before it; None: created
+
+
+class _Node:
+    """A loaded node that may be changed; `children` hold CIDs until they are loaded."""
+
+    __slots__ = ("block", "children", "cid", "height", "is_edited", "keys", "originals", "values")
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
+        self.children: list[_Child] = [None]
+        self.cid: bytes | None = None  # as loaded
+        self.block = b""
+        self.originals: list[bytes | None] = []  # children as loaded
+        self.is_edited = True  # keys or values differ from the block
+
+
+_Child = bytes | _Node | None
+
+
+def invert(root: bytes, blocks: Mapping[bytes, bytes], ops: Sequence[NetOp]) -> bytes:
+    """The root before `ops`, computed from the root after them.
+
+    Raises `InvalidUpstream`: `OPS` where an op contradicts the tree, `MST` where a node breaks a
+    rule, `NOT_INVERTIBLE` (`MissingBlock`) where a node that is needed is not among `blocks`.
+    """
+    if not ops:
+        return root
+    return _Inversion(root, blocks).undo(ops)
+
+
+class _Inversion:
+    def __init__(self, root: bytes, blocks: Mapping[bytes, bytes]) -> None:
+        self._blocks = blocks
+        decoded = decode_node(self._block(root))
+        self._root: _Node | None = self._open(root, root_height(decoded))
+        if decoded.is_bare:
+            self._root = None
+
+    def undo(self, ops: Sequence[NetOp]) -> bytes:
+        for op in ops:
+            key = op.path.encode()
+            if op.cid is None:
+                if op.prev is None:
+                    raise InvalidUpstream(Check.OPS, "an op that neither sets nor deletes")
+                self._insert(key, op.prev)
+            elif op.prev is None:
+                self._remove(key, op.cid)
+            else:
+                self._restore(key, op.cid, op.prev)
+        while isinstance(self._root, _Node) and not self._root.keys:
+            # A tree is as high as its highest key.
+            self._root = self._load(self._root.children[0], self._root.height - 1)
+        return _finish(self._root) if self._root is not None else _finish(_Node(0))
+
+    def _block(self, cid: bytes) -> bytes:
+        block = self._blocks.get(cid)
+        if block is None:
+            raise MissingBlock(cid)
+        return block
+
+    def _open(self, cid: bytes, height: int) -> _Node:
+        block = self._block(cid)
+        decoded = decode_node(block)
+        check_heights(decoded, height)
+        node = _Node(height)
+        node.keys, node.values = decoded.keys, decoded.values
+        node.children = list(decoded.children)
+        node.originals = decoded.children
+        node.cid, node.block, node.is_edited = cid, block, False
+        return node
+
+    def _load(self, child: _Child, height: int) -> _Node | None:
+        return self._open(child, height) if isinstance(child, bytes) else child
+
+    def _down(self, node: _Node, index: int) -> _Node | None:
+        """The subtree before `keys[index]`, loaded and put in its place."""
+        child = self._load(node.children[index], node.height - 1)
+        node.children[index] = child
+        return child
+
+    def _find(self, key: bytes, cid: bytes) -> tuple[list[tuple[_Node, int]], _Node, int]:
+        """The way to a key that must be there with this value: (ancestors, node, index)."""
+        height = key_height(key)
+        way: list[tuple[_Node, int]] = []
+        node = self._root
+        while node is not None and node.height > height:
+            index = bisect_left(node.keys, key)
+            way.append((node, index))
+            node = self._down(node, index)
+        if node is not None and node.height == height:
+            index = bisect_left(node.keys, key)
+            if index < len(node.keys) and node.keys[index] == key:
+                if node.values[index] != cid:
+                    raise InvalidUpstream(Check.OPS, "an op's cid is not the one in the tree")
+                return way, node, index
+        raise InvalidUpstream(Check.OPS, "an op's record is not in the tree")
+
+    def _restore(self, key: bytes, cid: bytes, prev: bytes) -> None:
+        _, node, index = self._find(key, cid)
+        if cid != prev:
+            node.values[index] = prev
+            node.is_edited = True
+
+    def _remove(self, key: bytes, cid: bytes) -> None:
+        way, node, index = self._find(key, cid)
+        left, right = node.children[index], node.children[index + 1]
+        merged = self._merge(left, right, node.height - 1)
+        del node.keys[index], node.values[index]
+        node.children[index : index + 2] = [merged]
+        node.is_edited = True
+        for parent, position in reversed(way):
+            if node.keys or node.children[0] is not None:
+                break
+            parent.children[position] = None
+            parent.is_edited = True
+            node = parent
+        if node is self._root and not node.keys and node.children[0] is None:
+            self._root = None
+
+    def _merge(self, left: _Child, right: _Child, height: int) -> _Child:
+        """One subtree out of two neighbours whose separating key is gone."""
+        if left is None:
+            return right
+        if right is None:
+            return left
+        one, other = self._load(left, height), self._load(right, height)
+        if one is None or other is None:
+            raise AssertionError("a loaded subtree exists")
+        merged = _Node(height)
+        middle = self._merge(one.children[-1], other.children[0], height - 1)
+        merged.keys = one.keys + other.keys
+        merged.values = one.values + other.values
+        merged.children = [*one.children[:-1], middle, *other.children[1:]]
+        return merged
+
+    def _insert(self, key: bytes, cid: bytes) -> None:
+        height = key_height(key)
+        if height > HEIGHT_MAX:
+            raise InvalidUpstream(Check.MST, f"a key of height {height}")
+        root = self._root
+        if root is None:
+            root = self._root = _Node(height)
+        while root.height < height:
+            higher = _Node(root.height + 1)
+            higher.children = [root]
+            root = self._root = higher
+        node = root
+        while node.height > height:
+            index = bisect_left(node.keys, key)
+            child = self._down(node, index)
+            if child is None:
+                child = _Node(node.height - 1)
+                node.children[index] = child
+                node.is_edited = True
+            node = child
+        index = bisect_left(node.keys, key)
+        if index < len(node.keys) and node.keys[index] == key:
+            raise InvalidUpstream(Check.OPS, "a deleted record is still in the tree")
+        left, right = self._split(node.children[index], key, node.height - 1)
+        node.keys.insert(index, key)
+        node.values.insert(index, cid)
+        node.children[index : index + 1] = [left, right]
+        node.is_edited = True
+
+    def _split(self, child: _Child, key: bytes, height: int) -> tuple[_Child, _Child]:
+        """A subtree cut in two around a key that is to separate it."""
+        node = self._load(child, height)
+        if node is None:
+            return None, None
+        index = bisect_left(node.keys, key)
+        middle = self._split(node.children[index], key, height - 1)
+        halves: list[_Child] = []
+        for keys, values, children in (
+            (node.keys[:index], node.values[:index], [*node.children[:index], middle[0]]),
+            (node.keys[index:], node.values[index:], [middle[1], *node.children[index + 1 :]]),
+        ):
+            half = _Node(height)
+            half.keys, half.values, half.children = keys, values, children
+            is_empty = not keys and children[0] is None
+            halves.append(None if is_empty else half)
+        return halves[0], halves[1]
+
+
+def _finish(node: _Node) -> bytes:
+    """The CID of a subtree after all edits."""
+    children = [_finish(c) if isinstance(c, _Node) else c for c in node.children]
+    if not node.is_edited and node.cid is not None:
+        if children == node.originals:
+            return node.cid
+        block = _spliced(node, children)
+        if block is not None:
+            return dag_cbor_cid(block)
+    return dag_cbor_cid(_encode(node, children))
+
+
+def _spliced(node: _Node, children: list[bytes | None]) -> bytes | None:
+    """The node's block with the CIDs of changed subtrees replaced; None where that is unclear."""
+    block = node.block
+    for old, new in zip(node.originals, children, strict=True):
+        if old == new:
+            continue
+        if old is None or new is None or block.count(old) != 1:
+            return None
+        block = block.replace(old, new)
+    return block
+
+
+def _encode(node: _Node, children: list[bytes | None]) -> bytes:
+    entries: list[dict[str, object]] = []
+    previous = b""
+    for key, value, child in zip(node.keys, node.values, children[1:], strict=True):
+        shared = _shared(previous, key)
+        entries.append(
+            {
+                "k": key[shared:],
+                "p": shared,
+                "t": None if child is None else Link(child),
+                "v": Link(value),
+            }
+        )
+        previous = key
+    left = children[0]
+    return encode_block({"e": entries, "l": None if left is None else Link(left)})
+
+
+def _shared(one: bytes, other: bytes) -> int:
+    length = min(len(one), len(other))
+    for index in range(length):
+        if one[index] != other[index]:
+            return index
+    return length

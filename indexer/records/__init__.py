@@ -1,0 +1,1 @@
+"""Record types: what a signed value becomes in typed tables and search."""

@@ -1,0 +1,76 @@
+"""The record types that this program knows, and the lexicons that values are held against.
+
+Owns discovery: every module of `indexer.records.types` declares one `RECORD_TYPE`; the bundled
+lexicon documents and those of the operator's folder make the catalog, the operator's counting
+where both describe a type. Adding a type is one module and one document, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module, resources
+from pathlib import Path
+
+from indexer.errors import ConfigurationError
+from indexer.protocol.lexicon import LexiconCatalog
+from indexer.records import types
+from indexer.records.projection import RecordType
+
+GOVERNANCE_DID = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
+"""Chive's own governance account, the default of `governance.did`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What every path of a record consults."""
+
+    types: Mapping[str, RecordType]  # NSID -> type, sorted by NSID
+    catalog: LexiconCatalog
+    governance_did: str
+
+
+def load_registry(
+    *, governance_did: str = GOVERNANCE_DID, lexicon_dir: Path | None = None
+) -> Registry:
+    """Everything bundled, and the lexicon files (`*.json`, at any depth) of an operator's folder.
+
+    Raises `ConfigurationError` naming the first file that is not a well-formed lexicon.
+    """
+    documents = bundled_documents()
+    if lexicon_dir is not None:
+        documents += _read_folder(lexicon_dir)
+    return Registry(
+        {kind.nsid: kind for kind in record_types()},
+        LexiconCatalog.from_documents(documents),
+        governance_did,
+    )
+
+
+def record_types() -> tuple[RecordType, ...]:
+    """All declared types, sorted by NSID."""
+    names = (module.name for module in pkgutil.iter_modules(types.__path__))
+    modules = (import_module(f"{types.__name__}.{name}") for name in names)
+    return tuple(sorted((module.RECORD_TYPE for module in modules), key=lambda kind: kind.nsid))
+
+
+def bundled_documents() -> list[object]:
+    """The parsed lexicon documents of the package."""
+    folder = resources.files("indexer").joinpath("lexicons")
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def _read_folder(folder: Path) -> Iterable[object]:
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder}: is not a folder with lexicon files")
+    return [_read_file(file) for file in sorted(folder.rglob("*.json"))]
+
+
+def _read_file(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{file}: is not a readable JSON file: {exc}") from exc

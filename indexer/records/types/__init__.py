@@ -1,0 +1,1 @@
+"""One module a record type, each with a `RECORD_TYPE`; the registry finds them here."""

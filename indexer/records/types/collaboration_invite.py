@@ -1,0 +1,43 @@
+"""Invitations to work on a record together.
+
+An invitation counts only together with an acceptance by the invitee of the same subject, and
+before it expires; the state of a pair follows from both tables and is stored in neither.
+"""
+
+from __future__ import annotations
+
+from indexer.protocol.syntax import parse_at_uri
+from indexer.records.projection import (
+    RecordContext,
+    RecordType,
+    SqlType,
+    SqlValue,
+    Value,
+    computed,
+    pick,
+    text,
+)
+
+
+def _subject_author(value: Value, _: RecordContext) -> SqlValue:
+    return parse_at_uri(str(pick(value, "subject", "uri"))).authority
+
+
+def _subject_collection(value: Value, _: RecordContext) -> SqlValue:
+    return parse_at_uri(str(pick(value, "subject", "uri"))).collection
+
+
+RECORD_TYPE = RecordType(
+    nsid="pub.chive.collaboration.invite",
+    did_column="inviter_did",
+    own_columns=(
+        text("invitee_did", "invitee", is_indexed=True),
+        text("subject_uri", "subject", "uri", is_indexed=True),
+        text("subject_cid", "subject", "cid"),
+        computed("subject_author_did", SqlType.TEXT, _subject_author, "subject"),
+        computed("subject_collection", SqlType.TEXT, _subject_collection, "subject"),
+        text("role", "role"),
+        text("message", "message"),
+        text("expires_at", "expiresAt"),
+    ),
+)

@@ -1,0 +1,75 @@
+"""Nodes of the knowledge graph: the governance account's are the authority, others personal.
+
+A personal node of subkind `collection` is a collection; its columns are filled for every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from indexer.records.projection import (
+    LABEL_MARK,
+    Count,
+    Mark,
+    RecordContext,
+    RecordType,
+    SqlType,
+    SqlValue,
+    Value,
+    computed,
+    json_text,
+    pick,
+    text,
+)
+
+_VISIBILITY = {
+    "listed": "listed",
+    "public": "listed",
+    "unlisted": "unlisted",
+    "private": "unlisted",
+}
+"""Words of older clients beside today's two."""
+
+
+def _authority(_: Value, context: RecordContext) -> SqlValue:
+    return int(context.is_authority)
+
+
+def _visibility(value: Value, _: RecordContext) -> SqlValue:
+    """Only a collection has one; what is not said to be listed is unlisted."""
+    if value.get("subkind") != "collection":
+        return None
+    return _VISIBILITY.get(str(pick(value, "metadata", "visibility")), "unlisted")
+
+
+def _own_label(value: Value, context: RecordContext) -> Iterable[Mark]:
+    yield Mark(LABEL_MARK, context.uri, str(value.get("label", "")))
+
+
+RECORD_TYPE = RecordType(
+    nsid="pub.chive.graph.node",
+    did_column="owner_did",
+    own_columns=(
+        computed("authority", SqlType.INTEGER, _authority),
+        text("node_id", "id", is_indexed=True),
+        text("slug", "slug", is_indexed=True),
+        text("kind", "kind"),
+        text("subkind", "subkind", is_indexed=True),
+        text("subkind_uri", "subkindUri"),
+        text("label", "label"),
+        json_text("alternate_labels", "alternateLabels"),
+        text("description", "description"),
+        json_text("external_ids", "externalIds"),
+        json_text("metadata", "metadata"),
+        text("status", "status"),
+        text("deprecated_by", "deprecatedBy"),
+        text("proposal_uri", "proposalUri"),
+        text("created_by", "createdBy"),
+        text("updated_at", "updatedAt"),
+        computed("visibility", SqlType.TEXT, _visibility, "metadata"),
+        json_text("tags", "metadata", "tags"),
+        json_text("item_order", "metadata", "itemOrder"),
+    ),
+    marks=(_own_label,),
+    counts=(Count("eprint_count", "field"),),
+)

@@ -1,0 +1,98 @@
+"""The kinds of value that a setting may have, beyond plain numbers and words.
+
+Owns shape only: whether a text can be a DID, a URL, an address. Refuses to look anything up; that a
+host exists or a file can be read is found out by the part that needs it. Every refusal says what
+would have been allowed, since it becomes the operator's one line.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from indexer.errors import InvalidUpstream
+from indexer.protocol.syntax import is_nsid, parse_did
+
+HEADER_CHARS_MAX = 200
+"""Longest text that goes into a header of ours."""
+
+
+def _did(value: str) -> str:
+    try:
+        return parse_did(value)
+    except InvalidUpstream as error:
+        raise ValueError(f"must be a DID: {error.detail}") from error
+
+
+def _url(value: str, schemes: tuple[str, str]) -> str:
+    """The URL without trailing slashes. It names a host and carries no secret."""
+    allowed = f"must be a {schemes[0]}:// or {schemes[1]}:// URL"
+    try:
+        parts = urlsplit(value)
+        is_usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # brackets or port are malformed
+        raise ValueError(f"{allowed}: {error}") from error
+    if not is_usable or not value.isprintable() or " " in value:
+        raise ValueError(f"{allowed} with a host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{allowed} without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _origin(value: str) -> str:
+    return _url(value, ("https", "http"))
+
+
+def _stream(value: str) -> str:
+    return _url(value, ("wss", "ws"))
+
+
+def _pattern(value: str) -> str:
+    nsid = value[:-2] + ".x" if value.endswith(".*") else value
+    if not is_nsid(nsid):
+        raise ValueError("must be an NSID, or a prefix cut at a dot and `.*`")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError as error:
+        raise ValueError("must be an IP address") from error
+
+
+def _file(value: Path) -> Path:
+    if value == Path() or "\0" in str(value):
+        raise ValueError("must be a path")
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable() or not value.isascii():
+        raise ValueError("must be printable ASCII: it goes into a header")
+    return value
+
+
+def _listed(value: object) -> object:
+    """A single entry may be written without brackets."""
+    return (value,) if isinstance(value, str) else value
+
+
+DidText = Annotated[str, AfterValidator(_did)]
+Origin = Annotated[str, AfterValidator(_origin)]
+StreamUrl = Annotated[str, AfterValidator(_stream)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Address = Annotated[str, AfterValidator(_address)]
+HeaderText = Annotated[
+    str, Field(min_length=1, max_length=HEADER_CHARS_MAX), AfterValidator(_printable)
+]
+File = Annotated[Path, AfterValidator(_file)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+StreamUrls = Annotated[tuple[StreamUrl, ...], Field(min_length=1), BeforeValidator(_listed)]
+Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_listed)]
+Names = Annotated[tuple[HeaderText, ...], BeforeValidator(_listed)]
+Addresses = Annotated[tuple[Address, ...], BeforeValidator(_listed)]

@@ -1,0 +1,399 @@
+"""Settings: one TOML file, overridden by environment variables, checked before anything starts.
+
+Owns the names, defaults and limits of everything that an operator may move; refuses to hold a
+secret (files do) or a setting that no part reads. `CHIVE_INDEXER_<SECTION>__<KEY>` overrides
+`[section] key`; a list is written as JSON there, or plainly where it has one entry.
+
+Invariant: what `load_settings` returns can be run. An unknown key or variable, a value out of
+range or a file that cannot be read is a `ConfigurationError`: one line with the key, the value and
+what is allowed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from indexer.errors import ConfigurationError
+from indexer.setting_values import (
+    Address,
+    Addresses,
+    DidText,
+    File,
+    HeaderText,
+    Names,
+    Origin,
+    Patterns,
+    Port,
+    StreamUrls,
+)
+
+ENV_PREFIX = "CHIVE_INDEXER_"
+CLIENT_VARIABLES = frozenset({"CHIVE_INDEXER_ADMIN_PASSWORD_FILE", "CHIVE_INDEXER_CONFIG"})
+"""Variables of the client commands, which are no settings."""
+
+CREDENTIAL_NAME = "admin-password"
+PASSWORD_CHARS_MIN = 12
+
+VALUE_CHARS_MAX = 200
+"""Longest part of a refused value that an error message repeats."""
+
+ALLOWED_TEXTS = {
+    "model_type": "must be a table of settings",
+    "path_type": "must be a path",
+    "too_short": "must have at least one entry",
+    "tuple_type": "must be a list",
+}
+"""Kinds of refusal for which pydantic speaks of Python instead of TOML."""
+
+_SECRET_NAME = re.compile("password|secret|token|credential", re.IGNORECASE)
+_URL_USER = re.compile(r"//[^/@\s]*@")
+
+
+class Section(BaseModel):
+    """One table of the file."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class StorageSettings(Section):
+    """Where the index lives."""
+
+    path: File = Path("data/index.db")
+    """The SQLite file. Under systemd `index.db` in $STATE_DIRECTORY."""
+    pending_bytes_per_repo: Annotated[int, Field(ge=1_000_000)] = 8 * 1024 * 1024
+    """Live commits kept for one repo while it is fetched, in bytes; the newest win."""
+
+
+class FirehoseSettings(Section):
+    """The live stream."""
+
+    url: StreamUrls = ("wss://relay1.us-east.bsky.network",)
+    """Relay (or PDS) to follow, or a list of them in order of preference."""
+    start: Literal["live", "oldest"] | Annotated[int, Field(ge=1)] = "live"
+    """Where a first start begins that has no cursor yet: live, oldest, or a seq."""
+    batch_frames: Annotated[int, Field(ge=1, le=5000)] = 500
+    """Frames handed on at once at most."""
+    batch_ms: Annotated[int, Field(ge=1, le=1000)] = 5
+    """How long frames are gathered into one batch, in milliseconds."""
+
+
+class IdentitySettings(Section):
+    """Who vouches for DIDs and handles."""
+
+    plc_url: Origin = "https://plc.directory"
+    """The PLC directory."""
+    handle_resolver_url: Origin | None = None
+    """An XRPC host for resolveHandle when DNS is not to be used."""
+    refresh_interval_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """A DID document is resolved at most once in this time, whatever the events say."""
+
+
+class ScopeSettings(Section):
+    """What is indexed."""
+
+    collections: Patterns = ("pub.chive.*",)
+    """NSIDs, or `prefix.*`."""
+    lexicon_dir: File | None = None
+    """A folder with further lexicon files (*.json) to validate records with."""
+
+
+class ResyncSettings(Section):
+    """Fetching whole repos."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 4
+    """Repos fetched at the same time."""
+    repo_bytes_max: Annotated[int, Field(ge=1_000_000)] = 500 * 1024 * 1024
+    """Largest repo archive that is fetched."""
+    spool_bytes_max: Annotated[int, Field(ge=1_000_000)] = 2 * 1024 * 1024 * 1024
+    """Disk space for all archives together while they are read."""
+    idle_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """A transfer that brings nothing for this long is given up."""
+    total_s: Annotated[float, Field(gt=0, le=86400)] = 1800.0
+    """Longest time that one transfer may take."""
+
+
+class NetworkSettings(Section):
+    """Outbound requests."""
+
+    allow_private_hosts: bool = False
+    """Development only: permits http and loopback targets."""
+    requests_per_s_per_host: Annotated[float, Field(gt=0, le=1000)] = 10.0
+    """Requests a second to any one host; the PDS's own limit is 3,000 in five minutes."""
+    contact: HeaderText = "https://github.com/chive-pub"
+    """URL or mail address in the User-Agent, for the operators of the hosts that we ask."""
+
+
+class AdminSettings(Section):
+    """The admin listener: XRPC, health."""
+
+    bind: Address = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs a password file."""
+    port: Port = 2580
+    """Port to listen on; 0 takes a free one."""
+    password_file: File | None = None
+    """File with the password of `admin`; several lines are several valid passwords."""
+    hosts: Names = ()
+    """Further names under which the listener may be addressed (Host header)."""
+    trusted_proxies: Addresses = ()
+    """Addresses of reverse proxies whose X-Forwarded-For counts."""
+
+
+class MetricsSettings(Section):
+    """The metrics listener."""
+
+    bind: Address = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 2581
+    """Port to listen on; 0 takes a free one."""
+
+
+class BackfillSettings(Section):
+    """Operations."""
+
+    max_running: Annotated[int, Field(ge=1, le=64)] = 4
+    """Operations at work at the same time; others wait their turn."""
+
+
+class GovernanceSettings(Section):
+    """The account whose graph records are the authority."""
+
+    did: DidText = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
+    """Its DID."""
+
+
+class LogSettings(Section):
+    """What is written to standard error."""
+
+    format: Literal["json", "console"] | None = None
+    """json or console; by default json unless standard error is a terminal."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important events that are written."""
+
+
+class Settings(BaseSettings):
+    """The whole tree. Made by `load_settings`; made directly it reads no environment."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__"
+    )
+
+    storage: StorageSettings = StorageSettings()
+    firehose: FirehoseSettings = FirehoseSettings()
+    identity: IdentitySettings = IdentitySettings()
+    scope: ScopeSettings = ScopeSettings()
+    resync: ResyncSettings = ResyncSettings()
+    network: NetworkSettings = NetworkSettings()
+    admin: AdminSettings = AdminSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    backfill: BackfillSettings = BackfillSettings()
+    governance: GovernanceSettings = GovernanceSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: `load_settings` is handed its environment, tests too."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _safe(self) -> Settings:
+        bind, is_development = self.admin.bind, self.network.allow_private_hosts
+        is_public = not ipaddress.ip_address(bind).is_loopback
+        if is_public and is_development:
+            raise ValueError(
+                f"admin.bind = {bind!r}: must be a loopback address while"
+                " network.allow_private_hosts = true, which is for development"
+            )
+        if is_public and self.admin.password_file is None:
+            raise ValueError(
+                f"admin.bind = {bind!r}: must be a loopback address unless admin.password_file"
+                " is set"
+            )
+        insecure = [url for url in self.firehose.url if url.startswith("ws:")]
+        if insecure and not is_development:
+            raise ValueError(
+                f"firehose.url = {insecure[0]!r}: must be a wss:// URL unless"
+                " network.allow_private_hosts = true"
+            )
+        return self
+
+
+class _Environment(EnvSettingsSource):
+    """Variables of a given environment; a list may be JSON or one plain entry."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self.env_vars = {
+            name.lower(): value
+            for name, value in environment.items()
+            if name.startswith(ENV_PREFIX) and name not in CLIENT_VARIABLES
+        }
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value  # the field's own check names it, with what is allowed
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the file (None: defaults only) and the environment (None: the process's).
+
+    Raises `ConfigurationError`: the process must not start.
+    """
+    environment = os.environ if environment is None else environment
+    values = _read(path) if path is not None else {}
+    _refuse_unknown_variables(environment)
+    _apply_service_manager(values, environment)
+    for section, keys in _Environment(environment)().items():
+        given = values.get(section, {})
+        values[section] = {**given, **keys} if isinstance(given, dict) else given
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_one_line(error)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"--config {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--config {path}: is not valid TOML: {error}") from error
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        if not name.startswith(ENV_PREFIX) or name in CLIENT_VARIABLES:
+            continue
+        section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if key not in _keys(section):
+            raise ConfigurationError(
+                f"{name} = {_shown(name, value)}: unknown setting; the form is"
+                f" {ENV_PREFIX}<SECTION>__<KEY>, and {_known(section)}"
+            )
+
+
+def _keys(section: str) -> tuple[str, ...]:
+    """The keys of a section, none for an unknown one."""
+    field = Settings.model_fields.get(section)
+    annotation = field.annotation if field is not None else None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return tuple(annotation.model_fields)
+    return ()
+
+
+def _known(section: str) -> str:
+    if keys := _keys(section):
+        return f"[{section}] has {', '.join(keys)}"
+    return f"the sections are {', '.join(Settings.model_fields)}"
+
+
+def _shown(name: str, value: object) -> str:
+    """The value for a message that ends up in a journal: without secrets written to wrong places."""
+    text = repr(value)
+    if _SECRET_NAME.search(name) or (isinstance(value, dict) and _SECRET_NAME.search(text)):
+        return "(not shown)"
+    return _URL_USER.sub("//(not shown)@", text)[:VALUE_CHARS_MAX]
+
+
+def _apply_service_manager(values: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """What systemd provides outweighs built-in defaults, not what the operator wrote."""
+    if state := environment.get("STATE_DIRECTORY"):
+        storage = values.setdefault("storage", {})
+        if isinstance(storage, dict):
+            storage.setdefault("path", f"{state.split(':')[0]}/index.db")
+    if credentials := environment.get("CREDENTIALS_DIRECTORY"):
+        file = Path(credentials) / CREDENTIAL_NAME
+        admin = values.setdefault("admin", {})
+        if file.exists() and isinstance(admin, dict):
+            admin.setdefault("password_file", str(file))
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first refused key, its value, and all that would have been allowed for it."""
+    details = error.errors(include_url=False)
+    first = details[0]
+    key = _key(first)
+    if first["type"] == "extra_forbidden":
+        section = key.partition(".")[0]
+        return f"{key} = {_shown(key, first['input'])}: unknown setting; {_known(section)}"
+    allowed = " or ".join(dict.fromkeys(_allowed(d) for d in details if _key(d) == key))
+    return f"{key} = {_shown(key, first['input'])}: {allowed}" if key else allowed
+
+
+def _key(detail: ErrorDetails) -> str:
+    """`section.key`, with the index of a list's entry; what pydantic adds for unions is left out.
+
+    ("firehose", "start", "constrained-int") -> "firehose.start"
+    ("scope", "collections", 1) -> "scope.collections[1]"
+    """
+    place = detail["loc"]
+    entry = "".join(f"[{part}]" for part in place[2:3] if isinstance(part, int))
+    return ".".join(str(part) for part in place[:2]) + entry
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    if detail["type"] in ALLOWED_TEXTS:
+        return ALLOWED_TEXTS[detail["type"]]
+    message = detail["msg"].removeprefix("Value error, ")
+    return message.replace("Input should be", "must be", 1)
+
+
+def read_passwords(admin: AdminSettings) -> tuple[str, ...]:
+    """The valid admin passwords, none when no file is set.
+
+    Raises `ConfigurationError` for a missing, empty or world-readable file, or a short password.
+    """
+    path = admin.password_file
+    if path is None:
+        return ()
+    key = f"admin.password_file = {str(path)!r}"
+    try:
+        mode = path.stat().st_mode
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"{key}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{key}: must be UTF-8 text") from error
+    if mode & 0o007:
+        raise ConfigurationError(f"{key}: must not be open to others; use chmod 600")
+    passwords = tuple(line.strip() for line in lines if line.strip())
+    if not passwords or min(map(len, passwords)) < PASSWORD_CHARS_MIN:
+        raise ConfigurationError(
+            f"{key}: must hold at least one line, each of {PASSWORD_CHARS_MIN} characters or more"
+        )
+    return passwords
+
+
+def effective(settings: Settings) -> str:
+    """The settings as JSON, for `check-config`. No secret is a setting: files hold them."""
+    values = settings.model_dump(mode="json")
+    return msgspec.json.format(msgspec.json.encode(values), indent=2).decode()

@@ -1,0 +1,110 @@
+"""The daemon's condition, gathered from its parts for health, status and readiness answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from indexer.clock import Clock
+from indexer.errors import LocalBusy, LocalFault
+from indexer.model import DeadLetter, FirehoseStatus, StoreCounts
+
+
+class StatusRows(Protocol):
+    """The store as this module needs it."""
+
+    async def counts(self) -> StoreCounts:
+        """Totals as of the last commit."""
+
+    async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
+        """One page, newest first, and the number of all."""
+
+    async def cursors(self) -> dict[str, tuple[int, float | None]]:
+        """Stream URL -> (last durable seq, time of the newest event)."""
+
+    async def check(self) -> float:
+        """Seconds that a trivial read took."""
+
+
+class StreamState(Protocol):
+    """The firehose as this module needs it."""
+
+    @property
+    def url(self) -> str:
+        """The stream that is followed now."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether frames can arrive."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether an operation or an admin holds the stream."""
+
+    @property
+    def last_received_at(self) -> float | None:
+        """Our clock when the last frame arrived, unix seconds."""
+
+
+class DaemonStatus:
+    """Satisfies `indexer.ports.Status`."""
+
+    def __init__(
+        self,
+        rows: StatusRows,
+        stream: StreamState,
+        *,
+        busy_reason: Callable[[], str | None],
+        clock: Clock,
+    ) -> None:
+        self._rows = rows
+        self._stream = stream
+        self._busy_reason = busy_reason
+        self._clock = clock
+        self._started = clock.monotonic()
+
+    async def firehose(self) -> FirehoseStatus:
+        """The live stream."""
+        seq, event_at = (await self._rows.cursors()).get(self._stream.url, (None, None))
+        return FirehoseStatus(
+            url=self._stream.url,
+            connected=self._stream.is_connected,
+            paused=self._stream.is_paused,
+            cursor=seq,
+            last_event_at=event_at,
+            last_received_at=self._stream.last_received_at,
+        )
+
+    async def counts(self) -> StoreCounts:
+        """Totals of the store."""
+        return await self._rows.counts()
+
+    async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
+        """One page, newest first, and the number of all."""
+        return await self._rows.dead_letters(limit=limit, offset=offset)
+
+    async def check_store(self) -> float:
+        """Seconds that a trivial read took."""
+        return await self._rows.check()
+
+    async def readiness(self) -> Mapping[str, str | None]:
+        """Component -> why it is not ready, or None."""
+        return {"store": await self._store_problem(), "firehose": self._stream_problem()}
+
+    def uptime_s(self) -> float:
+        """Seconds since the process started."""
+        return self._clock.monotonic() - self._started
+
+    async def _store_problem(self) -> str | None:
+        try:
+            await self._rows.check()
+        except (LocalBusy, LocalFault) as error:
+            return str(error)
+        return self._busy_reason()
+
+    def _stream_problem(self) -> str | None:
+        if self._stream.is_paused:
+            return "paused"
+        if not self._stream.is_connected:
+            return f"not connected to {self._stream.url}"
+        return None

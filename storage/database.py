@@ -1,0 +1,246 @@
+"""The SQLite file: one thread that writes, aiosqlite connections that read.
+
+The writer is the lock of the whole daemon: a write is one function that runs inside one
+`BEGIN IMMEDIATE` transaction on the writer's thread, and either commits whole or leaves nothing.
+Cancelling the caller does not tear a transaction. Only the writer checkpoints, which keeps clear
+of the WAL-reset bug of SQLite before 3.51.3.
+
+Refused here: a file of another program, a file of a newer version, a second daemon on the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+
+from indexer.errors import ConfigurationError, LocalBusy, LocalFault
+from storage.schema import APPLICATION_ID, migrate
+
+T = TypeVar("T")
+Row = tuple[Any, ...]  # a result row: its column types are the query's, not this module's
+CrashPoint = Callable[[str], None]
+
+BUSY_TIMEOUT_S = 5.0
+WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
+BUSY_CODES = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN"})
+"""Conditions that pass: the transaction was rolled back and may be tried again."""
+
+
+class Database:
+    """The opened file. Use `open_database`; `write` and `read` are all there is to it."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        reader: aiosqlite.Connection,
+        *,
+        observe_s: Callable[[float], None],
+        reach: CrashPoint,
+    ) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._observe_s = observe_s
+        self._reach = reach
+        self._loop = asyncio.get_running_loop()
+        self._urgent: deque[Callable[[], None]] = deque()
+        self._ordinary: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
+        self._thread.start()
+        self.last_progress = time.monotonic()  # when the writer last was idle or finished
+
+    async def write(self, change: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> T:
+        """Run `change(connection)` in one transaction of its own and return its result.
+
+        Urgent changes (live batches) overtake the others. A caller that is cancelled leaves a
+        running transaction to finish whole. Raises `LocalBusy` after a rollback that may be
+        retried, `LocalFault` when the file can no longer be trusted.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def settle(result: T | None, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]  # T may be None itself
+
+        def job() -> None:
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = self._transact(change)
+            except BaseException as failure:  # noqa: BLE001 - handed to the awaiting caller
+                error = failure
+            self._loop.call_soon_threadsafe(settle, result, error)
+
+        with self._wake:
+            if self._closing:
+                raise LocalFault("the store is closed")
+            (self._urgent if urgent else self._ordinary).append(job)
+            self._wake.notify()
+        return await future
+
+    async def read(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """All rows of one query, on the reader's connection. Page what may be large."""
+        try:
+            async with self._reader.execute(sql, parameters) as cursor:
+                return [tuple(row) for row in await cursor.fetchall()]
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+    def _transact(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._connection
+        started = time.perf_counter()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            result = change(connection)
+            self._reach("before-commit")
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise translated(error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+        self._reach("after-commit")
+        self._observe_s(time.perf_counter() - started)
+        return result
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._urgent and not self._ordinary:
+                    if self._closing:
+                        return
+                    self.last_progress = time.monotonic()
+                    self._wake.wait(timeout=1.0)
+                job = (self._urgent or self._ordinary).popleft()
+            job()
+            self.last_progress = time.monotonic()
+
+    async def close(self) -> None:
+        """Finish what is queued, checkpoint the WAL into the file, release everything."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
+        await self._reader.close()
+        await asyncio.to_thread(self._checkpoint_and_close)
+
+    def _checkpoint_and_close(self) -> None:
+        with closing(self._connection) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def translated(error: sqlite3.Error) -> LocalBusy | LocalFault:
+    """The policy family of an SQLite error, with its symbolic code in the message."""
+    code = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    if code in BUSY_CODES or code.startswith(("SQLITE_BUSY_", "SQLITE_LOCKED_")):
+        return LocalBusy(f"{code}: {error}")
+    return LocalFault(f"{code}: {error}")
+
+
+@asynccontextmanager
+async def open_database(
+    path: Path,
+    *,
+    observe_s: Callable[[float], None] = lambda _: None,
+    reach: CrashPoint = lambda _: None,
+) -> AsyncIterator[Database]:
+    """Open or create the store at `path`, migrated to the current schema.
+
+    `observe_s` is told how long each transaction took; `reach` is called at named crash points.
+    Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
+    """
+    with _locked(path):
+        connection = await asyncio.to_thread(_open_writer, path)
+        reader = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+        for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF"):
+            await reader.execute(f"PRAGMA {pragma}")
+        database = Database(connection, reader, observe_s=observe_s, reach=reach)
+        try:
+            yield database
+        finally:
+            await database.close()
+
+
+class _locked:  # noqa: N801 - used as a statement, not as a type
+    """Holds an exclusive lock beside the file for as long as the block runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+
+    def __enter__(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(
+                f"storage.path: cannot write in {self._path.parent}: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise ConfigurationError(
+                f"storage.path: another process uses {self._path}; stop it first"
+            ) from error
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def _open_writer(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+        _refuse_foreign(connection, path)
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "secure_delete=OFF",
+            "cell_size_check=ON",
+            "temp_store=MEMORY",
+            "cache_size=-65536",
+            f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        migrate(connection)
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorname", "")
+        if code in {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM"}:
+            raise ConfigurationError(f"storage.path: cannot write {path}: {error}") from error
+        raise translated(error) from error
+    return connection
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """A file with tables that does not carry our application id is somebody else's."""
+    found = connection.execute("PRAGMA application_id").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if found != APPLICATION_ID and not (is_empty and found == 0):
+        raise ConfigurationError(
+            f"storage.path: {path} is a database of another program "
+            f"(application id {found}, ours is {APPLICATION_ID})"
+        )

@@ -1,0 +1,42 @@
+"""Dead letters: what upstream sent and we refused, bounded per DID and reason."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from indexer.planning import DeadLetterDraft
+
+PER_DID_AND_REASON_MAX = 20
+MESSAGE_CHARS_MAX = 1000
+
+_INSERT = """
+INSERT INTO dead_letter (reason, did, uri, seq, message, retry_count, created_at)
+VALUES (?, ?, ?, ?, ?, 0, ?)
+"""
+
+_EVICT = """
+DELETE FROM dead_letter WHERE did IS ? AND reason = ? AND id <= (
+    SELECT id FROM dead_letter WHERE did IS ? AND reason = ?
+    ORDER BY id DESC LIMIT 1 OFFSET ?)
+"""
+
+
+def insert_dead_letters(
+    connection: sqlite3.Connection, drafts: Iterable[DeadLetterDraft], *, now: float
+) -> None:
+    """Keep refusals; the oldest of the same DID and reason give way beyond the bound."""
+    for draft in drafts:
+        connection.execute(
+            _INSERT,
+            (draft.reason, draft.did, draft.uri, draft.seq, draft.message[:MESSAGE_CHARS_MAX], now),
+        )
+        connection.execute(
+            _EVICT,
+            (draft.did, draft.reason, draft.did, draft.reason, PER_DID_AND_REASON_MAX),
+        )
+
+
+def delete_record_letters(connection: sqlite3.Connection, uris: Iterable[str]) -> None:
+    """Forget the letters of records that have changed or gone."""
+    connection.executemany("DELETE FROM dead_letter WHERE uri = ?", ((uri,) for uri in uris))

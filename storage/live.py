@@ -1,0 +1,85 @@
+"""The store as the live path sees it: one batch of events, one transaction, the cursor inside."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from indexer.clock import Clock
+from indexer.model import Source, utc_text
+from indexer.planning import Applied, EventBatch, Policy
+from storage.database import Database
+from storage.records import RecordTable
+from storage.session import Session
+from storage.tracked import TrackedRepos
+
+
+class LiveStore:
+    """Applies live batches. Satisfies what `indexer.ingest.live` needs."""
+
+    def __init__(
+        self,
+        database: Database,
+        tracked: TrackedRepos,
+        records: RecordTable,
+        policy: Policy,
+        *,
+        clock: Clock,
+        pending_bytes_max: int,
+    ) -> None:
+        self._database = database
+        self._tracked = tracked
+        self._records = records
+        self._policy = policy
+        self._clock = clock
+        self._pending_bytes_max = pending_bytes_max
+
+    def is_tracked(self, did: str) -> bool:
+        """Whether events of this DID concern us."""
+        return did in self._tracked
+
+    async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
+        """Multibase keys of tracked DIDs, as last committed."""
+        return await self._tracked.keys(dids)
+
+    async def load_cursor(self, url: str) -> int | None:
+        """The last durable seq of this stream, or None before the first."""
+        rows = await self._database.read("SELECT seq FROM firehose_cursor WHERE url = ?", (url,))
+        return int(rows[0][0]) if rows else None
+
+    async def apply(self, batch: EventBatch) -> Applied:
+        """Apply a batch and save its cursor, all or nothing. Applying it again changes nothing."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection) -> Applied:
+            session = Session(
+                connection,
+                self._records,
+                self._policy,
+                source=Source.LIVE,
+                now=now,
+                at=utc_text(now),
+                pending_bytes_max=self._pending_bytes_max,
+            )
+            session.load({event.did for event in batch.events if event.did is not None})
+            for event in batch.events:
+                session.plan(event)
+            if batch.seq is not None:
+                save_cursor(connection, batch.url, batch.seq, batch.event_at, at=utc_text(now))
+            return session.flush()
+
+        applied = await self._database.write(change, urgent=True)
+        self._tracked.add(applied.tracked)
+        return applied
+
+
+def save_cursor(
+    connection: sqlite3.Connection, url: str, seq: int, event_at: float | None, *, at: str
+) -> None:
+    """Move the cursor of a stream, inside the transaction of the events up to it."""
+    connection.execute(
+        "INSERT INTO firehose_cursor (url, seq, event_at, updated_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (url) DO UPDATE SET seq = excluded.seq,"
+        " event_at = coalesce(excluded.event_at, event_at), updated_at = excluded.updated_at",
+        (url, seq, event_at, at),
+    )

@@ -1,0 +1,183 @@
+"""Operation rows: durable from the reply to triggerBackfill until retention removes them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+from indexer.clock import Clock
+from indexer.errors import LocalFault
+from indexer.model import Operation, OperationStatus, OperationType, SettledUnit
+from storage.database import Database, Row
+
+_COLUMNS = (
+    "id, type, key, mode, phase, params, status, started_at, completed_at, started_by,"
+    " records_processed, total_records, unit, units_processed, total_units, outcomes,"
+    " checkpoint, error, cancel_requested"
+)
+
+_INSERT = f"INSERT INTO operation ({_COLUMNS}) VALUES ({', '.join('?' * 19)})"  # noqa: S608 - constants
+
+_SETTLE = """
+UPDATE operation SET records_processed = records_processed + ?,
+                     units_processed = units_processed + 1,
+                     outcomes = json_set(outcomes, '$."' || ? || '"',
+                         coalesce(json_extract(outcomes, '$."' || ? || '"'), 0) + 1),
+                     checkpoint = coalesce(?, checkpoint)
+WHERE id = ? AND status = 'running'
+"""
+
+_END = """
+UPDATE operation SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE ? END,
+                     error = CASE WHEN cancel_requested THEN NULL ELSE ? END,
+                     phase = 'ended',
+                     completed_at = ?
+WHERE id = ? AND status = 'running'
+"""
+
+
+class OperationStore:
+    """The rows behind `indexer.ports.OperationRows`."""
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def insert(self, operation: Operation) -> Operation:
+        """Store a new running operation, or return the running one with its type and key."""
+
+        def change(connection: sqlite3.Connection) -> Operation:
+            row = connection.execute(
+                f"SELECT {_COLUMNS} FROM operation"  # noqa: S608 - a constant
+                " WHERE type = ? AND key = ? AND status = 'running'",
+                (operation.type, operation.key),
+            ).fetchone()
+            if row is not None:
+                return _operation_from_row(row)
+            connection.execute(_INSERT, _row_from_operation(operation))
+            return operation
+
+        return await self._database.write(change)
+
+    async def load(self, operation_id: str) -> Operation | None:
+        """One operation by id."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM operation WHERE id = ?",  # noqa: S608 - a constant
+            (operation_id,),
+        )
+        return _operation_from_row(rows[0]) if rows else None
+
+    async def list(self, status: OperationStatus | None, limit: int) -> list[Operation]:
+        """Newest first."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM operation"  # noqa: S608 - a constant
+            " WHERE ?1 IS NULL OR status = ?1 ORDER BY started_at DESC, id DESC LIMIT ?2",
+            (status, limit),
+        )
+        return [_operation_from_row(row) for row in rows]
+
+    async def request_cancel(self, operation_id: str) -> bool:
+        """Record that an admin wants it ended; False when it is not running."""
+
+        def change(connection: sqlite3.Connection) -> bool:
+            cursor = connection.execute(
+                "UPDATE operation SET cancel_requested = 1 WHERE id = ? AND status = 'running'",
+                (operation_id,),
+            )
+            return cursor.rowcount == 1
+
+        return await self._database.write(change)
+
+    async def set_phase(self, operation_id: str, phase: str) -> None:
+        """Say what a running operation is doing."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE operation SET phase = ? WHERE id = ? AND status = 'running'",
+                (phase, operation_id),
+            )
+
+        await self._database.write(change)
+
+    async def settle_unit(self, operation_id: str, unit: SettledUnit) -> bool:
+        """Count one unit, once: False when it had been settled before."""
+        checkpoint = None if unit.checkpoint is None else json.dumps(unit.checkpoint)
+
+        def change(connection: sqlite3.Connection) -> bool:
+            inserted = connection.execute(
+                "INSERT INTO operation_unit (operation_id, unit, outcome, records, message)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (operation_id, unit.unit, unit.outcome, unit.records, unit.message),
+            )
+            if inserted.rowcount == 0:
+                return False
+            connection.execute(
+                _SETTLE, (unit.records, unit.outcome, unit.outcome, checkpoint, operation_id)
+            )
+            return True
+
+        return await self._database.write(change)
+
+    async def end(self, operation_id: str, status: OperationStatus, error: str | None) -> Operation:
+        """The one transition out of `running`; with a cancel requested it is to `cancelled`."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection) -> Operation:
+            connection.execute(_END, (status, error, now, operation_id))
+            row = connection.execute(
+                f"SELECT {_COLUMNS} FROM operation WHERE id = ?",  # noqa: S608 - a constant
+                (operation_id,),
+            ).fetchone()
+            if row is None:
+                raise LocalFault(f"operation {operation_id} has vanished")
+            return _operation_from_row(row)
+
+        return await self._database.write(change)
+
+
+def _row_from_operation(operation: Operation) -> tuple[object, ...]:
+    return (
+        operation.id,
+        operation.type,
+        operation.key,
+        operation.mode,
+        operation.phase,
+        json.dumps(operation.params),
+        operation.status,
+        operation.started_at,
+        operation.completed_at,
+        operation.started_by,
+        operation.records_processed,
+        operation.total_records,
+        operation.unit,
+        operation.units_processed,
+        operation.total_units,
+        json.dumps(operation.outcomes),
+        None if operation.checkpoint is None else json.dumps(operation.checkpoint),
+        operation.error,
+        operation.cancel_requested,
+    )
+
+
+def _operation_from_row(row: Row) -> Operation:
+    return Operation(
+        id=row[0],
+        type=OperationType(row[1]),
+        key=row[2],
+        mode=row[3],
+        phase=row[4],
+        params=json.loads(row[5]),
+        status=OperationStatus(row[6]),
+        started_at=row[7],
+        completed_at=row[8],
+        started_by=row[9],
+        records_processed=row[10],
+        total_records=row[11],
+        unit=row[12],
+        units_processed=row[13],
+        total_units=row[14],
+        outcomes=json.loads(row[15]),
+        checkpoint=None if row[16] is None else json.loads(row[16]),
+        error=row[17],
+        cancel_requested=bool(row[18]),
+    )

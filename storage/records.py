@@ -1,0 +1,149 @@
+"""Record rows, the truth of the index: written here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from indexer.errors import Check
+from indexer.model import PreparedRecord, Source
+from indexer.planning import DeadLetterDraft
+from storage.dead_letters import delete_record_letters, insert_dead_letters
+
+_EXISTING = """
+SELECT record.repo_id, record.path, record.id, record.cid, record.problem IS NOT NULL
+FROM json_each(?) AS wanted
+JOIN record ON record.repo_id = json_extract(wanted.value, '$[0]')
+           AND record.path = json_extract(wanted.value, '$[1]')
+"""
+
+_INSERT = """
+INSERT INTO record (id, repo_id, path, cid, rev, value, problem, source, indexed_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+_UPDATE = """
+UPDATE record SET cid = ?, rev = ?, value = ?, problem = ?, source = ?, indexed_at = ?
+WHERE id = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """What becomes of one record row; `record` None deletes it."""
+
+    did: str
+    rev: str  # commit that says so
+    record: PreparedRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionWrite:
+    """A record row that typed tables must follow."""
+
+    record_id: int
+    repo_id: int
+    did: str
+    path: str
+    indexed_at: str
+    record: PreparedRecord | None  # None: deleted
+    is_new: bool
+
+
+class Projector(Protocol):
+    """Keeps typed tables and search in step with record rows, in the same transaction."""
+
+    def write(self, connection: sqlite3.Connection, writes: Sequence[ProjectionWrite]) -> None:
+        """Replace the derived rows of every given record."""
+
+
+class RecordTable:
+    """Writes record rows with everything that follows from them."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._projector = projector
+
+    def write(
+        self,
+        connection: sqlite3.Connection,
+        writes: Mapping[tuple[int, str], RowWrite],  # (repo id, path) -> last word on it
+        *,
+        source: Source,
+        at: str,
+        now: float,
+    ) -> Counter[tuple[str, str]]:
+        """Make the rows say what `writes` say; the number of rows by (collection, action).
+
+        A record that already has the same CID is left alone and not counted.
+        """
+        counts: Counter[tuple[str, str]] = Counter()
+        if not writes:
+            return counts
+        existing = _load_existing(connection, writes)
+        next_id = _next_id(connection)
+        inserts: list[tuple[object, ...]] = []
+        updates: list[tuple[object, ...]] = []
+        deletes: list[tuple[int]] = []
+        settled: list[str] = []  # URIs whose old dead letters no longer apply
+        letters: list[DeadLetterDraft] = []
+        projections: list[ProjectionWrite] = []
+        for (repo_id, path), write in writes.items():
+            found = existing.get((repo_id, path))
+            record = write.record
+            if record is None:
+                if found is None:
+                    continue
+                action, record_id = "delete", found[0]
+                deletes.append((record_id,))
+            elif found is None:
+                action, record_id, next_id = "create", next_id, next_id + 1
+                inserts.append(
+                    (record_id, repo_id, path, record.cid, write.rev, record.value,
+                     record.problem, source, at)
+                )  # fmt: skip
+            elif found[1] == record.cid:
+                continue
+            else:
+                action, record_id = "update", found[0]
+                updates.append(
+                    (record.cid, write.rev, record.value, record.problem, source, at, record_id)
+                )
+            counts[path[: path.index("/")], action] += 1
+            if found is not None and found[2]:
+                settled.append(f"at://{write.did}/{path}")
+            if record is not None and record.problem is not None:
+                letters.append(_record_letter(write.did, path, record.problem))
+            projections.append(
+                ProjectionWrite(
+                    record_id, repo_id, write.did, path, at, record, is_new=action == "create"
+                )
+            )
+        connection.executemany(_INSERT, inserts)
+        connection.executemany(_UPDATE, updates)
+        connection.executemany("DELETE FROM record WHERE id = ?", deletes)
+        delete_record_letters(connection, settled)
+        insert_dead_letters(connection, letters, now=now)
+        self._projector.write(connection, projections)
+        return counts
+
+
+def _load_existing(
+    connection: sqlite3.Connection, keys: Mapping[tuple[int, str], object]
+) -> dict[tuple[int, str], tuple[int, str, bool]]:
+    """(repo id, path) -> (row id, CID, is invalid), for those of `keys` that have a row."""
+    rows = connection.execute(_EXISTING, (json.dumps(list(keys)),))
+    return {(row[0], row[1]): (row[2], row[3], bool(row[4])) for row in rows}
+
+
+def _next_id(connection: sqlite3.Connection) -> int:
+    """Row ids are handed out here: there is one writer, and derived rows need them at once."""
+    found = connection.execute("SELECT max(id) FROM record").fetchone()[0]
+    return (found or 0) + 1
+
+
+def _record_letter(did: str, path: str, problem: str) -> DeadLetterDraft:
+    return DeadLetterDraft(Check.RECORD, problem, did=did, uri=f"at://{did}/{path}")

@@ -1,0 +1,364 @@
+"""The repo table as a work queue: claims, snapshots, and how an attempt ends.
+
+A claim is numbered. Whatever a worker brings back is written only while its number is still the
+repo's: a later claim or a purge makes it `StaleClaim`. While a claim is held nothing else changes
+the repo's rows, because live commits of it are buffered.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from indexer.claims import (
+    Claim,
+    Fetched,
+    Finish,
+    Identity,
+    SnapshotChunk,
+    StaleClaim,
+    purged,
+    released,
+    resumed,
+)
+from indexer.clock import Clock
+from indexer.model import Priority, RepoState, Source, Wanted, utc_text
+from indexer.planning import (
+    CommitSeen,
+    DeadLetterDraft,
+    Policy,
+    Repo,
+    plan_buffered,
+    plan_discovery,
+)
+from storage.database import Database, Row
+from storage.dead_letters import insert_dead_letters
+from storage.records import RecordTable, RowWrite
+from storage.repos import COLUMNS, insert_repo, load_repo, repo_from_row, update_repos
+from storage.session import Session
+from storage.tracked import TrackedRepos
+
+T = TypeVar("T")
+
+PURGE_ROWS = 250
+"""Rows deleted in one transaction, well within the 50 ms that one may hold the writer."""
+
+PATH_MAX = "\U0010ffff"
+"""Greater than any record path."""
+
+PENDING_FRAMES = 200
+"""Buffered commits handed out at once."""
+
+_CLAIM = f"""
+UPDATE repo SET claim = claim + 1,
+                claimed = wanted,
+                wanted = 0,
+                state = CASE WHEN wanted & {Wanted.CONTENT:d} AND state <> 'active'
+                             THEN 'resyncing' ELSE state END
+WHERE id = (SELECT id FROM repo INDEXED BY repo_work
+            WHERE wanted <> 0 AND claimed = 0 AND retry_at <= ?
+            ORDER BY priority, retry_at LIMIT 1)
+RETURNING {COLUMNS}, pds_url
+"""
+
+_BOOT = """
+UPDATE repo SET wanted = wanted | claimed,
+                claimed = 0,
+                state = CASE WHEN state = 'resyncing' THEN 'desynchronized' ELSE state END
+WHERE claimed <> 0 OR state = 'resyncing'
+"""
+
+
+class ResyncStore:
+    """Claims and their results. Satisfies what `indexer.ingest.resync` needs."""
+
+    def __init__(
+        self,
+        database: Database,
+        tracked: TrackedRepos,
+        records: RecordTable,
+        policy: Policy,
+        *,
+        clock: Clock,
+        pending_bytes_max: int,
+    ) -> None:
+        self._database = database
+        self._tracked = tracked
+        self._records = records
+        self._policy = policy
+        self._clock = clock
+        self._pending_bytes_max = pending_bytes_max
+
+    async def give_back_all(self) -> None:
+        """At start: no worker holds anything, so what was claimed is wanted again."""
+        await self._database.write(lambda connection: connection.execute(_BOOT).rowcount)
+
+    async def claim_next(self) -> Claim | None:
+        """Claim the most urgent repo that is due, or None when nothing is."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection) -> Claim | None:
+            row = connection.execute(_CLAIM, (now,)).fetchone()
+            return _claim_from_row(row) if row else None
+
+        return await self._database.write(change)
+
+    async def next_due_at(self) -> float | None:
+        """Unix seconds at which the next repo falls due, or None when no work is left."""
+        rows = await self._database.read(
+            "SELECT min(retry_at) FROM repo INDEXED BY repo_work WHERE wanted <> 0 AND claimed = 0"
+        )
+        due_at: float | None = rows[0][0]
+        return due_at
+
+    async def claim_repo(self, did: str) -> Claim:
+        """Claim one repo for all kinds of work, now, for an operator; unknown ones are tracked.
+
+        A worker that holds an older claim finds it stale and gives up.
+        """
+        now = self._clock.now()
+        everything = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT
+
+        def change(connection: sqlite3.Connection) -> Claim:
+            repo = load_repo(connection, did)
+            if repo is None:
+                new = plan_discovery(did).repo
+                if new is None:
+                    raise AssertionError("a discovery makes a repo")
+                repo = replace(new, id=insert_repo(connection, new, at=utc_text(now)))
+            taken = replace(
+                repo,
+                claim=repo.claim + 1,
+                claimed=everything,
+                wanted=Wanted.NOTHING,
+                priority=Priority.OPERATOR,
+                state=repo.state if repo.state is RepoState.ACTIVE else RepoState.RESYNCING,
+            )
+            update_repos(connection, [(repo, taken)], at=utc_text(now))
+            row = connection.execute(
+                f"SELECT {COLUMNS}, pds_url FROM repo WHERE did = ?",  # noqa: S608 - a constant
+                (did,),
+            ).fetchone()
+            return _claim_from_row(row)
+
+        claim = await self._database.write(change)
+        self._tracked.add((did,))
+        return claim
+
+    async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
+        """Keep what the DID document says now; the claim with it."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
+            known = replace(repo, signing_key=identity.signing_key, identity_at=now)
+            update_repos(connection, [(repo, known)], at=utc_text(now))
+            connection.execute(
+                "UPDATE repo SET handle = ?, pds_url = ? WHERE id = ?",
+                (identity.handle, identity.pds_url, repo.id),
+            )
+            return Claim(repo=known, pds_url=identity.pds_url)
+
+        renewed = await self._change(claim, change)
+        self._tracked.forget_key(claim.did)
+        return renewed
+
+    async def begin_fetch(self, claim: Claim) -> None:
+        """From here on live commits of the repo are buffered: call before the first request."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection, repo: Repo) -> None:
+            fetching = replace(repo, state=RepoState.RESYNCING)
+            update_repos(connection, [(repo, fetching)], at=utc_text(now))
+
+        await self._change(claim, change)
+
+    async def cids_between(self, claim: Claim, after: str, upto: str | None) -> dict[str, str]:
+        """Our rows with after < path <= upto: path -> CID text."""
+        rows = await self._database.read(
+            "SELECT path, cid FROM record WHERE repo_id = ? AND path > ? AND path <= ?",
+            (claim.repo.id, after, PATH_MAX if upto is None else upto),
+        )
+        return {row[0]: row[1] for row in rows}
+
+    async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
+        """Make our rows of the chunk's range equal to its leaves; rows by (collection, action).
+
+        Until `finish` the repo's rows count as incomplete.
+        """
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]]:
+            update_repos(connection, [(repo, replace(repo, scope_id=None))], at=utc_text(now))
+            return self._merge(connection, repo, chunk, now)
+
+        return await self._change(claim, change)
+
+    def _merge(
+        self, connection: sqlite3.Connection, repo: Repo, chunk: SnapshotChunk, now: float
+    ) -> Counter[tuple[str, str]]:
+        rows = connection.execute(
+            "SELECT path, cid FROM record WHERE repo_id = ? AND path > ? AND path <= ?",
+            (repo.id, chunk.after, PATH_MAX if chunk.upto is None else chunk.upto),
+        )
+        ours: dict[str, str] = dict(rows.fetchall())
+        leaves = dict(chunk.leaves)
+        writes = {
+            (_id(repo), path): RowWrite(repo.did, chunk.rev, None)
+            for path in ours.keys() - leaves.keys()
+        }
+        for path, cid in chunk.leaves:
+            if ours.get(path) != cid:
+                writes[_id(repo), path] = RowWrite(repo.did, chunk.rev, chunk.records[path])
+        return self._records.write(
+            connection, writes, source=Source.BACKFILL, at=utc_text(now), now=now
+        )
+
+    async def load_pending(self, claim: Claim, after_id: int) -> list[tuple[int, bytes]]:
+        """The oldest buffered commits after `after_id`: (id, raw frame)."""
+        rows = await self._database.read(
+            "SELECT id, frame FROM pending_commit WHERE repo_id = ? AND id > ? ORDER BY id LIMIT ?",
+            (claim.repo.id, after_id, PENDING_FRAMES),
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    async def finish(
+        self,
+        claim: Claim,
+        fetched: Fetched | None,
+        last_chunk: SnapshotChunk | None,
+        commits: Sequence[CommitSeen],
+        *,
+        upto_id: int,
+        is_confirmed: bool,
+        look_again_at: float | None = None,
+    ) -> Finish:
+        """Set the fetched commit, replay verified buffered commits upon it, release the claim.
+
+        `last_chunk` is the end of the snapshot, applied here so that a small repo changes in one
+        transaction. `commits` are all buffered ones up to `upto_id`. If more have been buffered
+        since, the claim stays and `is_done` is False: call again with those and `fetched` None.
+        With `look_again_at` (unix seconds) the repo is to be compared with its host once more.
+        """
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection, stored: Repo) -> Finish:
+            session = self._session(connection, now)
+            session.load((stored.did,))
+            if last_chunk is not None:
+                merged = self._merge(connection, stored, last_chunk, now)
+                session.applied.records += merged
+            session.replace(resumed(stored, fetched, is_confirmed=is_confirmed, now=now))
+            for commit in commits:
+                session.stage(plan_buffered(commit, session.expect(stored.did), now=now))
+            connection.execute(
+                "DELETE FROM pending_commit WHERE repo_id = ? AND id <= ?", (stored.id, upto_id)
+            )
+            left = connection.execute(
+                "SELECT coalesce(sum(length(frame)), 0) FROM pending_commit WHERE repo_id = ?",
+                (stored.id,),
+            ).fetchone()[0]
+            repo = session.expect(stored.did)
+            is_done = left == 0 or repo.state is RepoState.DESYNCHRONIZED
+            if is_done:
+                repo = released(repo, look_again_at=look_again_at, now=now)
+                session.replace(repo)
+            applied = session.flush()
+            connection.execute(
+                "UPDATE repo SET pending_bytes = ?, verified_at = ? WHERE id = ?",
+                (left, now, stored.id),
+            )
+            if is_done:
+                _drop_pending(connection, stored)
+            records = connection.execute(
+                "SELECT count(*) FROM record WHERE repo_id = ?", (stored.id,)
+            ).fetchone()[0]
+            return Finish(applied, repo, records, is_done)
+
+        return await self._change(claim, change)
+
+    async def settle(
+        self,
+        claim: Claim,
+        ending: Callable[[Repo], Repo],
+        *,
+        letter: DeadLetterDraft | None = None,
+    ) -> Repo:
+        """End a claim without new rows; `ending` says how the row becomes."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection, repo: Repo) -> Repo:
+            settled = ending(repo)
+            update_repos(connection, [(repo, settled)], at=utc_text(now))
+            if not settled.is_key_stale:
+                _drop_pending(connection, repo)
+            if letter is not None:
+                insert_dead_letters(connection, [letter], now=now)
+            return settled
+
+        return await self._change(claim, change)
+
+    async def purge(self, claim: Claim, reason: str) -> Counter[tuple[str, str]]:
+        """Delete all rows of a repo whose account is gone, in short transactions."""
+        now = self._clock.now()
+        at = utc_text(now)
+        total: Counter[tuple[str, str]] = Counter()
+
+        def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]] | None:
+            update_repos(connection, [(repo, replace(repo, scope_id=None))], at=at)
+            rows = connection.execute(
+                "SELECT path FROM record WHERE repo_id = ? ORDER BY path LIMIT ?",
+                (repo.id, PURGE_ROWS),
+            ).fetchall()
+            if rows:
+                writes = {(_id(repo), row[0]): RowWrite(repo.did, "", None) for row in rows}
+                return self._records.write(
+                    connection, writes, source=Source.BACKFILL, at=at, now=now
+                )
+            incomplete = replace(repo, scope_id=None)
+            update_repos(connection, [(incomplete, purged(incomplete, reason))], at=at)
+            _drop_pending(connection, repo)
+            return None
+
+        while (deleted := await self._change(claim, change)) is not None:
+            total += deleted
+        return total
+
+    def _session(self, connection: sqlite3.Connection, now: float) -> Session:
+        return Session(
+            connection,
+            self._records,
+            self._policy,
+            source=Source.BACKFILL,
+            now=now,
+            at=utc_text(now),
+            pending_bytes_max=self._pending_bytes_max,
+        )
+
+    async def _change(self, claim: Claim, change: Callable[[sqlite3.Connection, Repo], T]) -> T:
+        """Run `change` with the row as it is now, if the claim is still the current one."""
+
+        def guarded(connection: sqlite3.Connection) -> T:
+            repo = load_repo(connection, claim.did)
+            if repo is None or repo.claim != claim.repo.claim or not repo.claimed:
+                raise StaleClaim(f"{claim.did}: claim {claim.repo.claim} is no longer current")
+            return change(connection, repo)
+
+        return await self._database.write(guarded)
+
+
+def _claim_from_row(row: Row) -> Claim:
+    return Claim(repo=repo_from_row(row[:-1]), pds_url=row[-1])
+
+
+def _drop_pending(connection: sqlite3.Connection, repo: Repo) -> None:
+    connection.execute("DELETE FROM pending_commit WHERE repo_id = ?", (repo.id,))
+    connection.execute("UPDATE repo SET pending_bytes = 0 WHERE id = ?", (repo.id,))
+
+
+def _id(repo: Repo) -> int:
+    if repo.id is None:
+        raise AssertionError("a claimed repo is stored")
+    return repo.id

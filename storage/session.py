@@ -1,0 +1,153 @@
+"""One transaction's worth of planned changes: every write of repo content goes through here."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from indexer.model import Source, Wanted
+from indexer.planning import Applied, Change, DeadLetterDraft, Event, Policy, Repo, plan
+from storage.dead_letters import insert_dead_letters
+from storage.records import RecordTable, RowWrite
+from storage.repos import insert_repo, load_repos, update_repos
+
+
+class Session:
+    """Plans events against repo rows as they are in this transaction, and writes the result.
+
+    Events of one repo build upon each other; what they leave is written once, by `flush`.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        records: RecordTable,
+        policy: Policy,
+        *,
+        source: Source,
+        now: float,
+        at: str,  # `now` as ISO text
+        pending_bytes_max: int,
+    ) -> None:
+        self._connection = connection
+        self._records = records
+        self._policy = policy
+        self._source = source
+        self._now = now
+        self._at = at
+        self._pending_bytes_max = pending_bytes_max
+        self._loaded: dict[str, Repo] = {}
+        self._repos: dict[str, Repo] = {}
+        self._writes: dict[tuple[int, str], RowWrite] = {}
+        self._frames: list[tuple[int, bytes]] = []
+        self._letters: list[DeadLetterDraft] = []
+        self.applied = Applied()
+
+    def load(self, dids: Iterable[str]) -> None:
+        """Read the rows of these DIDs; they must be loaded before their events are planned."""
+        found = load_repos(self._connection, dids)
+        self._loaded.update(found)
+        self._repos.update(found)
+
+    def repo(self, did: str) -> Repo | None:
+        """The repo as it stands after the changes staged so far."""
+        return self._repos.get(did)
+
+    def expect(self, did: str) -> Repo:
+        """The repo of a DID that is known to be stored."""
+        return self._repos[did]
+
+    def replace(self, repo: Repo) -> None:
+        """Set a stored repo as it becomes, apart from any event."""
+        self._repos[repo.did] = repo
+
+    def plan(self, event: Event) -> Change:
+        """Decide one event and stage what follows."""
+        repo = self._repos.get(event.did) if event.did is not None else None
+        change = plan(event, repo, self._policy, now=self._now)
+        self.stage(change)
+        return change
+
+    def stage(self, change: Change) -> None:
+        """Take a planned change into this transaction."""
+        applied = self.applied
+        applied.outcomes[change.outcome] += 1
+        if change.failed_check is not None:
+            applied.checks[change.failed_check] += 1
+        if change.dead_letter is not None:
+            self._letters.append(change.dead_letter)
+        repo = change.repo
+        if repo is None:
+            return
+        if repo.id is None:
+            repo = replace(repo, id=insert_repo(self._connection, repo, at=self._at))
+            self._loaded[repo.did] = repo
+            applied.tracked.append(repo.did)
+            applied.is_work_added = True
+        previous = self._repos.get(repo.did)
+        if repo.wanted and (previous is None or repo.wanted != previous.wanted):
+            applied.is_work_added = True
+        self._repos[repo.did] = repo
+        if repo.id is not None:
+            for write in change.writes:
+                self._writes[repo.id, write.path] = RowWrite(repo.did, repo.rev or "", write.record)
+            if change.buffered is not None:
+                self._frames.append((repo.id, change.buffered))
+
+    def flush(self) -> Applied:
+        """Write everything staged; the transaction may then commit."""
+        update_repos(
+            self._connection,
+            (
+                (self._loaded[did], repo)
+                for did, repo in self._repos.items()
+                if repo is not self._loaded[did]
+            ),
+            at=self._at,
+        )
+        self.applied.records += self._records.write(
+            self._connection, self._writes, source=self._source, at=self._at, now=self._now
+        )
+        insert_dead_letters(self._connection, self._letters, now=self._now)
+        if self._frames:
+            self._buffer()
+        return self.applied
+
+    def _buffer(self) -> None:
+        """Keep raw commits for the claim holders, the newest within each repo's byte cap."""
+        self._connection.executemany(
+            "INSERT INTO pending_commit (repo_id, frame) VALUES (?, ?)", self._frames
+        )
+        added: Counter[int] = Counter()
+        for repo_id, frame in self._frames:
+            added[repo_id] += len(frame)
+        for repo_id, size in added.items():
+            total = self._connection.execute(
+                "UPDATE repo SET pending_bytes = pending_bytes + ? WHERE id = ?"
+                " RETURNING pending_bytes",
+                (size, repo_id),
+            ).fetchone()[0]
+            if total > self._pending_bytes_max:
+                self._drop_oldest(repo_id, total)
+
+    def _drop_oldest(self, repo_id: int, total: int) -> None:
+        """Commits lost here leave a hole in the chain: the repo is fetched once more."""
+        frames = self._connection.execute(
+            "SELECT id, length(frame) FROM pending_commit WHERE repo_id = ? ORDER BY id",
+            (repo_id,),
+        ).fetchall()
+        last = 0
+        for identifier, size in frames:
+            if total <= self._pending_bytes_max:
+                break
+            last, total = identifier, total - size
+        self._connection.execute(
+            "DELETE FROM pending_commit WHERE repo_id = ? AND id <= ?", (repo_id, last)
+        )
+        self._connection.execute(
+            "UPDATE repo SET pending_bytes = ?, wanted = wanted | ? WHERE id = ?",
+            (total, Wanted.CONTENT, repo_id),
+        )
+        self.applied.is_work_added = True

@@ -1,0 +1,65 @@
+"""What operators ask of the store: totals, dead letters, whether it answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from indexer.model import DeadLetter, StoreCounts
+from storage.database import Database
+
+
+class StatusStore:
+    """Read-only questions, answered from the tallies that the triggers keep."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def counts(self) -> StoreCounts:
+        """Totals as of the last commit."""
+        totals: dict[str, dict[str, int]] = {}
+        for kind, name, total in await self._database.read("SELECT kind, name, total FROM tally"):
+            totals.setdefault(kind, {})[name] = total
+        return StoreCounts(
+            repos=totals.get("repo_state", {}),
+            accounts=totals.get("account_status", {}),
+            records=totals.get("collection", {}),
+            dead_letters=totals.get("dead_letter", {}),
+        )
+
+    async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
+        """One page, newest first, and the number of all."""
+        rows = await self._database.read(
+            "SELECT id, reason, did, uri, seq, message, retry_count, created_at, last_retry_at"
+            " FROM dead_letter ORDER BY id DESC LIMIT ? OFFSET ?",
+            (limit, offset),
+        )
+        letters = [
+            DeadLetter(
+                id=row[0],
+                reason=row[1],
+                did=row[2],
+                uri=row[3],
+                seq=row[4],
+                message=row[5],
+                retry_count=row[6],
+                created_at=row[7],
+                last_retry_at=row[8],
+            )
+            for row in rows
+        ]
+        total = await self._database.read(
+            "SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'dead_letter'"
+        )
+        return letters, total[0][0]
+
+    async def cursors(self) -> dict[str, tuple[int, float | None]]:
+        """Stream URL -> (last durable seq, time of the newest event)."""
+        rows = await self._database.read("SELECT url, seq, event_at FROM firehose_cursor")
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    async def check(self) -> float:
+        """Seconds that a trivial read took. Raises `LocalFault` or `LocalBusy` when unusable."""
+        started = time.perf_counter()
+        await self._database.read("SELECT 1 FROM tally LIMIT 1")
+        return time.perf_counter() - started

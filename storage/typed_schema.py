@@ -1,0 +1,130 @@
+"""SQL text of the typed tables and views, made from what the record types declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from indexer.records.projection import LABEL_MARK, Count, Labels, RecordType, SearchIndex
+
+GENERATION = "__1"
+"""Suffix of the tables behind the typed views."""
+
+MARK_TABLE = f"""
+CREATE TABLE mark{GENERATION} (
+    record_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    text TEXT,
+    PRIMARY KEY (record_id, name, subject)
+) STRICT, WITHOUT ROWID
+"""
+
+MARK_INDEX = f"CREATE INDEX mark{GENERATION}_subject ON mark{GENERATION} (name, subject)"
+
+
+def create_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[str]:
+    """Statements for all derived tables of one generation."""
+    for kind in types:
+        table = f"{kind.table}{GENERATION}"
+        columns = "".join(f', "{column.name}" {column.type}' for column in kind.columns)
+        yield f'CREATE TABLE "{table}" (record_id INTEGER PRIMARY KEY{columns}) STRICT'
+        for column in kind.columns:
+            if column.is_indexed:
+                yield f'CREATE INDEX "{table}_{column.name}" ON "{table}" ("{column.name}")'
+        for side in kind.side_tables:
+            name = f"{side.name}{GENERATION}"
+            columns = "".join(f', "{column.name}" {column.type}' for column in side.columns)
+            yield (
+                f'CREATE TABLE "{name}" (record_id INTEGER NOT NULL, position INTEGER NOT NULL'
+                f"{columns}, PRIMARY KEY (record_id, position)) STRICT, WITHOUT ROWID"
+            )
+            for side_column in side.columns:
+                if side_column.is_indexed:
+                    yield (
+                        f'CREATE INDEX "{name}_{side_column.name}"'
+                        f' ON "{name}" ("{side_column.name}")'
+                    )
+    yield MARK_TABLE
+    yield MARK_INDEX
+    yield (
+        f'CREATE VIRTUAL TABLE "{search.table}" USING fts5({", ".join(search.columns)},'
+        " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"
+    )
+
+
+def drop_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[str]:
+    """Statements that remove what `create_tables` makes, and the views upon it."""
+    for kind in types:
+        yield f'DROP VIEW IF EXISTS "{kind.table}"'
+        yield f'DROP TABLE IF EXISTS "{kind.table}{GENERATION}"'
+        for side in kind.side_tables:
+            yield f'DROP VIEW IF EXISTS "{side.name}"'
+            yield f'DROP TABLE IF EXISTS "{side.name}{GENERATION}"'
+    yield f"DROP TABLE IF EXISTS mark{GENERATION}"
+    yield f'DROP TABLE IF EXISTS "{search.table}"'
+
+
+def create_views(types: Iterable[RecordType]) -> Iterator[str]:
+    """Statements for the typed views, which show valid records of visible accounts."""
+    for kind in types:
+        yield f'DROP VIEW IF EXISTS "{kind.table}"'
+        yield _view(kind)
+        for side in kind.side_tables:
+            names = "".join(f', side."{column.name}"' for column in side.columns)
+            yield f'DROP VIEW IF EXISTS "{side.name}"'
+            yield (
+                f'CREATE VIEW "{side.name}" AS SELECT {_URI} AS uri, side.position{names}'
+                f' FROM "{side.name}{GENERATION}" AS side'
+                " JOIN record ON record.id = side.record_id"
+                " JOIN repo ON repo.id = record.repo_id WHERE repo.account_status = 'active'"
+            )
+
+
+_URI = "'at://' || repo.did || '/' || record.path"
+
+
+def _view(kind: RecordType) -> str:
+    own = [f'typed."{column.name}"' for column in kind.columns]
+    selected = [
+        "typed.record_id AS rowid",
+        f"{_URI} AS uri",
+        "repo.did AS did",
+        "record.rkey AS rkey",
+        "record.cid AS cid",
+        own[0],
+        "record.indexed_at AS indexed_at",
+        *own[1:],
+    ]
+    if kind.did_column is not None:
+        selected.append(f'repo.did AS "{kind.did_column}"')
+    selected += [_count(count) for count in kind.counts]
+    selected += [_labels(labels) for labels in kind.labels]
+    return (
+        f'CREATE VIEW "{kind.table}" AS SELECT {", ".join(selected)}'
+        f' FROM "{kind.table}{GENERATION}" AS typed'
+        " JOIN record ON record.id = typed.record_id"
+        " JOIN repo ON repo.id = record.repo_id WHERE repo.account_status = 'active'"
+    )
+
+
+def _count(count: Count) -> str:
+    counted = "count(DISTINCT marker.repo_id)" if count.is_per_account else "count(*)"
+    return (
+        f"(SELECT {counted} FROM mark{GENERATION} AS mark"
+        " JOIN record AS marker ON marker.id = mark.record_id"
+        " JOIN repo AS author ON author.id = marker.repo_id"
+        f" WHERE mark.name = '{count.mark}' AND mark.subject = {_URI}"
+        f" AND author.account_status = 'active') AS \"{count.column}\""
+    )
+
+
+def _labels(labels: Labels) -> str:
+    last_part = "replace(own.subject, rtrim(own.subject, replace(own.subject, '/', '')), '')"
+    return (
+        "(SELECT json_group_array(json_object('uri', subject, 'label', label, 'id', id))"
+        f" FROM (SELECT own.subject AS subject, {last_part} AS id,"
+        f" (SELECT named.text FROM mark{GENERATION} AS named"
+        f" WHERE named.name = '{LABEL_MARK}' AND named.subject = own.subject LIMIT 1) AS label"
+        f" FROM mark{GENERATION} AS own WHERE own.record_id = typed.record_id"
+        f" AND own.name = '{labels.mark}' ORDER BY own.text)) AS \"{labels.column}\""
+    )

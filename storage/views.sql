@@ -1,0 +1,61 @@
+-- The surface for readers of the file. Views hide inactive accounts; tables do not.
+
+DROP VIEW IF EXISTS records;
+CREATE VIEW records AS
+SELECT 'at://' || repo.did || '/' || record.path AS uri,
+       repo.did AS did,
+       record.collection AS collection,
+       record.rkey AS rkey,
+       record.cid AS cid,
+       record.rev AS rev,
+       record.value AS value,
+       record.problem IS NULL AS valid,
+       record.source AS source,
+       record.indexed_at AS indexed_at
+FROM record JOIN repo ON repo.id = record.repo_id
+WHERE repo.account_status = 'active';
+
+DROP VIEW IF EXISTS accounts;
+CREATE VIEW accounts AS
+SELECT did,
+       handle,
+       pds_url,
+       account_status AS status,
+       state,
+       rev,
+       data AS data_cid,
+       tracked_since,
+       updated_at
+FROM repo;
+
+DROP VIEW IF EXISTS operations;
+CREATE VIEW operations AS
+SELECT id,
+       type,
+       status,
+       mode,
+       params,
+       strftime('%Y-%m-%dT%H:%M:%fZ', started_at, 'unixepoch') AS started_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', completed_at, 'unixepoch') AS completed_at,
+       started_by,
+       records_processed,
+       total_records,
+       error
+FROM operation;
+
+DROP VIEW IF EXISTS firehose;
+CREATE VIEW firehose AS
+SELECT url, seq AS cursor, updated_at FROM firehose_cursor;
+
+DROP VIEW IF EXISTS dead_letters;
+CREATE VIEW dead_letters AS
+SELECT id,
+       reason,
+       did,
+       uri,
+       seq,
+       message,
+       retry_count,
+       strftime('%Y-%m-%dT%H:%M:%fZ', created_at, 'unixepoch') AS created_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', last_retry_at, 'unixepoch') AS last_retry_at
+FROM dead_letter;

@@ -1,0 +1,115 @@
+"""Results for people and for machines: a table on stdout, `bench-results.json` beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sqlite3
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.bench.benchmark import Figures, Result
+
+COLUMNS = (
+    ("per_s", "per second", "{:,.0f}"),
+    ("seconds", "s", "{:.2f}"),
+    ("cpu_us", "CPU us each", "{:.1f}"),
+    ("cores", "cores", "{:.2f}"),
+    ("rss_mb", "RSS MB", "{:.0f}"),
+    ("rss_more_mb", "RSS MB more", "{:.0f}"),
+    ("p50_ms", "p50 ms", "{:.1f}"),
+    ("p99_ms", "p99 ms", "{:.1f}"),
+)
+
+
+def machine() -> dict[str, object]:
+    """Where the figures were taken, with the time of two fixed pieces of work for comparison."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    started = time.perf_counter()
+    total = 0
+    for number in range(2_000_000):
+        total += number & 7
+    looped = time.perf_counter()
+    block = bytes(1024)
+    for _ in range(100_000):
+        hashlib.sha256(block)
+    hashed = time.perf_counter()
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": sys.version.split()[0],
+        "sqlite": sqlite3.sqlite_version,
+        "load_before": os.getloadavg()[0],
+        "calibration_python_ms": round((looped - started) * 1000, 1),
+        "calibration_sha256_ms": round((hashed - looped) * 1000, 1),
+    }
+
+
+def table(results: Sequence[Result]) -> str:
+    """One line per contender; ours carries the ratio."""
+    lines = [["benchmark", "contender", *(title for _, title, _ in COLUMNS), "spread", "ratio"]]
+    for result in results:
+        for place, contender in enumerate(result.benchmark.contenders):
+            figures = result.median(contender.name)
+            ratio = result.ratio if place == 0 else None
+            lines.append(
+                [
+                    result.benchmark.title if place == 0 else "",
+                    contender.name,
+                    *(_cell(figures, name, shape) for name, _, shape in COLUMNS),
+                    _spread(result, contender.name),
+                    "" if ratio is None else f"{ratio:.1f}x",
+                ]
+            )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(_padded(line, widths)) + " |" for line in lines)
+
+
+def _cell(figures: Figures, name: str, shape: str) -> str:
+    return shape.format(figures[name]) if name in figures else ""
+
+
+def _spread(result: Result, contender: str) -> str:
+    if "per_s" not in result.runs[contender][0]:
+        return ""
+    least, most = result.spread(contender, "per_s")
+    return f"{least:,.0f}-{most:,.0f}"
+
+
+def _padded(line: list[str], widths: list[int]) -> list[str]:
+    left = 2  # columns of words; the others are figures
+    return [
+        cell.ljust(width) if column < left else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ]
+
+
+def write_json(path: Path, results: Sequence[Result], facts: dict[str, object]) -> None:
+    """Everything measured, per round."""
+    document = {
+        **facts,
+        "benchmarks": [
+            {
+                "name": result.benchmark.name,
+                "title": result.benchmark.title,
+                "targets": list(result.benchmark.targets),
+                "ratio": result.ratio,
+                "contenders": {
+                    name: {"median": result.median(name), "rounds": runs}
+                    for name, runs in result.runs.items()
+                },
+            }
+            for result in results
+        ],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")

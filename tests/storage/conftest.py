@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from indexer.model import PreparedRecord
+from indexer.planning import AccountSeen, CommitSeen, Event, EventBatch, Policy, RecordWrite
+from storage.database import Database, open_database
+from storage.live import LiveStore
+from storage.records import ProjectionWrite, RecordTable
+from storage.resyncs import ResyncStore
+from storage.tracked import TrackedRepos
+
+DID = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"
+KEY = "zQ3shokFTS3brHcDQrn82RUDfCZESWL1ZdCEJwekUDPQiYBme"
+POST = "pub.chive.eprint.userTag"
+
+
+class SteppedClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.at = 1_800_000_000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+class NoProjections:
+    """Typed tables are another test's business."""
+
+    def write(self, connection: object, writes: Sequence[ProjectionWrite]) -> None:
+        self.last = writes
+
+
+class World:
+    """A store on a real file, with shortcuts for events."""
+
+    def __init__(self, database: Database, path: Path, clock: SteppedClock) -> None:
+        self.database = database
+        self.path = path
+        self.clock = clock
+        self.tracked = TrackedRepos(database)
+        records = RecordTable(NoProjections())
+        policy = Policy(identity_refresh_s=60.0)
+        shared = {"clock": clock, "pending_bytes_max": 10_000}
+        self.live = LiveStore(database, self.tracked, records, policy, **shared)
+        self.resyncs = ResyncStore(database, self.tracked, records, policy, **shared)
+        self.seq = 0
+
+    async def apply(self, *events: Event):
+        self.seq += 100
+        return await self.live.apply(
+            EventBatch(url="ws://relay", events=events, seq=self.seq, event_at=self.clock.at)
+        )
+
+    async def rows(self, sql: str, *parameters: object):
+        return await self.database.read(sql, parameters)
+
+    async def repo(self, did: str = DID):
+        columns = "state, account_status, rev, data, wanted, claimed, attempts, desyncs"
+        return (await self.rows(f"SELECT {columns} FROM repo WHERE did = ?", did))[0]
+
+
+def commit(
+    rev: str,
+    since: str | None,
+    *writes: RecordWrite,
+    did: str = DID,
+    key: str | None = KEY,
+    prev_data: str | None = "same",
+    **changed: object,
+) -> CommitSeen:
+    """A verified commit whose MST roots are named after its revs."""
+    fields: dict = {
+        "did": did,
+        "seq": 1,
+        "rev": rev,
+        "since": since,
+        "frame": b"frame " + rev.encode(),
+        "data": f"root-{rev}",
+        "prev_data": f"root-{since}" if prev_data == "same" else prev_data,
+        "signing_key": key,
+        "writes": writes,
+        "brings_records": any(write.record for write in writes),
+    }
+    return CommitSeen(**(fields | changed))
+
+
+def put(rkey: str, cid: str, problem: str | None = None) -> RecordWrite:
+    path = f"{POST}/{rkey}"
+    value = None if problem == "float" else f'{{"$type":"{POST}","cid":"{cid}"}}'
+    return RecordWrite(path, PreparedRecord(path, cid, value, problem))
+
+
+def gone(rkey: str) -> RecordWrite:
+    return RecordWrite(f"{POST}/{rkey}", None)
+
+
+def account(*, active: bool, status: str | None, time: float, did: str = DID) -> AccountSeen:
+    return AccountSeen(did=did, seq=1, time=time, active=active, status=status)
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, clock: SteppedClock) -> AsyncIterator[World]:
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        yield World(database, path, clock)
