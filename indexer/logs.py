@@ -19,6 +19,7 @@ import structlog
 from indexer.clock import Clock, SystemClock
 
 REPEATS_PER_MINUTE = 20
+MINUTE_S = 60.0
 EVENTS_REMEMBERED = 1000
 
 PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
@@ -39,7 +40,7 @@ class RepeatLimit:
         key = (str(event.get("event")), str(event.get("reason")))
         now = self._clock.monotonic()
         started, written, held = self._seen.pop(key, (now, 0, 0))
-        if now - started > 60.0:
+        if now - started > MINUTE_S:
             started, written = now, 0
         if written >= REPEATS_PER_MINUTE:
             self._seen[key] = (started, written, held + 1)

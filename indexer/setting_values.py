@@ -8,6 +8,7 @@ would have been allowed, since it becomes the operator's one line.
 from __future__ import annotations
 
 import ipaddress
+import json
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -96,3 +97,8 @@ StreamUrls = Annotated[tuple[StreamUrl, ...], Field(min_length=1), BeforeValidat
 Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_listed)]
 Names = Annotated[tuple[HeaderText, ...], BeforeValidator(_listed)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(_listed)]
+
+
+def to_toml(value: object) -> str:
+    """A truth value, number, text or list of them in TOML: JSON, with DEL escaped as TOML demands."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

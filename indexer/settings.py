@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -42,6 +41,7 @@ from indexer.setting_values import (
     Patterns,
     Port,
     StreamUrls,
+    to_toml,
 )
 
 ENV_PREFIX = "CHIVE_INDEXER_"
@@ -317,7 +317,7 @@ def _known(section: str) -> str:
 
 
 def _shown(name: str, value: object) -> str:
-    """The value for a message that ends up in a journal: without secrets written to wrong places."""
+    """The value as a journal may have it: without secrets that were written to wrong places."""
     text = repr(value)
     if _SECRET_NAME.search(name) or (isinstance(value, dict) and _SECRET_NAME.search(text)):
         return "(not shown)"
@@ -394,6 +394,16 @@ def read_passwords(admin: AdminSettings) -> tuple[str, ...]:
 
 
 def effective(settings: Settings) -> str:
-    """The settings as JSON, for `check-config`. No secret is a setting: files hold them."""
-    values = settings.model_dump(mode="json")
-    return msgspec.json.format(msgspec.json.encode(values), indent=2).decode()
+    """The settings as a file that `load_settings` reads back, for `check-config`.
+
+    What is not set is a comment. No secret is a setting: files hold them, and URLs that carry one
+    are refused.
+    """
+    lines = []
+    for section, keys in settings.model_dump(mode="json").items():
+        lines += ["", f"[{section}]"]
+        lines += [
+            f"# {key} is not set" if value is None else f"{key} = {to_toml(value)}"
+            for key, value in keys.items()
+        ]
+    return "\n".join(lines[1:]) + "\n"

@@ -1,0 +1,85 @@
+"""The command `chive-indexer`: the daemon, and what an operator does beside it.
+
+Owns the words on the terminal and the exit codes; decides nothing about records. Only `run` loads
+the daemon, so that the other commands start fast. Commands return their exit code, and every
+failure is one line on standard error that says what to do next.
+
+Exit codes beyond a command's own: 64 wrong usage, 65 the daemon refused the request, 69 no daemon
+answers, 76 what answers is no daemon of ours, 77 the password is wrong, 78 bad configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from indexer.cli.options import config_option
+from indexer.errors import ConfigurationError
+from indexer.logs import configure_logging
+from indexer.settings import Settings, effective, load_settings, read_passwords
+
+PROGRAM = "chive-indexer"
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=PROGRAM)
+def commands() -> None:
+    """Keep a SQLite index of pub.chive records equal to what their authors signed."""
+
+
+@commands.command()
+@config_option
+def run(config: Path | None) -> int:
+    """Run the daemon until SIGTERM or Ctrl-C.
+
+    Exit codes: 0 clean, 78 bad configuration, 74 storage failure or port in use, 70 bug.
+    """
+    settings = _checked_settings(config)
+    configure_logging(settings.log.format, settings.log.level)
+    from indexer.daemon import run_daemon  # noqa: PLC0415 - seconds that only this command needs
+
+    return run_daemon(settings)
+
+
+@commands.command()
+@config_option
+def check_config(config: Path | None) -> int:
+    """Check the settings and print those in effect, as a file that can be read back."""
+    click.echo(effective(_checked_settings(config)), nl=False)
+    return os.EX_OK
+
+
+def _checked_settings(config: Path | None) -> Settings:
+    """Settings that a daemon can start with, as far as that shows before it starts."""
+    settings = load_settings(config)
+    read_passwords(settings.admin)
+    return settings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    try:
+        # Not standalone: there click ends wrong usage with 2, which says "cancelled" here.
+        code = commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except ConfigurationError as error:
+        click.echo(f"{PROGRAM}: {error}", err=True)
+        return os.EX_CONFIG
+    except click.UsageError as error:
+        error.show()
+        return os.EX_USAGE
+    except click.ClickException as error:
+        click.echo(f"{PROGRAM}: {error.format_message()}", err=True)
+        return error.exit_code
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    return code if isinstance(code, int) else os.EX_OK
