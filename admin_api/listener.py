@@ -56,7 +56,7 @@ async def listen(name: str, bind: str, port: int, answer: Answer) -> AsyncIterat
             keepalive_timeout=IDLE_S,
             lingering_time=LINGER_S,
             auto_decompress=False,
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]  # documented; the annotation lacks None
         )
 
     try:
@@ -84,7 +84,7 @@ class _Connection(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,
+        message: str | None = None,  # noqa: ARG002 - the signature is aiohttp's
     ) -> web.StreamResponse:
         """The answer, after which the connection is closed."""
         if status >= web.HTTPInternalServerError.status_code:

@@ -23,8 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import structlog
-from admin_api.server import AdminSettings, serve_admin, serve_metrics
 
+from admin_api.server import AdminSettings, serve_admin, serve_metrics
 from indexer.clock import Clock, SystemClock
 from indexer.errors import ConfigurationError, LocalFault
 from indexer.ingest.dialing import open_any_socket
@@ -183,6 +183,7 @@ class _Parts:
     status: DaemonStatus
     registry: Registry
     metrics: Metrics
+    clock: Clock
     fault: _Fault
 
 
@@ -242,6 +243,7 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         status=status,
         registry=registry,
         metrics=metrics,
+        clock=clock,
         fault=_Fault(),
     )
 
@@ -355,12 +357,18 @@ async def _listen(settings: Settings, parts: _Parts, stack: AsyncExitStack) -> A
             catalog=parts.registry.catalog,
             backfills=parts.runner,
             status=parts.status,
+            clock=parts.clock,
             metrics=parts.metrics,
             on_fault=parts.fault.notice,
         )
     )
     metrics_port = await stack.enter_async_context(
-        serve_metrics(settings.metrics.bind, settings.metrics.port, metrics=parts.metrics)
+        serve_metrics(
+            settings.metrics.bind,
+            settings.metrics.port,
+            metrics=parts.metrics,
+            on_fault=parts.fault.notice,
+        )
     )
     return Addresses(
         f"http://{_host(admin.bind)}:{admin_port}",

@@ -30,7 +30,7 @@ from indexer.errors import Check
 from indexer.model import AccountStatus, OperationStatus, OperationType, RepoState, Source
 from indexer.planning import Applied
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no annotation here
 
 EVENT_TYPES = ("commit", "sync", "identity", "account", "info", "error", "unknown", "repeated")
 ACTIONS = ("create", "update", "delete")

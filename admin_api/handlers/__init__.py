@@ -1,0 +1,1 @@
+"""The code behind each XRPC method: a module a subject, each giving NSID -> handler."""

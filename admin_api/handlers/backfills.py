@@ -1,0 +1,120 @@
+"""Methods that start, watch and cancel operations.
+
+The lexicon has already accepted parameters and body when a handler runs; what only the operation
+type can judge is refused by the runner, before anything has started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from admin_api.xrpc import Call, Handler
+from indexer.clock import Clock
+from indexer.errors import RequestRefused
+from indexer.model import Json, Operation, OperationStatus, utc_text
+from indexer.ports import Backfills
+
+LISTED_MAX = 100
+"""Operations in one answer, the newest."""
+
+
+def backfill_handlers(backfills: Backfills, *, clock: Clock) -> Mapping[str, Handler]:
+    """NSID -> handler."""
+
+    async def trigger(call: Call) -> Json:
+        params = {name: value for name, value in call.input.items() if name != "type"}
+        operation = await backfills.start(
+            str(call.input["type"]), params, started_by=call.actor.did
+        )
+        return {"operation": operation_json(operation, now=clock.now())}
+
+    async def cancel(call: Call) -> Json:
+        identifier = str(call.input["id"])
+        success = await backfills.cancel(identifier)
+        operation = await _operation(backfills, identifier)
+        return {"success": success, "id": identifier, "status": operation.status.value}
+
+    async def status(call: Call) -> Json:
+        if (identifier := call.params.get("id")) is not None:
+            operation = await _operation(backfills, str(identifier))
+            return {"operation": operation_json(operation, now=clock.now())}
+        wanted = call.params.get("status")
+        listed = await backfills.list(
+            status=None if wanted is None else _status(str(wanted)), limit=LISTED_MAX
+        )
+        return {"operations": [operation_json(each, now=clock.now()) for each in listed]}
+
+    async def history(_: Call) -> Json:
+        listed = await backfills.list(limit=LISTED_MAX)
+        ended = [each for each in listed if each.status is not OperationStatus.RUNNING]
+        return {"operations": [operation_json(each, now=clock.now()) for each in ended]}
+
+    return {
+        "pub.chive.admin.triggerBackfill": trigger,
+        "pub.chive.admin.cancelBackfill": cancel,
+        "pub.chive.admin.getBackfillStatus": status,
+        "pub.chive.admin.getBackfillHistory": history,
+    }
+
+
+async def _operation(backfills: Backfills, identifier: str) -> Operation:
+    operation = await backfills.get(identifier)
+    if operation is None:
+        raise RequestRefused("InvalidRequest", f"parameter id: no operation {identifier[:100]}")
+    return operation
+
+
+def _status(text: str) -> OperationStatus:
+    try:
+        return OperationStatus(text)
+    except ValueError:
+        known = ", ".join(OperationStatus)
+        raise RequestRefused(
+            "InvalidRequest", f"parameter status: {text[:100]!r} is none of {known}"
+        ) from None
+
+
+def operation_json(operation: Operation, *, now: float) -> Json:
+    """An operation as the lexicon has it; `now` in unix seconds. What is unknown is left out."""
+    value: dict[str, Json] = {
+        "id": operation.id,
+        "type": operation.type.value,
+        "status": operation.status.value,
+        "startedAt": utc_text(operation.started_at),
+        "recordsProcessed": operation.records_processed,
+        "mode": operation.mode,
+        "phase": operation.phase,
+        "unit": operation.unit,
+        "unitsProcessed": operation.units_processed,
+        "cancelRequested": operation.cancel_requested,
+        "outcomes": [
+            {"name": name, "units": units} for name, units in sorted(operation.outcomes.items())
+        ],
+    }
+    known: dict[str, Json] = {
+        "completedAt": None if operation.completed_at is None else utc_text(operation.completed_at),
+        "totalRecords": operation.total_records,
+        "totalUnits": operation.total_units,
+        "error": operation.error,
+        "startedBy": operation.started_by,
+        **_progress(operation, now),
+    }
+    value.update({name: each for name, each in known.items() if each is not None})
+    return value
+
+
+def _progress(operation: Operation, now: float) -> dict[str, Json]:
+    """Percent, units a minute and the expected end, as far as they follow from the counts."""
+    done, total = operation.units_processed, operation.total_units
+    ended_at = now if operation.completed_at is None else operation.completed_at
+    elapsed_s = ended_at - operation.started_at
+    is_running = operation.status is OperationStatus.RUNNING
+    return {
+        "progress": min(100 * done // total, 100) if total else None,
+        "rate": round(done * 60 / elapsed_s) if elapsed_s > 0 else None,
+        "eta": (
+            utc_text(now + (total - done) * elapsed_s / done)
+            if is_running and total is not None and 0 < done <= total
+            else None
+        ),
+    }

@@ -1,0 +1,155 @@
+"""The two listeners: admin (XRPC, health, readiness) and metrics.
+
+Owns which path leads where and who needs a credential: XRPC methods do, the answers that service
+managers and scrapers poll do not, and tell nothing that a stranger could use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from aiohttp import web
+
+from admin_api.auth import BasicAuth, BrowserGuard, ClientAddresses
+from admin_api.handlers.backfills import backfill_handlers
+from admin_api.handlers.status import status_handlers
+from admin_api.listener import listen
+from admin_api.xrpc import (
+    PREFIX,
+    Dispatcher,
+    OnFault,
+    error_response,
+    json_response,
+    unavailable,
+)
+from indexer.clock import Clock
+from indexer.errors import LocalBusy, LocalFault
+from indexer.metrics import Metrics
+from indexer.model import Json
+from indexer.ports import Backfills, Status
+from indexer.protocol.lexicon import LexiconCatalog
+
+READ_METHODS = frozenset({"GET", "HEAD"})
+HEALTH_PATH = "/xrpc/_health"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminSettings:
+    """What the admin listener needs of the settings."""
+
+    bind: str
+    port: int
+    hosts: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
+    passwords: tuple[str, ...]
+
+
+@asynccontextmanager
+async def serve_admin(
+    settings: AdminSettings,
+    *,
+    catalog: LexiconCatalog,
+    backfills: Backfills,
+    status: Status,
+    clock: Clock,
+    metrics: Metrics,
+    on_fault: OnFault,
+) -> AsyncIterator[int]:
+    """Serve XRPC and health until the block ends; gives the bound port.
+
+    Raises `LocalFault` where the address cannot be bound.
+    """
+    dispatcher = Dispatcher(
+        {
+            **backfill_handlers(backfills, clock=clock),
+            **status_handlers(status, clock=clock),
+        },
+        catalog=catalog,
+        auth=BasicAuth(
+            settings.passwords,
+            addresses=ClientAddresses(settings.trusted_proxies),
+            clock=clock,
+            metrics=metrics,
+        ),
+        guard=BrowserGuard(settings.bind, settings.hosts),
+        metrics=metrics,
+        on_fault=on_fault,
+    )
+
+    async def answer(request: web.BaseRequest, path: str, query: str) -> web.Response:
+        if path == HEALTH_PATH:
+            return _read_only(request) or await _health(status, on_fault)
+        if path.startswith(PREFIX):
+            return await dispatcher.answer(request, path, query)
+        if path == "/livez":
+            return _read_only(request) or json_response(200, {"status": "alive"})
+        if path == "/readyz":
+            return _read_only(request) or await _readiness(status, on_fault)
+        return error_response(404, "NotFound", "nothing is served under this path")
+
+    async with listen("admin", settings.bind, settings.port, answer) as port:
+        yield port
+
+
+@asynccontextmanager
+async def serve_metrics(
+    bind: str, port: int, *, metrics: Metrics, on_fault: OnFault
+) -> AsyncIterator[int]:
+    """Serve /metrics until the block ends; gives the bound port.
+
+    Raises `LocalFault` where the address cannot be bound.
+    """
+
+    async def answer(request: web.BaseRequest, path: str, _: str) -> web.Response:
+        if path == "/livez":
+            return _read_only(request) or json_response(200, {"status": "alive"})
+        if path == "/metrics":
+            return _read_only(request) or await _exposition(request, metrics, on_fault)
+        return error_response(404, "NotFound", "metrics are under /metrics")
+
+    async with listen("metrics", bind, port, answer) as bound:
+        yield bound
+
+
+def _read_only(request: web.BaseRequest) -> web.Response | None:
+    """The refusal of a request that is not a plain read; None for one that is."""
+    if request.method in READ_METHODS:
+        return None
+    return error_response(405, "InvalidRequest", "use GET")
+
+
+async def _health(status: Status, on_fault: OnFault) -> web.Response:
+    body: dict[str, Json] = {"version": version("chive-indexer")}
+    try:
+        await status.check_store()
+    except (LocalBusy, LocalFault) as error:
+        if isinstance(error, LocalFault):
+            on_fault(error)
+        return json_response(503, body | {"error": str(error)})
+    return json_response(200, body)
+
+
+async def _readiness(status: Status, on_fault: OnFault) -> web.Response:
+    """Every component with the reason why it is not ready, or null; 200 when all are."""
+    try:
+        components = dict(await status.readiness())
+    except (LocalBusy, LocalFault) as error:
+        return unavailable(error, on_fault)
+    is_ready = not any(components.values())
+    value: dict[str, Json] = {"ready": is_ready, "components": dict(components)}
+    return json_response(200 if is_ready else 503, value)
+
+
+async def _exposition(
+    request: web.BaseRequest, metrics: Metrics, on_fault: OnFault
+) -> web.Response:
+    try:
+        body, content_type = await metrics.expose(request.headers.get("Accept"))
+    except (LocalBusy, LocalFault) as error:
+        return unavailable(error, on_fault)
+    return web.Response(
+        body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"}
+    )
