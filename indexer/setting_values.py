@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ from indexer.protocol.syntax import is_nsid, parse_did
 
 HEADER_CHARS_MAX = 200
 """Longest text that goes into a header of ours."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""How Python holds bytes of a variable that are not UTF-8."""
 
 
 def _did(value: str) -> str:
@@ -67,8 +71,9 @@ def _address(value: str) -> str:
 
 
 def _file(value: Path) -> Path:
-    if value == Path() or "\0" in str(value):
-        raise ValueError("must be a path")
+    text = str(value)
+    if value == Path() or "\0" in text or _SURROGATE.search(text):
+        raise ValueError("must be a path in UTF-8")
     return value
 
 
@@ -100,5 +105,5 @@ Addresses = Annotated[tuple[Address, ...], BeforeValidator(_listed)]
 
 
 def to_toml(value: object) -> str:
-    """A truth value, number, text or list of them in TOML: JSON, with DEL escaped as TOML demands."""
+    """A plain value or a list of them in TOML, which is JSON with DEL escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -13,15 +13,21 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -29,7 +35,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from indexer.errors import ConfigurationError
+from indexer.setting_refusals import first_problem, refusal, shown
 from indexer.setting_values import (
     Address,
     Addresses,
@@ -50,20 +56,7 @@ CLIENT_VARIABLES = frozenset({"CHIVE_INDEXER_ADMIN_PASSWORD_FILE", "CHIVE_INDEXE
 
 CREDENTIAL_NAME = "admin-password"
 PASSWORD_CHARS_MIN = 12
-
-VALUE_CHARS_MAX = 200
-"""Longest part of a refused value that an error message repeats."""
-
-ALLOWED_TEXTS = {
-    "model_type": "must be a table of settings",
-    "path_type": "must be a path",
-    "too_short": "must have at least one entry",
-    "tuple_type": "must be a list",
-}
-"""Kinds of refusal for which pydantic speaks of Python instead of TOML."""
-
-_SECRET_NAME = re.compile("password|secret|token|credential", re.IGNORECASE)
-_URL_USER = re.compile(r"//[^/@\s]*@")
+PASSWORD_FILE_CHARS_MAX = 65_536
 
 
 class Section(BaseModel):
@@ -72,6 +65,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_a_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        """Python takes true for 1; an operator who writes it means something else."""
+        is_truth = cls.model_fields[info.field_name or ""].annotation is bool
+        if isinstance(value, bool) and not is_truth:
+            raise ValueError("must not be true or false")
+        return value
 
 
 class StorageSettings(Section):
@@ -269,6 +271,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     """
     environment = os.environ if environment is None else environment
     values = _read(path) if path is not None else {}
+    _refuse_unknown_keys(values)
     _refuse_unknown_variables(environment)
     _apply_service_manager(values, environment)
     for section, keys in _Environment(environment)().items():
@@ -277,16 +280,29 @@ def load_settings(path: Path | None, environment: Mapping[str, str] | None = Non
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(_one_line(error)) from error
+        raise refusal(first_problem(error)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigurationError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--config {path}: is not valid TOML: {error}") from error
+        raise refusal(f"--config {path}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise refusal(f"--config {path}: is nested too deeply") from error
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
+        raise refusal(f"--config {path}: is not valid TOML: {error}") from error
+
+
+def _refuse_unknown_keys(values: Mapping[str, object]) -> None:
+    """Before sections become arguments of `Settings`, some of which steer pydantic-settings."""
+    for section, keys in values.items():
+        if section not in Settings.model_fields:
+            raise refusal(f"{section} = {shown(section, keys)}: unknown setting; {_known(section)}")
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            if key not in _keys(section):
+                name = f"{section}.{key}"
+                raise refusal(f"{name} = {shown(name, value)}: unknown setting; {_known(section)}")
 
 
 def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
@@ -295,8 +311,8 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
             continue
         section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
         if key not in _keys(section):
-            raise ConfigurationError(
-                f"{name} = {_shown(name, value)}: unknown setting; the form is"
+            raise refusal(
+                f"{name} = {shown(name, value)}: unknown setting; the form is"
                 f" {ENV_PREFIX}<SECTION>__<KEY>, and {_known(section)}"
             )
 
@@ -316,14 +332,6 @@ def _known(section: str) -> str:
     return f"the sections are {', '.join(Settings.model_fields)}"
 
 
-def _shown(name: str, value: object) -> str:
-    """The value as a journal may have it: without secrets that were written to wrong places."""
-    text = repr(value)
-    if _SECRET_NAME.search(name) or (isinstance(value, dict) and _SECRET_NAME.search(text)):
-        return "(not shown)"
-    return _URL_USER.sub("//(not shown)@", text)[:VALUE_CHARS_MAX]
-
-
 def _apply_service_manager(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     """What systemd provides outweighs built-in defaults, not what the operator wrote."""
     if state := environment.get("STATE_DIRECTORY"):
@@ -337,58 +345,31 @@ def _apply_service_manager(values: dict[str, Any], environment: Mapping[str, str
             admin.setdefault("password_file", str(file))
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first refused key, its value, and all that would have been allowed for it."""
-    details = error.errors(include_url=False)
-    first = details[0]
-    key = _key(first)
-    if first["type"] == "extra_forbidden":
-        section = key.partition(".")[0]
-        return f"{key} = {_shown(key, first['input'])}: unknown setting; {_known(section)}"
-    allowed = " or ".join(dict.fromkeys(_allowed(d) for d in details if _key(d) == key))
-    return f"{key} = {_shown(key, first['input'])}: {allowed}" if key else allowed
-
-
-def _key(detail: ErrorDetails) -> str:
-    """`section.key`, with the index of a list's entry; what pydantic adds for unions is left out.
-
-    ("firehose", "start", "constrained-int") -> "firehose.start"
-    ("scope", "collections", 1) -> "scope.collections[1]"
-    """
-    place = detail["loc"]
-    entry = "".join(f"[{part}]" for part in place[2:3] if isinstance(part, int))
-    return ".".join(str(part) for part in place[:2]) + entry
-
-
-def _allowed(detail: ErrorDetails) -> str:
-    if detail["type"] in ALLOWED_TEXTS:
-        return ALLOWED_TEXTS[detail["type"]]
-    message = detail["msg"].removeprefix("Value error, ")
-    return message.replace("Input should be", "must be", 1)
-
-
 def read_passwords(admin: AdminSettings) -> tuple[str, ...]:
-    """The valid admin passwords, none when no file is set.
+    """The valid admin passwords, none when no file is set. Raises as `read_password_file`."""
+    path = admin.password_file
+    return () if path is None else read_password_file(path, f"admin.password_file = {str(path)!r}")
+
+
+def read_password_file(path: Path, name: str) -> tuple[str, ...]:
+    """The passwords in a file, one a line; `name` is how the operator gave it.
 
     Raises `ConfigurationError` for a missing, empty or world-readable file, or a short password.
     """
-    path = admin.password_file
-    if path is None:
-        return ()
-    key = f"admin.password_file = {str(path)!r}"
     try:
-        mode = path.stat().st_mode
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            lines = file.read(PASSWORD_FILE_CHARS_MAX).splitlines()
     except OSError as error:
-        raise ConfigurationError(f"{key}: cannot be read: {error.strerror}") from error
+        raise refusal(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{key}: must be UTF-8 text") from error
+        raise refusal(f"{name}: must be UTF-8 text") from error
     if mode & 0o007:
-        raise ConfigurationError(f"{key}: must not be open to others; use chmod 600")
+        raise refusal(f"{name}: must not be open to others; use chmod 600")
     passwords = tuple(line.strip() for line in lines if line.strip())
     if not passwords or min(map(len, passwords)) < PASSWORD_CHARS_MIN:
-        raise ConfigurationError(
-            f"{key}: must hold at least one line, each of {PASSWORD_CHARS_MIN} characters or more"
+        raise refusal(
+            f"{name}: must hold at least one line, each of {PASSWORD_CHARS_MIN} characters or more"
         )
     return passwords
 
