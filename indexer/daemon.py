@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import signal
 import traceback
 import uuid
@@ -20,13 +19,13 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 
 from admin_api.server import AdminSettings, serve_admin, serve_metrics
 from indexer.clock import Clock, SystemClock
 from indexer.errors import ConfigurationError, LocalFault
+from indexer.gauges import install_gauges, measure_loop_lag
 from indexer.ingest.dialing import open_any_socket
 from indexer.ingest.firehose import Firehose, FirehoseSettings
 from indexer.ingest.live import LiveIngest
@@ -66,7 +65,9 @@ EXIT_BUG = 70
 EXIT_STORAGE = 74
 EXIT_CONFIGURATION = 78
 EXIT_FORCED = 130
-LAG_SAMPLE_S = 0.5
+SILENCE_S = 10.0
+"""A connected stream that brings nothing for this long has nothing older to tell."""
+
 STOP_S = 8.0
 """Time for what was received to be committed after a signal, within the 10 s promised."""
 
@@ -141,7 +142,7 @@ async def run_daemon_until(
             background = [
                 group.create_task(parts.resyncer.run(), name="resync"),
                 group.create_task(parts.runner.run(), name="operations"),
-                group.create_task(_measure_loop_lag(parts.metrics), name="loop-lag"),
+                group.create_task(measure_loop_lag(parts.metrics), name="loop-lag"),
             ]
             await parts.runner.ready()
             addresses = await _listen(settings, parts, stack)
@@ -223,7 +224,13 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
     await resync_store.give_back_all()
     hosts = await _network(settings, world, metrics, stack)
     firehose, live, resyncer = _ingest(
-        settings, world, metrics, verifier, live_store, resync_store, hosts
+        settings,
+        world,
+        metrics=metrics,
+        verifier=verifier,
+        live_store=live_store,
+        resync_store=resync_store,
+        hosts=hosts,
     )
     runner = Runner(
         OperationStore(database, clock=clock),
@@ -235,7 +242,7 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
     )
     status_store = StatusStore(database)
     status = DaemonStatus(status_store, firehose, busy_reason=lambda: live.busy_reason, clock=clock)
-    metrics.on_scrape(partial(_refresh_gauges, metrics, status, runner, settings.storage.path))
+    install_gauges(metrics, status, runner.running, settings.storage.path)
     return _Parts(
         live=live,
         resyncer=resyncer,
@@ -287,6 +294,7 @@ async def _network(
 def _ingest(
     settings: Settings,
     world: World,
+    *,
     metrics: Metrics,
     verifier: Verifier,
     live_store: LiveStore,
@@ -321,6 +329,15 @@ def _ingest(
         check_url=partial(check_url, allow_private=allow_private),
         open_socket=open_any_socket if allow_private else open_public_socket,
     )
+
+    def stream_at() -> float | None:
+        """How far the stream has come, unix seconds: to the present once it has fallen silent."""
+        heard_at = max(firehose.connected_since or 0.0, firehose.last_received_at or 0.0)
+        now = world.clock.now()
+        if firehose.is_connected and now - heard_at > SILENCE_S:
+            return now
+        return live.stream_at
+
     resyncer = Resyncer(
         resync_store,
         resync_store,
@@ -330,7 +347,7 @@ def _ingest(
         clock=world.clock,
         rng=world.rng,
         metrics=metrics,
-        stream_at=lambda: live.stream_at,
+        stream_at=stream_at,
     )
     live = LiveIngest(
         firehose,
@@ -374,43 +391,6 @@ async def _listen(settings: Settings, parts: _Parts, stack: AsyncExitStack) -> A
         f"http://{_host(admin.bind)}:{admin_port}",
         f"http://{_host(settings.metrics.bind)}:{metrics_port}/metrics",
     )
-
-
-async def _refresh_gauges(
-    metrics: Metrics, status: DaemonStatus, runner: Runner, path: Path
-) -> None:
-    """Bring gauges that are read, not counted, to what is true now."""
-    counts = await status.counts()
-    metrics.set_gauges(metrics.repos, counts.repos)
-    metrics.set_gauges(metrics.accounts, counts.accounts)
-    metrics.set_gauges(metrics.dead_letters, counts.dead_letters)
-    records: dict[str, int] = {}
-    for collection, total in counts.records.items():
-        label = metrics.collection_label(collection)
-        records[label] = records.get(label, 0) + total
-    metrics.set_gauges(metrics.records_indexed, records)
-    metrics.set_gauges(
-        metrics.backfill_running, {str(kind): total for kind, total in runner.running().items()}
-    )
-    firehose = await status.firehose()
-    metrics.firehose_connected.set(firehose.connected)
-    metrics.firehose_paused.set(firehose.paused)
-    if firehose.cursor is not None:
-        metrics.firehose_cursor_seq.set(firehose.cursor)
-    if firehose.last_event_at is not None:
-        metrics.firehose_last_event_timestamp_seconds.set(firehose.last_event_at)
-    metrics.sqlite_db_bytes.set(path.stat().st_size)
-    wal = path.with_name(path.name + "-wal")
-    metrics.sqlite_wal_bytes.set(wal.stat().st_size if wal.exists() else 0)
-    metrics.data_dir_free_bytes.set(shutil.disk_usage(path.parent).free)
-
-
-async def _measure_loop_lag(metrics: Metrics) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + LAG_SAMPLE_S
-        await asyncio.sleep(LAG_SAMPLE_S)
-        metrics.event_loop_lag_seconds.set(max(loop.time() - due, 0.0))
 
 
 def _user_agent(settings: Settings) -> str:

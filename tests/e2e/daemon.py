@@ -29,6 +29,10 @@ class ShiftedClock:
     def __init__(self, start: float) -> None:
         self._offset = start - time.time()
 
+    def advance(self, by_s: float) -> None:
+        """Let wall time jump ahead."""
+        self._offset += by_s
+
     def now(self) -> float:
         return time.time() + self._offset
 

@@ -1,0 +1,91 @@
+"""Gauges that are read rather than counted: brought up to date for every scrape.
+
+They are true after a restart too, because they come from the file and not from what this process
+has seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from indexer.metrics import Metrics
+from indexer.model import OperationType
+from indexer.ports import Status
+
+LAG_SAMPLE_S = 0.5
+
+
+def install_gauges(
+    metrics: Metrics,
+    status: Status,
+    running: Callable[[], Mapping[OperationType, int]],
+    database: Path,
+) -> None:
+    """Have the gauges of `metrics` refreshed from the daemon's condition before every exposition.
+
+    `running` gives the number of operations of each type that run or wait. The refresh raises
+    `LocalBusy` or `LocalFault` when the store does not answer.
+    """
+
+    async def refresh() -> None:
+        await _refresh_totals(metrics, status)
+        await _refresh_stream(metrics, status)
+        metrics.set_gauges(
+            metrics.backfill_running, {str(kind): total for kind, total in running().items()}
+        )
+        sizes = await asyncio.to_thread(partial(_measure, database))
+        metrics.sqlite_db_bytes.set(sizes.database_bytes)
+        metrics.sqlite_wal_bytes.set(sizes.wal_bytes)
+        metrics.data_dir_free_bytes.set(sizes.free_bytes)
+
+    metrics.on_scrape(refresh)
+
+
+async def measure_loop_lag(metrics: Metrics) -> None:
+    """Keep saying how late the event loop runs a timer, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_SAMPLE_S
+        await asyncio.sleep(LAG_SAMPLE_S)
+        metrics.event_loop_lag_seconds.set(max(loop.time() - due, 0.0))
+
+
+async def _refresh_totals(metrics: Metrics, status: Status) -> None:
+    counts = await status.counts()
+    metrics.set_gauges(metrics.repos, counts.repos)
+    metrics.set_gauges(metrics.accounts, counts.accounts)
+    metrics.set_gauges(metrics.dead_letters, counts.dead_letters)
+    records: Counter[str] = Counter()
+    for collection, total in counts.records.items():
+        records[metrics.collection_label(collection)] += total
+    metrics.set_gauges(metrics.records_indexed, records)
+
+
+async def _refresh_stream(metrics: Metrics, status: Status) -> None:
+    stream = await status.firehose()
+    if stream.cursor is not None:
+        metrics.firehose_cursor_seq.set(stream.cursor)
+    if stream.last_event_at is not None:
+        metrics.firehose_last_event_timestamp_seconds.set(stream.last_event_at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    database_bytes: int
+    wal_bytes: int
+    free_bytes: int
+
+
+def _measure(database: Path) -> _Sizes:
+    wal = database.with_name(database.name + "-wal")
+    return _Sizes(
+        database.stat().st_size,
+        wal.stat().st_size if wal.exists() else 0,
+        shutil.disk_usage(database.parent).free,
+    )
