@@ -245,14 +245,19 @@ class Resyncer:
             return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
         if self._is_current(claim.repo, status.rev):
             return await self._finish(claim, None, key, is_confirmed=True)
-        if (
-            claim.repo.state is RepoState.ACTIVE
-            and not is_operator
-            and self._may_yet_come(status.rev)
-        ):
-            later = self._clock.now() + STREAM_GRACE_S
-            return await self._finish(claim, None, key, is_confirmed=True, look_again_at=later)
+        if claim.repo.state is RepoState.ACTIVE and not is_operator:
+            later = await self._worth_waiting_until(claim, status.rev)
+            if later is not None:
+                return await self._finish(claim, None, key, is_confirmed=True, look_again_at=later)
         return await self._fetch(claim, document.pds_url, key, status.rev)
+
+    async def _worth_waiting_until(self, claim: Claim, host_rev: str | None) -> float | None:
+        """Unix seconds at which to compare again, where a fetch may be spared; None: fetch now."""
+        if await self._rows.load_pending(claim, 0):
+            return self._clock.now()  # the host's commit may be a buffered one: replay them first
+        if self._may_yet_come(host_rev):
+            return self._clock.now() + STREAM_GRACE_S
+        return None
 
     def _may_yet_come(self, host_rev: str | None) -> bool:
         """Whether the live stream, which may lag, could still bring the host's newest commit.
