@@ -48,7 +48,8 @@ def _url(value: str, schemes: tuple[str, str]) -> str:
     return value.rstrip("/")
 
 
-def _origin(value: str) -> str:
+def parse_origin(value: str) -> str:
+    """An http(s) URL without trailing slashes. Raises `ValueError`, saying what is allowed."""
     return _url(value, ("https", "http"))
 
 
@@ -89,7 +90,7 @@ def _listed(value: object) -> object:
 
 
 DidText = Annotated[str, AfterValidator(_did)]
-Origin = Annotated[str, AfterValidator(_origin)]
+Origin = Annotated[str, AfterValidator(parse_origin)]
 StreamUrl = Annotated[str, AfterValidator(_stream)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Address = Annotated[str, AfterValidator(_address)]

@@ -5,26 +5,27 @@ the daemon, so that the other commands start fast. Commands return their exit co
 failure is one line on standard error that says what to do next.
 
 Exit codes beyond a command's own: 64 wrong usage, 65 the daemon refused the request, 69 no daemon
-answers, 76 what answers is no daemon of ours, 77 the password is wrong, 78 bad configuration.
+answers, 76 what answers is no daemon of ours, 77 the password is wrong, 78 bad configuration,
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from indexer.cli.operations import EXIT_INTERRUPTED, backfill, cancel, operations
 from indexer.cli.options import config_option
+from indexer.cli.status import status
 from indexer.errors import ConfigurationError
 from indexer.logs import configure_logging
 from indexer.settings import Settings, effective, load_settings, read_passwords
 
 PROGRAM = "chive-indexer"
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,6 +61,10 @@ def _checked_settings(config: Path | None) -> Settings:
     settings = load_settings(config)
     read_passwords(settings.admin)
     return settings
+
+
+for _command in (status, backfill, operations, cancel):
+    commands.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
