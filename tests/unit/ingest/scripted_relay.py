@@ -146,22 +146,27 @@ class ScriptedRelay:
         self.url = f"ws://127.0.0.1:{self.port}"
 
     async def __aenter__(self):
-        self._tasks = [asyncio.create_task(self._accept())]
+        self._tasks: list[asyncio.Task[None]] = []
+        # Not a task in sock_accept: cancelled at the wrong moment it loses what it has accepted.
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
         return self
 
     async def __aexit__(self, *exc_info):
+        asyncio.get_running_loop().remove_reader(self._listener)
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for peer in self.peers:
+            peer.sock.close()  # of a task that was cancelled before its first step
         self._listener.close()
         if exc_info[0] is None:
             for result in results:
                 if isinstance(result, Exception):
                     raise result
 
-    async def _accept(self) -> None:
-        while True:
-            sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+    def _accept(self) -> None:
+        with suppress(BlockingIOError):  # whoever came has gone again
+            sock, _ = self._listener.accept()
             sock.setblocking(False)
             script = self._scripts[min(len(self.peers), len(self._scripts) - 1)]
             self.peers.append(Peer(sock))

@@ -406,13 +406,18 @@ async def test_a_quiet_peer_that_answers_pings_is_kept():
 
 
 async def drip(script, clock, *, step_s, **settings):
-    """Advance `step_s` with every byte that arrives until the end; returns (reason, seconds)."""
+    """Advance `step_s` with every byte that arrives until the end; returns (reason, seconds).
+
+    The deadlines are looked at after each step, however slow the machine is.
+    """
     async with connected(script, clock, **settings) as (websocket, _):
         clock.elapsed, seen = 0.0, 0
         while websocket.end is None:
             await until(lambda: websocket.bytes_received > seen or websocket.end)  # noqa: B023
             seen = websocket.bytes_received
             clock.advance(step_s)
+            tick = websocket._tick_timer
+            await until(lambda: websocket._tick_timer is not tick or websocket.end)  # noqa: B023
         assert await drain(websocket) == []
         return websocket.end.reason, clock.elapsed
 
