@@ -1,8 +1,8 @@
 """CAR archives of version 1, whole or as a stream, with every block's hash checked on arrival.
 
 An archive is a header `{version: 1, roots: [CID]}` and sections `length, CID, block`, in any
-order. Duplicates and blocks that nobody refers to are legal, within a bound. Hashes other than
-SHA-256 cannot be checked and are refused.
+order. Duplicates and blocks that nobody refers to are legal, within a bound. A block under a hash
+function other than SHA-256 cannot be checked: it is left out, as if the archive did not hold it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.cbor import Link, decode_block
-from indexer.protocol.cid import SHA256_CID_BYTES
+from indexer.protocol.cid import CID_BYTES_MAX, DAG_CBOR_SHA256, RAW_SHA256, SHA256_CID_BYTES
 
 BLOCKS_MAX = 50_000
 """Blocks of one archive that is held in memory; a commit has some dozens."""
@@ -22,7 +22,8 @@ BLOCK_BYTES_MAX = 2 * 1024 * 1024
 VARINT_BYTES_MAX = 9
 ROOTS_MAX = 16
 
-_SHA256_V1 = (b"\x01\x71\x12\x20", b"\x01\x55\x12\x20")
+_SHA256_V1 = (DAG_CBOR_SHA256, RAW_SHA256)
+_SHA256_CODE = 0x12
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,15 @@ def parse_car(data: bytes, *, blocks_max: int = BLOCKS_MAX) -> Car:
         else:
             length, offset = _varint(data, offset)
         end = offset + length
-        if length <= SHA256_CID_BYTES or end > size:
+        if length == 0 or end > size:
             raise InvalidUpstream(Check.CAR, f"section of {length} bytes at {offset}")
         cid = data[offset : offset + SHA256_CID_BYTES]
         block = data[offset + SHA256_CID_BYTES : end]
-        if cid[:4] not in _SHA256_V1 or sha256(block).digest() != cid[4:]:
-            cid, block = _unusual(data[offset:end])
-        blocks[cid] = block
+        if cid[:4] in _SHA256_V1 and sha256(block).digest() == cid[4:]:
+            blocks[cid] = block
+        elif (unusual := _unusual(data[offset:end])) is not None:
+            cid, block = unusual
+            blocks[cid] = block
         offset = end
         count += 1
         if count > blocks_max:
@@ -89,8 +92,10 @@ class CarStream:
             if self.roots is None:
                 self.roots = _roots(section)
             else:
-                cid, block = _checked(section)
-                found.append((cid, block, self._consumed + end - len(block)))
+                checked = _checked(section)
+                if checked is not None:
+                    cid, block = checked
+                    found.append((cid, block, self._consumed + end - len(block)))
             offset = end
         del buffer[:offset]
         self._consumed += offset
@@ -116,8 +121,10 @@ class CarStream:
             if byte < 0x80:
                 break
             shift += 7
-            if start - offset >= VARINT_BYTES_MAX:
+            if shift >= 7 * VARINT_BYTES_MAX:
                 raise InvalidUpstream(Check.CAR, "varint too long")
+        if byte == 0 and shift:
+            raise InvalidUpstream(Check.CAR, "varint not minimal")
         limit = HEADER_BYTES_MAX if self.roots is None else self._block_bytes_max
         if length == 0:
             raise InvalidUpstream(Check.CAR, "empty section")
@@ -138,7 +145,8 @@ def _roots(header: bytes) -> tuple[bytes, ...]:
         value = decode_block(header)
     except InvalidUpstream as error:
         raise InvalidUpstream(Check.CAR, f"header: {error.detail}") from error
-    if not isinstance(value, dict) or value.get("version") != 1:
+    version = value.get("version") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or type(version) is not int or version != 1:
         raise InvalidUpstream(Check.CAR, "header is not of version 1")
     roots = value.get("roots")
     if not isinstance(roots, list) or len(roots) > ROOTS_MAX:
@@ -148,23 +156,31 @@ def _roots(header: bytes) -> tuple[bytes, ...]:
     return tuple(bytes(root) for root in roots)
 
 
-def _checked(section: bytes) -> tuple[bytes, bytes]:
+def _checked(section: bytes) -> tuple[bytes, bytes] | None:
     cid, block = section[:SHA256_CID_BYTES], section[SHA256_CID_BYTES:]
     if cid[:4] in _SHA256_V1 and sha256(block).digest() == cid[4:]:
         return cid, block
     return _unusual(section)
 
 
-def _unusual(section: bytes) -> tuple[bytes, bytes]:
-    """A section whose CID is not DAG-CBOR or raw with SHA-256, or whose hash is wrong."""
-    if section[:1] != b"\x01":
-        raise InvalidUpstream(Check.CAR, "a block's CID is not of version 1")
-    _, offset = _varint(section, 1)
-    hash_code, offset = _varint(section, offset)
-    hash_bytes, offset = _varint(section, offset)
+def _unusual(section: bytes) -> tuple[bytes, bytes] | None:
+    """A section whose CID is not DAG-CBOR or raw with SHA-256, or whose hash is wrong.
+
+    None where the hash cannot be checked.
+    """
+    if section.startswith(b"\x12\x20"):
+        offset, hash_code, hash_bytes = 2, _SHA256_CODE, 32  # version 0 is nothing but the hash
+    elif section[:1] == b"\x01":
+        _, offset = _varint(section, 1)
+        hash_code, offset = _varint(section, offset)
+        hash_bytes, offset = _varint(section, offset)
+    else:
+        raise InvalidUpstream(Check.CAR, "a block's CID is of no known version")
     end = offset + hash_bytes
-    if hash_code != 0x12 or hash_bytes != 32 or end > len(section):
-        raise InvalidUpstream(Check.BLOCK_HASH, f"hash function {hash_code:#x} is not SHA-256")
+    if end > len(section) or end > CID_BYTES_MAX:
+        raise InvalidUpstream(Check.CAR, "a block's CID is malformed")
+    if hash_code != _SHA256_CODE or hash_bytes != 32:
+        return None
     if sha256(section[end:]).digest() != section[offset:end]:
         raise InvalidUpstream(Check.BLOCK_HASH, "a block does not match its CID")
     return section[:end], section[end:]
@@ -179,6 +195,8 @@ def _varint(data: bytes, offset: int) -> tuple[int, int]:
         byte = data[index]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if byte == 0 and shift:
+                raise InvalidUpstream(Check.CAR, "varint not minimal")
             return value, index + 1
         shift += 7
     raise InvalidUpstream(Check.CAR, "varint too long")

@@ -13,15 +13,24 @@ from dataclasses import dataclass
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.car import parse_car
-from indexer.protocol.cbor import Link, decode_block, encode_block
+from indexer.protocol.cbor import Link, decode_block, encode_block, has_float
 from indexer.protocol.cid import dag_cbor_cid, is_dag_cbor_sha256
-from indexer.protocol.events import CommitEvent, RepoOp, SyncEvent
+from indexer.protocol.events import COMMIT_BLOCKS_BYTES_MAX, CommitEvent, RepoOp, SyncEvent
 from indexer.protocol.keys import SIGNATURE_BYTES, VerifyingKey
 from indexer.protocol.mst import MissingBlock
 from indexer.protocol.mst_inversion import NetOp, invert
 from indexer.protocol.syntax import is_tid, tid_timestamp_us
 
 COMMIT_VERSION = 3
+COMMIT_BLOCK_BYTES_MAX = 10_000
+"""As an archive that holds nothing else; the real ones have some 250."""
+
+RECORDS_BYTES_MAX = 2 * COMMIT_BLOCKS_BYTES_MAX
+"""In-scope records of one commit, each path counted: 200 ops may all name one large block."""
+
+UNREADABLE = b""
+"""Stands for a record whose CID is not of DAG-CBOR and SHA-256. No record decodes from it."""
+
 REV_AHEAD_S_MAX = 300.0
 """A rev may lie this far ahead of our clock."""
 
@@ -43,7 +52,10 @@ class SignedCommit:
 
 @dataclass(frozen=True, slots=True)
 class LeafChange:
-    """What a commit makes of one record; `block` is its content, None together with `cid`."""
+    """What a commit makes of one record; `block` is its content, None together with `cid`.
+
+    A record under a CID that cannot be checked is `UNREADABLE`.
+    """
 
     path: str
     cid: bytes | None
@@ -64,15 +76,20 @@ class VerifiedCommit:
 
 
 def decode_commit(block: bytes, cid: bytes) -> SignedCommit:
-    """Read a commit block. Raises `InvalidUpstream` (`CBOR` or `COMMIT`)."""
+    """Read a commit block. Raises `InvalidUpstream` (`CBOR`, `COMMIT` or `SIGNATURE`)."""
+    if len(block) > COMMIT_BLOCK_BYTES_MAX:
+        raise InvalidUpstream(Check.COMMIT, f"a commit block of {len(block)} bytes")
     value = decode_block(block)
     if type(value) is not dict:
         raise InvalidUpstream(Check.COMMIT, "not an object")
+    if has_float(value):
+        raise InvalidUpstream(Check.CBOR, "a floating point number")
     did, rev, data = value.get("did"), value.get("rev"), value.get("data")
     signature = value.get("sig")
     if type(did) is not str or type(rev) is not str or not is_tid(rev):
         raise InvalidUpstream(Check.COMMIT, "did or rev is malformed")
-    if value.get("version") != COMMIT_VERSION:
+    version = value.get("version")
+    if type(version) is not int or version != COMMIT_VERSION:
         raise InvalidUpstream(Check.COMMIT, f"version is not {COMMIT_VERSION}")
     if type(data) is not Link or not is_dag_cbor_sha256(data):
         raise InvalidUpstream(Check.COMMIT, "data is not a DAG-CBOR SHA-256 link")
@@ -122,6 +139,9 @@ def verify_commit(
         raise InvalidUpstream(Check.COMMIT, f"rev {commit.rev} in the block, {event.rev} outside")
     ops = fold_ops(event.ops)
     _check_inversion(event, commit, car.blocks, ops)
+    changes = tuple([_change(op, car.blocks) for op in ops if in_scope(op.path)])
+    if sum(len(change.block or b"") for change in changes) > RECORDS_BYTES_MAX:
+        raise InvalidUpstream(Check.LIMITS, f"more than {RECORDS_BYTES_MAX} bytes of records")
     return VerifiedCommit(
         did=commit.did,
         rev=commit.rev,
@@ -129,13 +149,7 @@ def verify_commit(
         data=commit.data,
         prev_data=event.prev_data,
         commit_cid=commit.cid,
-        changes=tuple(
-            [
-                LeafChange(op.path, op.cid, None if op.cid is None else _block(car.blocks, op.cid))
-                for op in ops
-                if in_scope(op.path)
-            ]
-        ),
+        changes=changes,
     )
 
 
@@ -189,6 +203,20 @@ def _check_inversion(
         expected = event.prev_data
     if invert(commit.data, blocks, ops) != expected:
         raise InvalidUpstream(Check.INVERSION, "undoing the ops does not give prevData")
+
+
+def _change(op: NetOp, blocks: Mapping[bytes, bytes]) -> LeafChange:
+    return LeafChange(op.path, op.cid, None if op.cid is None else record_block(op.cid, blocks.get))
+
+
+def record_block(cid: bytes, load: Callable[[bytes], bytes | None]) -> bytes:
+    """The block of a record, or `UNREADABLE`. Raises `MissingBlock` where `load` has none."""
+    if not is_dag_cbor_sha256(cid):
+        return UNREADABLE
+    block = load(cid)
+    if block is None:
+        raise MissingBlock(cid)
+    return block
 
 
 def _block(blocks: Mapping[bytes, bytes], cid: bytes) -> bytes:

@@ -6,6 +6,7 @@ Source: the DID and account specifications; older key types as PLC servers still
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ from indexer.protocol.syntax import is_handle
 
 ENTRIES_MAX = 100
 URL_CHARS_MAX = 512
+
+_HOST = re.compile(r"[a-z0-9_.-]{1,253}|\[[0-9a-f:.]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def _handle(entries: list[object]) -> str | None:
 
 def _signing_key(entries: list[object], did: str) -> str | None:
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("id") not in {"#atproto", f"{did}#atproto"}:
+        if not isinstance(entry, dict) or entry.get("id") not in ("#atproto", f"{did}#atproto"):
             continue
         kind, text = entry.get("type"), entry.get("publicKeyMultibase")
         if entry.get("controller") != did or not isinstance(kind, str) or not isinstance(text, str):
@@ -83,7 +86,7 @@ def _pds_url(entries: list[object], did: str) -> str | None:
     for entry in entries:
         if not isinstance(entry, dict):
             continue
-        if entry.get("id") not in {"#atproto_pds", f"{did}#atproto_pds"}:
+        if entry.get("id") not in ("#atproto_pds", f"{did}#atproto_pds"):
             continue
         url = entry.get("serviceEndpoint")
         if entry.get("type") == "AtprotoPersonalDataServer" and isinstance(url, str):
@@ -107,6 +110,8 @@ def parse_origin(url: str) -> str | None:
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         return None
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if _HOST.fullmatch(host) is None or port == 0:
+        return None
     default = {"http": 80, "https": 443}[parts.scheme]
     suffix = "" if port is None or port == default else f":{port}"
     return f"{parts.scheme}://{host}{suffix}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from indexer.errors import Check, InvalidUpstream
+from indexer.protocol.cid import is_cid, is_dag_cbor_sha256
 from indexer.protocol.frame import Frame
 from indexer.protocol.syntax import is_did, is_record_path, is_tid
 
@@ -18,6 +19,8 @@ COMMIT_BLOCKS_BYTES_MAX = 2_000_000
 SYNC_BLOCKS_BYTES_MAX = 10_000
 OPS_MAX = 200
 STATUS_CHARS_MAX = 100
+
+_ACTIONS = frozenset({"create", "update", "delete"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,12 @@ def parse_commit(frame: Frame) -> CommitEvent:
     if len(ops) > OPS_MAX:
         raise InvalidUpstream(Check.LIMITS, f"{len(ops)} ops")
     commit, prev_data = body.get("commit"), body.get("prevData")
-    if type(commit) is not bytes:
-        raise InvalidUpstream(Check.FIELDS, "commit is not a CID")
-    if prev_data is not None and type(prev_data) is not bytes:
-        raise InvalidUpstream(Check.FIELDS, "prevData is not a CID")
+    if type(commit) is not bytes or not is_dag_cbor_sha256(commit):
+        raise InvalidUpstream(Check.FIELDS, "commit is not a DAG-CBOR SHA-256 CID")
+    if prev_data is not None and (
+        type(prev_data) is not bytes or not is_dag_cbor_sha256(prev_data)
+    ):
+        raise InvalidUpstream(Check.FIELDS, "prevData is not a DAG-CBOR SHA-256 CID")
     if "since" not in body:
         raise InvalidUpstream(Check.FIELDS, "since is absent")
     return CommitEvent(
@@ -166,11 +171,10 @@ def _op(op: object) -> RepoOp:
     action, path, cid, prev = op.get("action"), op.get("path"), op.get("cid"), op.get("prev")
     if type(path) is not str or not is_record_path(path):
         raise InvalidUpstream(Check.OPS, f"not a record path: {str(path)[:120]!r}")
-    if (cid is not None and type(cid) is not bytes) or (
-        prev is not None and type(prev) is not bytes
-    ):
-        raise InvalidUpstream(Check.OPS, "cid or prev is not a CID")
-    if action not in {"create", "update", "delete"}:
+    for link in (cid, prev):
+        if link is not None and (type(link) is not bytes or not is_cid(link)):
+            raise InvalidUpstream(Check.OPS, "cid or prev is not a CID")
+    if type(action) is not str or action not in _ACTIONS:
         raise InvalidUpstream(Check.OPS, f"unknown action {str(action)[:40]!r}")
     if (action == "delete") != (cid is None):
         raise InvalidUpstream(Check.OPS, f"{action} with{'out' if cid is None else ''} a cid")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import libipld
 
 from indexer.errors import Check, InvalidUpstream
+from indexer.protocol.cbor import has_more_items
 
 SEQ_MAX = 2**53 - 1
 LARGE_FRAME_BYTES = 256 * 1024
@@ -35,8 +36,9 @@ class Frame(NamedTuple):
 
 def decode_frame(data: bytes) -> Frame:
     """Decode one message. Raises `InvalidUpstream` (`Check.FRAME`) for any other bytes."""
-    if len(data) > LARGE_FRAME_BYTES:
-        _check_item_count(data)
+    if len(data) > LARGE_FRAME_BYTES and has_more_items(data, ITEMS_MAX):
+        # 5 MB of empty lists would take 356 MB.
+        raise InvalidUpstream(Check.FRAME, f"more than {ITEMS_MAX} items")
     try:
         header, body = libipld.decode_dag_cbor_multi(data)
         op = header["op"]
@@ -72,27 +74,6 @@ def _did(body: dict[str, object], field: str) -> str:
     if type(did) is not str:
         raise InvalidUpstream(Check.FRAME, f"{field} is not a string")
     return did
-
-
-def _check_item_count(data: bytes) -> None:
-    """Count items before anything is allocated: 5 MB of empty lists would take 356 MB."""
-    offset, items, size = 0, 0, len(data)
-    while offset < size:
-        head = data[offset]
-        major, extra = head >> 5, head & 0x1F
-        offset += 1
-        if extra > 27:
-            raise InvalidUpstream(Check.FRAME, "indefinite or reserved length")
-        value = extra
-        if extra >= 24:
-            width = 1 << (extra - 24)
-            value = int.from_bytes(data[offset : offset + width])
-            offset += width
-        if major in {2, 3}:
-            offset += value
-        items += 1
-        if items > ITEMS_MAX:
-            raise InvalidUpstream(Check.FRAME, f"more than {ITEMS_MAX} items")
 
 
 def _brief(error: Exception) -> str:

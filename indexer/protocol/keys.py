@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from indexer.errors import Check, InvalidUpstream
 
 SIGNATURE_BYTES = 64
+COMPRESSED_BYTES = 33
+UNCOMPRESSED_BYTES = 65
 MULTIBASE_CHARS_MAX = 128
 KEYS_CACHED = 20_000
 
@@ -51,8 +53,15 @@ class VerifyingKey:
 
     @staticmethod
     def legacy(type_name: str, text: str) -> VerifyingKey:
-        """Read the pre-2023 form: base58 of a point without code, curve named by the type."""
+        """Read the pre-2023 form: base58 of a point without code, curve named by the type.
+
+        The point may be compressed or not. Raises as `parse` does.
+        """
         point = _decode_base58(text)
+        if len(point) != COMPRESSED_BYTES and not (
+            len(point) == UNCOMPRESSED_BYTES and point.startswith(b"\x04")
+        ):
+            raise InvalidUpstream(Check.KEY, f"a point of {len(point)} bytes")
         if type_name == "EcdsaSecp256k1VerificationKey2019":
             return _k256(point)
         if type_name == "EcdsaSecp256r1VerificationKey2019":
@@ -68,6 +77,8 @@ class VerifyingKey:
 def _parse(text: str) -> VerifyingKey:
     raw = _decode_base58(text)
     code, point = raw[:2], raw[2:]
+    if len(point) != COMPRESSED_BYTES:
+        raise InvalidUpstream(Check.KEY, f"a point of {len(point)} bytes")
     if code == _K256_CODE:
         return _k256(point)
     if code == _P256_CODE:

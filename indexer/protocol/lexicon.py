@@ -21,6 +21,7 @@ from indexer.protocol.lexicon_checks import (
     Definitions,
     Schema,
     compile_schema,
+    compile_token,
     full_name,
     mapping,
     strings,
@@ -192,7 +193,9 @@ class LexiconCatalog:
             nsid, schema = self._schemas[name]
             if schema["type"] == "record":
                 schema = mapping(schema["record"])
-            if schema["type"] in _SCHEMA_TYPES:
+            if schema["type"] == "token":
+                check = self._checks[name] = compile_token(name)
+            elif schema["type"] in _SCHEMA_TYPES:
                 check = self._checks[name] = compile_schema(schema, self._definitions(nsid))
         return check
 

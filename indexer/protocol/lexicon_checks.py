@@ -67,6 +67,16 @@ def compile_schema(schema: Schema, definitions: Definitions) -> Check:
     return compile_leaf(schema) if compile_leaf is not None else _FIXED[kind]
 
 
+def compile_token(name: str) -> Check:
+    """A token is only ever its own name; `name` is the full one."""
+    spellings = (name, name.removesuffix("#main"))
+
+    def check(value: object) -> str | None:
+        return None if value in spellings else ": is not the name of the token"
+
+    return check
+
+
 def mapping(value: object) -> Mapping[str, object]:
     """A part of a document that is an object; absent counts as empty."""
     return value if isinstance(value, dict) else {}

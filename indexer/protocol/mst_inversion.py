@@ -2,7 +2,8 @@
 
 A commit carries the new nodes and those neighbours that undoing needs. If removing what was
 created, restoring what was updated and inserting what was deleted gives exactly the previous root,
-then nothing else can have changed.
+then nothing else can have changed. What the commit made of the tree is held to the rules of the
+tree as far as it is not the previous tree: every node read, and both sides of a key taken out.
 
 Nodes are loaded when an op first touches them. A node of which only the links to its subtrees
 change is not encoded anew: the CIDs in its block are replaced, which keeps the usual commit (one
@@ -21,8 +22,10 @@ from indexer.protocol.cid import dag_cbor_cid
 from indexer.protocol.mst import (
     HEIGHT_MAX,
     MissingBlock,
+    Node,
     check_heights,
     decode_node,
+    decode_subtree,
     key_height,
     root_height,
 )
@@ -52,6 +55,16 @@ class _Node:
         self.originals: list[bytes | None] = []  # children as loaded
         self.is_edited = True  # keys or values differ from the block
 
+    @staticmethod
+    def loaded(decoded: Node, height: int, cid: bytes, block: bytes) -> _Node:
+        """The node as it is in its block."""
+        node = _Node(height)
+        node.keys, node.values = decoded.keys, decoded.values
+        node.children = list(decoded.children)
+        node.originals = decoded.children
+        node.cid, node.block, node.is_edited = cid, block, False
+        return node
+
 
 _Child = bytes | _Node | None
 
@@ -70,10 +83,11 @@ def invert(root: bytes, blocks: Mapping[bytes, bytes], ops: Sequence[NetOp]) -> 
 class _Inversion:
     def __init__(self, root: bytes, blocks: Mapping[bytes, bytes]) -> None:
         self._blocks = blocks
-        decoded = decode_node(self._block(root))
-        self._root: _Node | None = self._open(root, root_height(decoded))
-        if decoded.is_bare:
-            self._root = None
+        block = self._block(root)
+        decoded = decode_node(block)
+        height = root_height(decoded)
+        check_heights(decoded, height)
+        self._root = None if decoded.is_bare else _Node.loaded(decoded, height, root, block)
 
     def undo(self, ops: Sequence[NetOp]) -> bytes:
         for op in ops:
@@ -99,14 +113,7 @@ class _Inversion:
 
     def _open(self, cid: bytes, height: int) -> _Node:
         block = self._block(cid)
-        decoded = decode_node(block)
-        check_heights(decoded, height)
-        node = _Node(height)
-        node.keys, node.values = decoded.keys, decoded.values
-        node.children = list(decoded.children)
-        node.originals = decoded.children
-        node.cid, node.block, node.is_edited = cid, block, False
-        return node
+        return _Node.loaded(decode_subtree(block, height), height, cid, block)
 
     def _load(self, child: _Child, height: int) -> _Node | None:
         return self._open(child, height) if isinstance(child, bytes) else child
@@ -143,7 +150,7 @@ class _Inversion:
     def _remove(self, key: bytes, cid: bytes) -> None:
         way, node, index = self._find(key, cid)
         left, right = node.children[index], node.children[index + 1]
-        merged = self._merge(left, right, node.height - 1)
+        merged = self._merge(left, right, key, node.height - 1)
         del node.keys[index], node.values[index]
         node.children[index : index + 2] = [merged]
         node.is_edited = True
@@ -156,17 +163,26 @@ class _Inversion:
         if node is self._root and not node.keys and node.children[0] is None:
             self._root = None
 
-    def _merge(self, left: _Child, right: _Child, height: int) -> _Child:
-        """One subtree out of two neighbours whose separating key is gone."""
-        if left is None:
-            return right
-        if right is None:
-            return left
+    def _merge(self, left: _Child, right: _Child, key: bytes, height: int) -> _Child:
+        """One subtree out of two neighbours whose separating key is gone.
+
+        The key must have separated them: on the wrong side of it a record would be in the tree
+        and yet not be found, and the previous tree would not show it.
+        """
         one, other = self._load(left, height), self._load(right, height)
+        if (one is not None and one.keys and one.keys[-1] >= key) or (
+            other is not None and other.keys and other.keys[0] <= key
+        ):
+            raise InvalidUpstream(Check.MST, "keys of the tree are not ascending")
         if one is None or other is None:
-            raise AssertionError("a loaded subtree exists")
+            # Kept as it is; only the edge beside the key is looked at, down to its last node.
+            if one is not None:
+                self._merge(one.children[-1], None, key, height - 1)
+            elif other is not None:
+                self._merge(None, other.children[0], key, height - 1)
+            return right if left is None else left
         merged = _Node(height)
-        middle = self._merge(one.children[-1], other.children[0], height - 1)
+        middle = self._merge(one.children[-1], other.children[0], key, height - 1)
         merged.keys = one.keys + other.keys
         merged.values = one.values + other.values
         merged.children = [*one.children[:-1], middle, *other.children[1:]]
@@ -253,18 +269,20 @@ def _encode(node: _Node, children: list[bytes | None]) -> bytes:
             {
                 "k": key[shared:],
                 "p": shared,
-                "t": None if child is None else Link(child),
-                "v": Link(value),
+                "t": _link(child),
+                "v": _link(value),
             }
         )
         previous = key
-    left = children[0]
-    return encode_block({"e": entries, "l": None if left is None else Link(left)})
+    return encode_block({"e": entries, "l": _link(children[0])})
+
+
+def _link(cid: bytes | None) -> Link | None:
+    return cid if cid is None or type(cid) is Link else Link(cid)
 
 
 def _shared(one: bytes, other: bytes) -> int:
+    """Bytes that two keys have in common from the start."""
     length = min(len(one), len(other))
-    for index in range(length):
-        if one[index] != other[index]:
-            return index
-    return length
+    differing = int.from_bytes(one[:length]) ^ int.from_bytes(other[:length])
+    return length - (differing.bit_length() + 7) // 8

@@ -20,6 +20,7 @@ NSID_CHARS_MAX = 317
 AT_URI_CHARS_MAX = 8192
 URI_CHARS_MAX = 8192
 DATETIME_CHARS_MAX = 64
+LANGUAGE_CHARS_MAX = 128
 QUOTED_CHARS_MAX = 120
 
 _DID = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
@@ -101,8 +102,21 @@ def is_record_path(text: str) -> bool:
 
 
 def is_language(text: str) -> bool:
-    """Whether the text has the form of a BCP 47 language tag."""
-    return _LANGUAGE.fullmatch(text) is not None
+    """Whether the text is a BCP 47 language tag that names no variant or extension twice."""
+    if len(text) > LANGUAGE_CHARS_MAX or _LANGUAGE.fullmatch(text) is None:
+        return False
+    seen: set[str] = set()
+    is_extension = False
+    for subtag in text.lower().split("-")[1:]:
+        is_singleton = len(subtag) == 1
+        if subtag == "x":
+            break  # what follows is private
+        is_variant = not is_extension and (len(subtag) > 4 or subtag[0].isdigit())
+        if (is_singleton or is_variant) and subtag in seen:
+            return False
+        seen.add(subtag)
+        is_extension = is_extension or is_singleton
+    return True
 
 
 def is_uri(text: str) -> bool:
@@ -173,7 +187,7 @@ def _split_at_uri(text: str) -> AtUri | None:
         return None
     if len(rest) == 2 and not is_rkey(rest[1]):
         return None
-    return AtUri(authority, *(rest + [None, None])[:2])
+    return AtUri(authority, *[*rest, None, None][:2])
 
 
 def _datetime(text: str) -> datetime | None:
