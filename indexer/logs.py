@@ -2,7 +2,7 @@
 
 Events are static names with keys. Under systemd each line carries the journal's priority prefix.
 An event that repeats faster than `REPEATS_PER_MINUTE` is held back, and the next line of it that
-is written says how many were suppressed.
+is written says how many were suppressed. A line that cannot be written is lost, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import structlog
@@ -24,6 +25,11 @@ EVENTS_REMEMBERED = 1000
 
 PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """Level -> syslog priority, which journald reads from `<n>` at the start of a line."""
+
+CONTROLS = dict.fromkeys(
+    {*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}"
+)
+"""What could steer a terminal."""
 
 EventDict = MutableMapping[str, Any]  # structlog's own type for the keys of one event
 
@@ -62,24 +68,48 @@ def configure_logging(
     """Set up logging to standard error; `form` None chooses json unless it is a terminal."""
     environment = os.environ if environment is None else environment
     chosen = form or ("console" if sys.stderr.isatty() else "json")
-    renderer: Any = (  # structlog's processors have no common type
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    rendering: list[Any] = (  # structlog's processors have no common type
+        [_harmless, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if chosen == "console"
-        else structlog.processors.JSONRenderer()
+        else [structlog.processors.JSONRenderer()]
     )
-    processors: list[Any] = [
-        structlog.stdlib.add_log_level,
-        RepeatLimit(SystemClock()),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _Prefixed(renderer) if "JOURNAL_STREAM" in environment else renderer,
-    ]
+    if "JOURNAL_STREAM" in environment:
+        rendering[-1] = _Prefixed(rendering[-1])
+    lines = _Lines(sys.stderr.fileno())
     structlog.configure(
-        processors=processors,
+        processors=[
+            structlog.stdlib.add_log_level,
+            RepeatLimit(SystemClock()),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            *rendering,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
+
+
+class _Lines:
+    """Writes whole lines past Python's buffers, so that a failed write leaves nothing behind."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def error(self, line: str) -> None:
+        """Write the line, or lose it: a full disk or a vanished reader must not end the work."""
+        with suppress(OSError):
+            os.write(self._descriptor, f"{line}\n".encode(errors="backslashreplace"))
+
+    debug = info = warning = critical = error
+
+
+def _harmless(_: object, __: str, event: EventDict) -> EventDict:
+    """Texts from the network reach the terminal as text."""
+    return {
+        key: value.translate(CONTROLS) if isinstance(value, str) else value
+        for key, value in event.items()
+    }
 
 
 class _Prefixed:
@@ -90,4 +120,5 @@ class _Prefixed:
 
     def __call__(self, logger: object, name: str, event: EventDict) -> str:
         priority = PRIORITIES.get(str(event.get("level")), PRIORITIES["info"])
-        return f"<{priority}>{self._render(logger, name, event)}"
+        text = str(self._render(logger, name, event))
+        return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))

@@ -71,6 +71,14 @@ def _address(value: str) -> str:
         raise ValueError("must be an IP address") from error
 
 
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError("must be an IP address, or a network such as 10.0.0.0/8") from error
+    return value
+
+
 def _file(value: Path) -> Path:
     text = str(value)
     if value == Path() or "\0" in text or _SURROGATE.search(text):
@@ -94,6 +102,7 @@ Origin = Annotated[str, AfterValidator(parse_origin)]
 StreamUrl = Annotated[str, AfterValidator(_stream)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Address = Annotated[str, AfterValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
 HeaderText = Annotated[
     str, Field(min_length=1, max_length=HEADER_CHARS_MAX), AfterValidator(_printable)
 ]
@@ -102,7 +111,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 StreamUrls = Annotated[tuple[StreamUrl, ...], Field(min_length=1), BeforeValidator(_listed)]
 Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_listed)]
 Names = Annotated[tuple[HeaderText, ...], BeforeValidator(_listed)]
-Addresses = Annotated[tuple[Address, ...], BeforeValidator(_listed)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 
 def to_toml(value: object) -> str:

@@ -38,11 +38,11 @@ from pydantic_settings import (
 from indexer.setting_refusals import first_problem, refusal, shown
 from indexer.setting_values import (
     Address,
-    Addresses,
     DidText,
     File,
     HeaderText,
     Names,
+    Networks,
     Origin,
     Patterns,
     Port,
@@ -155,8 +155,8 @@ class AdminSettings(Section):
     """File with the password of `admin`; several lines are several valid passwords."""
     hosts: Names = ()
     """Further names under which the listener may be addressed (Host header)."""
-    trusted_proxies: Addresses = ()
-    """Addresses of reverse proxies whose X-Forwarded-For counts."""
+    trusted_proxies: Networks = ()
+    """Addresses or networks of reverse proxies whose X-Forwarded-For counts."""
 
 
 class MetricsSettings(Section):

@@ -56,7 +56,7 @@ class WrongPassword(AdminError):
 
 
 class NotServed(AdminError):
-    """The daemon does not have the method."""
+    """This version of the daemon does not have the method or the operation type."""
 
     exit_code = os.EX_PROTOCOL
 
@@ -158,8 +158,10 @@ class AdminClient:
                 return WrongPassword(
                     f"{said}; name the daemon's own admin.password_file with --password-file"
                 )
-            case HTTPStatus.NOT_FOUND | HTTPStatus.NOT_IMPLEMENTED:
-                return NotServed(f"{said}; it is of another version, or --url names another port")
+            case HTTPStatus.NOT_IMPLEMENTED:
+                return NotServed(said)
+            case HTTPStatus.NOT_FOUND:
+                return Foreign(self.url, refusal.message or refusal.error)
             case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
                 return AdminUnreachable(f"{said}; try again later")
         return Refused(f"{said}; {remedy}" if remedy else said)
