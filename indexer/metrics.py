@@ -28,7 +28,7 @@ from prometheus_client.exposition import choose_encoder
 
 from indexer.errors import Check
 from indexer.model import AccountStatus, OperationStatus, OperationType, RepoState, Source
-from indexer.planning import Applied
+from indexer.planning import Applied, Outcome
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no annotation here
 
@@ -92,6 +92,15 @@ class Metrics:
         self.firehose_gaps = _counter(
             "firehose_gaps", "Losses noticed", registry, reason=("outdated_cursor",)
         )
+        self.event_outcomes = Counter(
+            "chive_event_outcomes",
+            "What became of events of tracked repos",
+            ["outcome", "source"],
+            registry=registry,
+        )
+        for outcome in Outcome:
+            for source in Source:
+                self.event_outcomes.labels(outcome, source)
         self.verify_failures = _counter(
             "verify_failures", "Upstream data refused", registry, check=tuple(Check)
         )
@@ -209,6 +218,8 @@ class Metrics:
 
     def count_applied(self, applied: Applied, *, source: str) -> None:
         """Count what a transaction did."""
+        for outcome, count in applied.outcomes.items():
+            self.event_outcomes.labels(outcome, source).inc(count)
         for check, count in applied.checks.items():
             self.verify_failures.labels(check).inc(count)
         self.count_records(applied.records, source)
