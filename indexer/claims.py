@@ -7,11 +7,12 @@ that the claim is still the current one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from indexer.errors import ChiveIndexerError
 from indexer.model import AccountStatus, PreparedRecord, Priority, RepoState, Wanted
-from indexer.planning import Applied, Repo
+from indexer.planning import Applied, Repo, throttle_s
 
 RETRY_DELAY_S_MIN = 60.0
 RETRY_DELAY_S_MAX = 3600.0
@@ -86,8 +87,8 @@ def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: flo
     Without `fetched` the rows were found to be current. `is_confirmed` says that the account's
     own host called it active; an event that arrived since the claim outweighs that.
     """
-    if is_confirmed and not repo.wanted & Wanted.ACCOUNT:
-        repo = replace(repo, account_status=AccountStatus.ACTIVE)
+    if is_confirmed:
+        repo = _with_status(repo, AccountStatus.ACTIVE)
     if fetched is None:
         return repo
     return replace(
@@ -111,7 +112,7 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
             repo,
             claimed=Wanted.NOTHING,
             wanted=repo.wanted | Wanted.CONTENT,
-            retry_at=look_again_at,
+            retry_at=min(repo.retry_at, look_again_at) if repo.wanted else look_again_at,
             attempts=0,
         )
     if repo.state is RepoState.DESYNCHRONIZED:
@@ -157,60 +158,92 @@ def retry_delay_s(attempts: int, jitter: float, retry_after_s: float | None = No
     return delay_s * (1.0 + jitter / 2.0)
 
 
-def ended(repo: Repo, state: RepoState, reason: str) -> Repo:
-    """A terminal state: nothing more is done until something new is observed."""
+def given_back(repo: Repo) -> Repo:
+    """The claim dropped before anything was decided: the same work waits for another worker."""
+    state = RepoState.DESYNCHRONIZED if repo.state is RepoState.RESYNCING else repo.state
+    return replace(repo, state=state, wanted=repo.wanted | repo.claimed, claimed=Wanted.NOTHING)
+
+
+def ended(repo: Repo, state: RepoState, reason: str, *, now: float) -> Repo:
+    """A terminal state: nothing more is done until something new is observed.
+
+    What was observed since the claim stays wanted, later each time that it comes to this.
+    """
+    attempts = repo.attempts + 1
     return replace(
         repo,
         state=state,
-        wanted=Wanted.NOTHING,
         claimed=Wanted.NOTHING,
-        attempts=0,
+        retry_at=now + throttle_s(attempts),
+        attempts=attempts,
         reason=reason,
     )
 
 
 def hidden(repo: Repo, status: AccountStatus) -> Repo:
-    """Its own host says that the account is not active: rows stay, unseen, until it is.
-
-    The time of the last event stays: a host's answer has no place in the order of events.
-    """
+    """Its own host says that the account is not active: rows stay, unseen, until it is."""
     state = RepoState.DESYNCHRONIZED if repo.state is RepoState.RESYNCING else repo.state
     return replace(
-        repo,
+        _with_status(repo, status),
         state=state,
-        account_status=status,
-        wanted=Wanted.NOTHING,
         claimed=Wanted.NOTHING,
         attempts=0,
         reason=f"account {status}",
     )
 
 
-def missing(repo: Repo, *, now: float) -> Repo:
-    """Its own host does not know the repo, and nobody announced a deletion: look again later."""
+def missing(repo: Repo, reason: str, *, is_hiding: bool, now: float) -> Repo:
+    """Somebody who should know the repo does not, and nobody announced a deletion.
+
+    With rows at stake there is a second look later. Without `is_hiding` the rows are hidden only
+    when the answer is the same again.
+    """
     has_rows = repo.rev is not None
+    if is_hiding or repo.reason == reason:
+        repo = _with_status(repo, AccountStatus.DELETED)
+    look = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT if has_rows else Wanted.NOTHING
+    attempts = repo.attempts + 1
     return replace(
         repo,
         state=RepoState.NOT_FOUND,
-        account_status=AccountStatus.DELETED,
-        wanted=Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT if has_rows else Wanted.NOTHING,
+        wanted=repo.wanted | look,
         claimed=Wanted.NOTHING,
-        retry_at=now + SECOND_LOOK_S,
-        attempts=0,
-        reason="repo not found",
+        retry_at=now + (throttle_s(attempts) if repo.wanted else SECOND_LOOK_S),
+        attempts=attempts,
+        reason=reason,
     )
 
 
-def purged(repo: Repo, reason: str) -> Repo:
-    """All rows are gone. Nothing of the old chain is kept that could pass for completeness."""
+def purging(repo: Repo, reason: str) -> Repo:
+    """The rows are about to go; the claim is held until the last one is gone.
+
+    Nothing of the old chain is kept that could pass for completeness.
+    """
     return replace(
-        ended(repo, RepoState.DELETED, reason),
-        account_status=AccountStatus.DELETED,
+        _with_status(repo, AccountStatus.DELETED),
+        state=RepoState.DELETED,
         rev=None,
         data=None,
         host_rev=None,
         scope_id=None,
+        reason=reason,
     )
+
+
+def purged(repo: Repo, *, now: float) -> Repo:
+    """All rows are gone. What was observed since the claim, such as a return, stays wanted."""
+    return replace(repo, claimed=Wanted.NOTHING, retry_at=now, attempts=0)
+
+
+def _with_status(repo: Repo, status: AccountStatus) -> Repo:
+    """The status that the account's own host gives now, unless an event came since the claim.
+
+    It outranks the event that it was asked about, should that be heard again.
+    """
+    if repo.wanted & Wanted.ACCOUNT or repo.account_status is status:
+        return repo
+    at = math.nextafter(repo.account_at, math.inf)
+    return replace(repo, account_status=status, account_at=at)
 
 
 def _later(one: str | None, other: str | None) -> str | None:

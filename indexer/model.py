@@ -92,6 +92,7 @@ class Priority:
     OPERATOR = 0
     REPAIR = 1
     DISCOVERY = 2
+    ALL = (OPERATOR, REPAIR, DISCOVERY)
 
 
 class Source(StrEnum):

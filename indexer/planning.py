@@ -28,8 +28,8 @@ EVENT_TIME_AHEAD_S_MAX = 300.0
 DESYNC_MEMORY_S = 3600.0
 """A repo that stayed in sync this long starts again with the shortest delay."""
 
-DESYNC_DELAY_S_MIN = 60.0
-DESYNC_DELAY_S_MAX = 86400.0
+THROTTLE_S_MIN = 60.0
+THROTTLE_S_MAX = 86400.0
 
 INACTIVE_WORDS = {status.value: status for status in AccountStatus}
 
@@ -54,7 +54,7 @@ class Repo:
     claim: int = 0  # number of the current or last claim
     priority: int = Priority.DISCOVERY
     retry_at: float = 0.0  # not to be claimed before
-    attempts: int = 0  # failed fetches in a row
+    attempts: int = 0  # fetches in a row that came to nothing
     desyncs: int = 0  # desynchronisations within DESYNC_MEMORY_S of a resync, in a row
     synced_at: float = 0.0  # when a resync last made it active
     reason: str | None = None  # why it is not active
@@ -92,7 +92,7 @@ class CommitSeen:
 
     did: str
     seq: int
-    rev: str
+    rev: str  # empty: not readable
     since: str | None
     frame: bytes  # raw, for the buffer
     data: str | None = None
@@ -214,11 +214,11 @@ def plan(event: Event, repo: Repo | None, policy: Policy, *, now: float) -> Chan
         case CommitSeen():
             return _plan_commit(event, repo, policy, now)
         case SyncSeen():
-            return _plan_sync(event, repo, now)
+            return _plan_sync(event, repo, policy, now)
         case IdentitySeen():
             return _plan_identity(event, repo, policy, now)
         case AccountSeen():
-            return _plan_account(event, repo, now)
+            return _plan_account(event, repo, policy, now)
         case FrameRefused():
             letter = DeadLetterDraft(event.error.check, event.error.detail, seq=event.seq)
             return Change(Outcome.IGNORED, dead_letter=letter, failed_check=event.error.check)
@@ -243,27 +243,33 @@ def desynchronized(repo: Repo, reason: str, *, now: float) -> Repo:
     a repo which keeps breaking its own chain costs little.
     """
     desyncs = repo.desyncs + 1 if now - repo.synced_at < DESYNC_MEMORY_S else 1
-    delay_s = 0.0
-    if desyncs > 1:
-        delay_s = min(DESYNC_DELAY_S_MIN * 2.0 ** min(desyncs - 2, 20), DESYNC_DELAY_S_MAX)
     return replace(
         repo,
         state=RepoState.DESYNCHRONIZED,
         wanted=repo.wanted | Wanted.CONTENT,
         priority=min(repo.priority, Priority.REPAIR),
-        retry_at=now + delay_s,
+        retry_at=now + throttle_s(desyncs),
         desyncs=desyncs,
         reason=reason,
     )
 
 
+def throttle_s(times: int) -> float:
+    """Seconds to wait when the same trouble has come `times` in a row: 0, 60, 120 ... a day."""
+    if times <= 1:
+        return 0.0
+    return min(THROTTLE_S_MIN * 2.0 ** min(times - 2, 20), THROTTLE_S_MAX)
+
+
 def plan_buffered(event: CommitSeen, repo: Repo, *, now: float) -> Change:
     """Decide a buffered commit, verified with the key that the claim holder has just resolved.
 
-    The claim holder sees to it that the repo's rows are complete; unlike on the live path a bad
-    signature is final here.
+    It is applied only upon complete rows: once one commit has failed, those behind it are nothing
+    that the next fetch would not bring. Unlike on the live path a bad signature is final here.
     """
-    if repo.rev is not None and event.rev <= repo.rev:
+    if repo.scope_id is None or repo.state not in {RepoState.ACTIVE, RepoState.RESYNCING}:
+        return Change(Outcome.IGNORED, repo)
+    if _is_replay(event, repo):
         return Change(Outcome.REPLAYED, repo)
     if event.error is not None:
         return _refused(event, repo, event.error, now)
@@ -273,18 +279,20 @@ def plan_buffered(event: CommitSeen, repo: Repo, *, now: float) -> Change:
     return follow_chain(event, repo, now=now)
 
 
-def _plan_commit(event: CommitSeen, repo: Repo | None, policy: Policy, now: float) -> Change:
+def _plan_commit(  # noqa: PLR0911 - a table of cases, first match wins
+    event: CommitSeen, repo: Repo | None, policy: Policy, now: float
+) -> Change:
     if repo is None:
         if event.brings_records:
             return plan_discovery(event.did)
         return Change(Outcome.UNTRACKED)
-    if not repo.is_visible:
-        return _missed_while_inactive(repo)
     if repo.state is RepoState.RESYNCING:
         return Change(Outcome.BUFFERED, repo, buffered=event.frame)
+    if not repo.is_visible and repo.state is not RepoState.NOT_FOUND:
+        return _missed_while_inactive(repo)
     if repo.state is not RepoState.ACTIVE:
-        return _revived(repo)
-    if repo.rev is not None and event.rev <= repo.rev:
+        return Change(Outcome.IGNORED, _revived(repo, policy, now))
+    if _is_replay(event, repo):
         return Change(Outcome.REPLAYED, repo)
     if repo.is_key_stale:
         return Change(Outcome.BUFFERED, repo, buffered=event.frame)
@@ -320,6 +328,11 @@ def _is_proven(event: CommitSeen | SyncSeen, repo: Repo) -> bool:
         and event.signing_key is not None
         and event.signing_key == repo.signing_key
     )
+
+
+def _is_replay(event: CommitSeen | SyncSeen, repo: Repo) -> bool:
+    """Whether the event is no newer than what we hold. One without a readable rev never is."""
+    return repo.rev is not None and event.rev != "" and event.rev <= repo.rev
 
 
 def _refused(
@@ -359,38 +372,65 @@ def _missed_while_inactive(repo: Repo) -> Change:
     return Change(Outcome.IGNORED, repo)
 
 
-def _revived(repo: Repo) -> Change:
-    """A new commit of a repo that is not followed: wait for the fetch, or ask for one again."""
-    if repo.state in {RepoState.NOT_FOUND, RepoState.INVALID, RepoState.DELETED}:
-        waiting = replace(
-            repo,
-            state=RepoState.DESYNCHRONIZED,
-            wanted=repo.wanted | Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT,
-        )
-        return Change(Outcome.IGNORED, waiting)
-    return Change(Outcome.IGNORED, repo)
+def _revived(repo: Repo, policy: Policy, now: float) -> Repo:
+    """A sign of life of a repo that is not followed: ask for it again, where nobody does yet.
+
+    Each time that came to nothing makes the next wait longer.
+    """
+    is_given_up = repo.state in {RepoState.NOT_FOUND, RepoState.INVALID}
+    if not is_given_up and not (repo.state is RepoState.DELETED and repo.is_visible):
+        return repo
+    due_at = max(now + throttle_s(repo.attempts), repo.identity_at + policy.identity_refresh_s)
+    return replace(
+        repo,
+        state=RepoState.DESYNCHRONIZED,
+        wanted=repo.wanted | Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT,
+        retry_at=min(repo.retry_at, due_at) if repo.wanted else due_at,
+    )
 
 
-def _plan_sync(event: SyncSeen, repo: Repo | None, now: float) -> Change:
+def _asked(repo: Repo, work: Wanted, policy: Policy, now: float) -> Repo:
+    """Raise `work` for a worker, who resolves the DID document not more often than allowed.
+
+    A fetch that waits for its turn is not hurried by it.
+    """
+    retry_at = repo.retry_at
+    due_at = max(now, repo.identity_at + policy.identity_refresh_s)
+    if not repo.wanted:
+        retry_at = due_at
+    elif work & ~repo.wanted and not repo.wanted & Wanted.CONTENT:
+        retry_at = min(retry_at, due_at)
+    return replace(
+        repo,
+        wanted=repo.wanted | work,
+        priority=min(repo.priority, Priority.REPAIR),
+        retry_at=retry_at,
+    )
+
+
+def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
+    event: SyncSeen, repo: Repo | None, policy: Policy, now: float
+) -> Change:
     if repo is None:
         return Change(Outcome.UNTRACKED)
-    if not repo.is_visible:
-        return _missed_while_inactive(repo)
-    if repo.state is not RepoState.ACTIVE and repo.state is not RepoState.RESYNCING:
-        return _revived(repo)
-    if event.error is None and repo.rev is not None and event.rev <= repo.rev:
-        return Change(Outcome.REPLAYED, repo)
     if repo.state is RepoState.RESYNCING:
+        if event.error is None and _is_replay(event, repo):
+            return Change(Outcome.REPLAYED, repo)
         # What is being fetched may be older than this: look once more afterwards.
         return Change(Outcome.NOTED, replace(repo, wanted=repo.wanted | Wanted.CONTENT))
+    if not repo.is_visible and repo.state is not RepoState.NOT_FOUND:
+        return _missed_while_inactive(repo)
+    if repo.state is not RepoState.ACTIVE:
+        return Change(Outcome.IGNORED, _revived(repo, policy, now))
+    if event.error is None and _is_replay(event, repo):
+        return Change(Outcome.REPLAYED, repo)
     if event.error is not None and event.error.check is not Check.SIGNATURE:
         return _refused(event, repo, event.error, now)
     if not _is_proven(event, repo):
         # It may show a commit by an earlier key (after a migration), or be forged. Either way it
         # only asks for a look at the repo, at the account's own host.
-        look = repo.wanted | Wanted.IDENTITY | Wanted.CONTENT
-        priority = min(repo.priority, Priority.REPAIR)
-        return Change(Outcome.NOTED, replace(repo, wanted=look, priority=priority))
+        look = _asked(repo, Wanted.IDENTITY | Wanted.CONTENT, policy, now)
+        return Change(Outcome.NOTED, look)
     if event.data == repo.data:
         return Change(Outcome.NOTED, replace(repo, host_rev=event.rev))
     return Change(Outcome.DESYNCHRONIZED, desynchronized(repo, "sync", now=now))
@@ -401,41 +441,24 @@ def _plan_identity(event: IdentitySeen, repo: Repo | None, policy: Policy, now: 
         return Change(Outcome.UNTRACKED)
     if event.time + DIRECTORY_LAG_S < repo.identity_at:
         return Change(Outcome.REPLAYED, repo)  # the document we hold is newer than the event
-    retry_at = repo.retry_at
-    if not repo.wanted:
-        retry_at = max(now, repo.identity_at + policy.identity_refresh_s)
-    return Change(
-        Outcome.NOTED,
-        replace(
-            repo,
-            wanted=repo.wanted | Wanted.IDENTITY,
-            priority=min(repo.priority, Priority.REPAIR),
-            retry_at=retry_at,
-        ),
-    )
+    # A document that was no use may have been mended.
+    return Change(Outcome.NOTED, _asked(_revived(repo, policy, now), Wanted.IDENTITY, policy, now))
 
 
-def _plan_account(event: AccountSeen, repo: Repo | None, now: float) -> Change:
+def _plan_account(event: AccountSeen, repo: Repo | None, policy: Policy, now: float) -> Change:
     if repo is None:
         return Change(Outcome.UNTRACKED)
     time = min(event.time, now + EVENT_TIME_AHEAD_S_MAX)
-    if time < repo.account_at:
-        return Change(Outcome.REPLAYED, repo)
     status = account_status(active=event.active, status=event.status)
-    wanted = repo.wanted
-    if status is not AccountStatus.ACTIVE:
-        wanted |= Wanted.IDENTITY | Wanted.ACCOUNT
-    elif repo.account_status is not AccountStatus.ACTIVE:
-        wanted |= Wanted.IDENTITY | Wanted.CONTENT
-    noted = replace(
-        repo,
-        account_status=status,
-        account_at=time,
-        wanted=wanted,
-        priority=min(repo.priority, Priority.REPAIR),
-        retry_at=now if wanted != repo.wanted else repo.retry_at,
-    )
-    return Change(Outcome.NOTED, noted)
+    if time < repo.account_at or (time == repo.account_at and status is repo.account_status):
+        return Change(Outcome.REPLAYED, repo)
+    work = Wanted.NOTHING
+    if status is not AccountStatus.ACTIVE or repo.claimed & Wanted.ACCOUNT:
+        work = Wanted.ACCOUNT
+    if status is AccountStatus.ACTIVE and not repo.is_visible:
+        work = Wanted.ACCOUNT | Wanted.CONTENT
+    noted = replace(repo, account_status=status, account_at=time)
+    return Change(Outcome.NOTED, _asked(noted, work, policy, now) if work else noted)
 
 
 def account_status(*, active: bool, status: str | None) -> AccountStatus:

@@ -112,18 +112,25 @@ class WorkQueue(Protocol):
 
 
 class RepoRows(Protocol):
-    """What a claim holder may do to its repo. Every method raises `StaleClaim` when it no longer
-    is one.
+    """What a claim holder may do to its repo.
+
+    Every method that writes raises `StaleClaim` when it no longer is one.
     """
 
     async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
         """Keep what the DID document says now; the claim with it."""
 
-    async def begin_fetch(self, claim: Claim) -> None:
-        """From here on live commits of the repo are buffered: call before the first request."""
+    async def begin_fetch(self, claim: Claim) -> Claim:
+        """From here on live commits of the repo are buffered: call before the first request.
+
+        The claim comes back with the row as it is now, which nobody else changes any more.
+        """
 
     async def cids_between(self, claim: Claim, after: str, upto: str | None) -> dict[str, str]:
-        """Our rows with after < path <= upto: path -> CID text."""
+        """The first of our rows with after < path <= upto, in key order: path -> CID text.
+
+        At most as many as one transaction may change.
+        """
 
     async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
         """Make our rows of the chunk's range equal to its leaves; rows by (collection, action)."""

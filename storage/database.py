@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,8 @@ Row = tuple[Any, ...]  # a result row: its column types are the query's, not thi
 CrashPoint = Callable[[str], None]
 
 BUSY_TIMEOUT_S = 5.0
+READ_S_MAX = 5.0
+ORDINARY_READERS = 2
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 BUSY_CODES = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN"})
 """Conditions that pass: the transaction was rolled back and may be tried again."""
@@ -43,13 +45,14 @@ class Database:
     def __init__(
         self,
         connection: sqlite3.Connection,
-        reader: aiosqlite.Connection,
+        readers: Sequence[aiosqlite.Connection],
         *,
         observe_s: Callable[[float], None],
         reach: CrashPoint,
     ) -> None:
         self._connection = connection
-        self._reader = reader
+        self._urgent_reader = _Reader(readers[:1])
+        self._ordinary_readers = _Reader(readers[1:])
         self._observe_s = observe_s
         self._reach = reach
         self._loop = asyncio.get_running_loop()
@@ -61,31 +64,39 @@ class Database:
         self._thread.start()
         self.last_progress = time.monotonic()  # when the writer last was idle or finished
 
-    async def write(self, change: Callable[[sqlite3.Connection], T], *, urgent: bool = False) -> T:
+    async def write(
+        self,
+        change: Callable[[sqlite3.Connection], T],
+        *,
+        urgent: bool = False,
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
         """Run `change(connection)` in one transaction of its own and return its result.
 
         Urgent changes (live batches) overtake the others. A caller that is cancelled leaves a
-        running transaction to finish whole. Raises `LocalBusy` after a rollback that may be
+        running transaction to finish whole, and `committed` is told its result all the same: what
+        is kept in memory follows the file. Raises `LocalBusy` after a rollback that may be
         retried, `LocalFault` when the file can no longer be trusted.
         """
         future: asyncio.Future[T] = self._loop.create_future()
 
-        def settle(result: T | None, error: BaseException | None) -> None:
+        def settle(outcome: tuple[T] | BaseException) -> None:
+            if isinstance(outcome, tuple) and committed is not None:
+                committed(outcome[0])
             if future.cancelled():
                 return
-            if error is not None:
-                future.set_exception(error)
+            if isinstance(outcome, tuple):
+                future.set_result(outcome[0])
             else:
-                future.set_result(result)  # type: ignore[arg-type]  # T may be None itself
+                future.set_exception(outcome)
 
         def job() -> None:
-            result: T | None = None
-            error: BaseException | None = None
+            outcome: tuple[T] | BaseException
             try:
-                result = self._transact(change)
+                outcome = (self._transact(change),)
             except BaseException as failure:  # noqa: BLE001 - handed to the awaiting caller
-                error = failure
-            self._loop.call_soon_threadsafe(settle, result, error)
+                outcome = failure
+            self._loop.call_soon_threadsafe(settle, outcome)
 
         with self._wake:
             if self._closing:
@@ -94,13 +105,16 @@ class Database:
             self._wake.notify()
         return await future
 
-    async def read(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """All rows of one query, on the reader's connection. Page what may be large."""
-        try:
-            async with self._reader.execute(sql, parameters) as cursor:
-                return [tuple(row) for row in await cursor.fetchall()]
-        except sqlite3.Error as error:
-            raise translated(error) from error
+    async def read(
+        self, sql: str, parameters: Sequence[object] = (), *, urgent: bool = False
+    ) -> list[Row]:
+        """All rows of one query, as of the last commit. Page what may be large.
+
+        The live path's reads are urgent and wait for no other. Raises `LocalBusy` for a query
+        that is cut off after `READ_S_MAX`: an open read keeps the WAL from being reset.
+        """
+        readers = self._urgent_reader if urgent else self._ordinary_readers
+        return await readers.rows(sql, parameters)
 
     def _transact(self, change: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
@@ -122,7 +136,10 @@ class Database:
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                raise translated(error) from error
 
     def _work(self) -> None:
         while True:
@@ -136,18 +153,39 @@ class Database:
             job()
             self.last_progress = time.monotonic()
 
-    async def close(self) -> None:
-        """Finish what is queued, checkpoint the WAL into the file, release everything."""
+    async def stop(self) -> None:
+        """Finish what is queued and take nothing more."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
-        await self._reader.close()
-        await asyncio.to_thread(self._checkpoint_and_close)
 
-    def _checkpoint_and_close(self) -> None:
-        with closing(self._connection) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+class _Reader:
+    """Connections that take turns in answering, one query each at a time."""
+
+    def __init__(self, connections: Sequence[aiosqlite.Connection]) -> None:
+        self._idle: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        for connection in connections:
+            self._idle.put_nowait(connection)
+
+    async def rows(self, sql: str, parameters: Sequence[object]) -> list[Row]:
+        connection = await self._idle.get()
+        is_answered = False
+        try:
+            async with asyncio.timeout(READ_S_MAX):
+                found = await connection.execute_fetchall(sql, parameters)
+                is_answered = True
+                return [tuple(row) for row in found]
+        except TimeoutError as error:
+            raise LocalBusy(f"a read took more than {READ_S_MAX} s") from error
+        except sqlite3.Error as error:
+            is_answered = True
+            raise translated(error) from error
+        finally:
+            if not is_answered:
+                await connection.interrupt()
+            self._idle.put_nowait(connection)
 
 
 def translated(error: sqlite3.Error) -> LocalBusy | LocalFault:
@@ -170,16 +208,22 @@ async def open_database(
     `observe_s` is told how long each transaction took; `reach` is called at named crash points.
     Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
     """
-    with _locked(path):
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_locked(path))
         connection = await asyncio.to_thread(_open_writer, path)
-        reader = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
-        for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF"):
-            await reader.execute(f"PRAGMA {pragma}")
-        database = Database(connection, reader, observe_s=observe_s, reach=reach)
-        try:
-            yield database
-        finally:
-            await database.close()
+        stack.push_async_callback(asyncio.to_thread, _checkpoint_and_close, connection)
+        readers = [
+            await stack.enter_async_context(
+                aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+            )
+            for _ in range(1 + ORDINARY_READERS)
+        ]
+        for reader in readers:
+            for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF"):
+                await reader.execute_fetchall(f"PRAGMA {pragma}")
+        database = Database(connection, readers, observe_s=observe_s, reach=reach)
+        stack.push_async_callback(database.stop)
+        yield database
 
 
 class _locked:  # noqa: N801 - used as a statement, not as a type
@@ -209,30 +253,54 @@ class _locked:  # noqa: N801 - used as a statement, not as a type
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, cached_statements=256
+    with ExitStack() as stack:
+        try:
+            connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            stack.enter_context(closing(connection))
+            _prepare_writer(connection, path)
+        except sqlite3.Error as error:
+            raise _refused(error, path) from error
+        stack.pop_all()
+        return connection
+
+
+def _checkpoint_and_close(connection: sqlite3.Connection) -> None:
+    with closing(connection):
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+
+def _refused(error: sqlite3.Error, path: Path) -> Exception:
+    code = getattr(error, "sqlite_errorname", "")
+    if code in {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM"}:
+        return ConfigurationError(f"storage.path: cannot write {path}: {error}")
+    if code in {"SQLITE_NOTADB", "SQLITE_CORRUPT"}:
+        return LocalFault(
+            f"storage.path: {path} is no sound SQLite file ({error}): move it away and restore a "
+            "backup, or start without it and let everything be fetched again"
         )
-        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
-        _refuse_foreign(connection, path)
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "secure_delete=OFF",
-            "cell_size_check=ON",
-            "temp_store=MEMORY",
-            "cache_size=-65536",
-            f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
-        ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
-        migrate(connection)
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorname", "")
-        if code in {"SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM"}:
-            raise ConfigurationError(f"storage.path: cannot write {path}: {error}") from error
-        raise translated(error) from error
-    return connection
+    return translated(error)
+
+
+def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+    _refuse_foreign(connection, path)
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "secure_delete=OFF",
+        "cell_size_check=ON",
+        "temp_store=MEMORY",
+        "cache_size=-65536",
+        f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    migrate(connection)
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

@@ -68,9 +68,9 @@ class LiveStore:
                 save_cursor(connection, batch.url, batch.seq, batch.event_at, at=utc_text(now))
             return session.flush()
 
-        applied = await self._database.write(change, urgent=True)
-        self._tracked.add(applied.tracked)
-        return applied
+        return await self._database.write(
+            change, urgent=True, committed=lambda applied: self._tracked.add(applied.tracked)
+        )
 
 
 def save_cursor(

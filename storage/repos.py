@@ -17,14 +17,16 @@ COLUMNS = (
 
 _INSERT = """
 INSERT INTO repo (did, state, account_status, account_at, identity_at, wanted, claimed, claim,
-                  priority, retry_at, attempts, desyncs, synced_at, verified_at, tracked_since, updated_at)
+                  priority, retry_at, attempts, desyncs, synced_at, verified_at, tracked_since,
+                  updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)
 """
 
 _UPDATE = """
 UPDATE repo SET state = ?, account_status = ?, account_at = ?, signing_key = ?, identity_at = ?,
                 rev = ?, data = ?, host_rev = ?, scope_id = ?, wanted = ?, claimed = ?, claim = ?,
-                priority = ?, retry_at = ?, attempts = ?, desyncs = ?, synced_at = ?, reason = ?, updated_at = ?
+                priority = ?, retry_at = ?, attempts = ?, desyncs = ?, synced_at = ?, reason = ?,
+                updated_at = ?
 WHERE id = ?
 """
 
@@ -105,7 +107,8 @@ def update_repos(
             (
                 new.state, new.account_status, new.account_at, new.signing_key, new.identity_at,
                 new.rev, new.data, new.host_rev, new.scope_id, new.wanted, new.claimed, new.claim,
-                new.priority, new.retry_at, new.attempts, new.desyncs, new.synced_at, new.reason, at, new.id,
+                new.priority, new.retry_at, new.attempts, new.desyncs, new.synced_at, new.reason,
+                at, new.id,
             )
         )  # fmt: skip
     if advances:

@@ -1,8 +1,8 @@
 """The repo table as a work queue: claims, snapshots, and how an attempt ends.
 
 A claim is numbered. Whatever a worker brings back is written only while its number is still the
-repo's: a later claim or a purge makes it `StaleClaim`. While a claim is held nothing else changes
-the repo's rows, because live commits of it are buffered.
+repo's: a later claim or a purge makes it `StaleClaim`. From `begin_fetch` on nobody but the claim
+holder changes the repo's rows, because live commits of it are buffered.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from indexer.claims import (
     SnapshotChunk,
     StaleClaim,
     purged,
+    purging,
     released,
     resumed,
 )
@@ -49,8 +50,16 @@ PURGE_ROWS = 250
 PATH_MAX = "\U0010ffff"
 """Greater than any record path."""
 
+ROWS_MAX = 250
+"""Rows of ours handed out at once: as many as a snapshot may have to delete in a transaction."""
+
 PENDING_FRAMES = 200
 """Buffered commits handed out at once."""
+
+# One look per priority: a single one would walk through all that wait for a later time.
+_DUE = """(SELECT id FROM repo INDEXED BY repo_work
+            WHERE wanted <> 0 AND claimed = 0 AND priority = {} AND retry_at <= ?1
+            ORDER BY retry_at LIMIT 1)"""
 
 _CLAIM = f"""
 UPDATE repo SET claim = claim + 1,
@@ -58,11 +67,15 @@ UPDATE repo SET claim = claim + 1,
                 wanted = 0,
                 state = CASE WHEN wanted & {Wanted.CONTENT:d} AND state <> 'active'
                              THEN 'resyncing' ELSE state END
-WHERE id = (SELECT id FROM repo INDEXED BY repo_work
-            WHERE wanted <> 0 AND claimed = 0 AND retry_at <= ?
-            ORDER BY priority, retry_at LIMIT 1)
+WHERE id = coalesce({", ".join(_DUE.format(priority) for priority in Priority.ALL)})
 RETURNING {COLUMNS}, pds_url
-"""
+"""  # noqa: S608 - constants
+
+_NEXT_DUE = " UNION ALL ".join(
+    "SELECT min(retry_at) AS due_at FROM repo INDEXED BY repo_work"  # noqa: S608 - constants
+    f" WHERE wanted <> 0 AND claimed = 0 AND priority = {priority}"
+    for priority in Priority.ALL
+)
 
 _BOOT = """
 UPDATE repo SET wanted = wanted | claimed,
@@ -109,7 +122,7 @@ class ResyncStore:
     async def next_due_at(self) -> float | None:
         """Unix seconds at which the next repo falls due, or None when no work is left."""
         rows = await self._database.read(
-            "SELECT min(retry_at) FROM repo INDEXED BY repo_work WHERE wanted <> 0 AND claimed = 0"
+            f"SELECT min(due_at) FROM ({_NEXT_DUE})"  # noqa: S608 - constants
         )
         due_at: float | None = rows[0][0]
         return due_at
@@ -144,9 +157,7 @@ class ResyncStore:
             ).fetchone()
             return _claim_from_row(row)
 
-        claim = await self._database.write(change)
-        self._tracked.add((did,))
-        return claim
+        return await self._database.write(change, committed=lambda _: self._tracked.add((did,)))
 
     async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
         """Keep what the DID document says now; the claim with it."""
@@ -161,25 +172,27 @@ class ResyncStore:
             )
             return Claim(repo=known, pds_url=identity.pds_url)
 
-        renewed = await self._change(claim, change)
-        self._tracked.forget_key(claim.did)
-        return renewed
+        return await self._change(
+            claim, change, committed=lambda _: self._tracked.forget_key(claim.did)
+        )
 
-    async def begin_fetch(self, claim: Claim) -> None:
+    async def begin_fetch(self, claim: Claim) -> Claim:
         """From here on live commits of the repo are buffered: call before the first request."""
         now = self._clock.now()
 
-        def change(connection: sqlite3.Connection, repo: Repo) -> None:
+        def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
             fetching = replace(repo, state=RepoState.RESYNCING)
             update_repos(connection, [(repo, fetching)], at=utc_text(now))
+            return replace(claim, repo=fetching)
 
-        await self._change(claim, change)
+        return await self._change(claim, change)
 
     async def cids_between(self, claim: Claim, after: str, upto: str | None) -> dict[str, str]:
-        """Our rows with after < path <= upto: path -> CID text."""
+        """The first of our rows with after < path <= upto, in key order: path -> CID text."""
         rows = await self._database.read(
-            "SELECT path, cid FROM record WHERE repo_id = ? AND path > ? AND path <= ?",
-            (claim.repo.id, after, PATH_MAX if upto is None else upto),
+            "SELECT path, cid FROM record WHERE repo_id = ? AND path > ? AND path <= ?"
+            " ORDER BY path LIMIT ?",
+            (claim.repo.id, after, PATH_MAX if upto is None else upto, ROWS_MAX),
         )
         return {row[0]: row[1] for row in rows}
 
@@ -267,11 +280,13 @@ class ResyncStore:
                 session.replace(repo)
             applied = session.flush()
             connection.execute(
-                "UPDATE repo SET pending_bytes = ?, verified_at = ? WHERE id = ?",
-                (left, now, stored.id),
+                "UPDATE repo SET pending_bytes = ?,"
+                " verified_at = CASE WHEN ? THEN ? ELSE verified_at END WHERE id = ?",
+                (left, is_confirmed, now, stored.id),
             )
-            if is_done:
-                _drop_pending(connection, stored)
+            if not is_done:
+                return Finish(applied, repo, 0, is_done)
+            _drop_pending(connection, stored)
             records = connection.execute(
                 "SELECT count(*) FROM record WHERE repo_id = ?", (stored.id,)
             ).fetchone()[0]
@@ -301,13 +316,15 @@ class ResyncStore:
         return await self._change(claim, change)
 
     async def purge(self, claim: Claim, reason: str) -> Counter[tuple[str, str]]:
-        """Delete all rows of a repo whose account is gone, in short transactions."""
+        """Delete all rows of a repo whose account is gone, hidden first, in short transactions."""
         now = self._clock.now()
         at = utc_text(now)
         total: Counter[tuple[str, str]] = Counter()
 
+        def begin(connection: sqlite3.Connection, repo: Repo) -> None:
+            update_repos(connection, [(repo, purging(repo, reason))], at=at)
+
         def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]] | None:
-            update_repos(connection, [(repo, replace(repo, scope_id=None))], at=at)
             rows = connection.execute(
                 "SELECT path FROM record WHERE repo_id = ? ORDER BY path LIMIT ?",
                 (repo.id, PURGE_ROWS),
@@ -317,11 +334,11 @@ class ResyncStore:
                 return self._records.write(
                     connection, writes, source=Source.BACKFILL, at=at, now=now
                 )
-            incomplete = replace(repo, scope_id=None)
-            update_repos(connection, [(incomplete, purged(incomplete, reason))], at=at)
+            update_repos(connection, [(repo, purged(repo, now=now))], at=at)
             _drop_pending(connection, repo)
             return None
 
+        await self._change(claim, begin)
         while (deleted := await self._change(claim, change)) is not None:
             total += deleted
         return total
@@ -337,7 +354,13 @@ class ResyncStore:
             pending_bytes_max=self._pending_bytes_max,
         )
 
-    async def _change(self, claim: Claim, change: Callable[[sqlite3.Connection, Repo], T]) -> T:
+    async def _change(
+        self,
+        claim: Claim,
+        change: Callable[[sqlite3.Connection, Repo], T],
+        *,
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
         """Run `change` with the row as it is now, if the claim is still the current one."""
 
         def guarded(connection: sqlite3.Connection) -> T:
@@ -346,7 +369,7 @@ class ResyncStore:
                 raise StaleClaim(f"{claim.did}: claim {claim.repo.claim} is no longer current")
             return change(connection, repo)
 
-        return await self._database.write(guarded)
+        return await self._database.write(guarded, committed=committed)
 
 
 def _claim_from_row(row: Row) -> Claim:

@@ -28,9 +28,11 @@ def migrate(connection: sqlite3.Connection) -> None:
             f"{len(steps)}: install the newer version again or restore an older file"
         )
     for number, script in enumerate(steps[version:], start=version + 1):
-        _run(connection, script, f"PRAGMA user_version={number}")
+        # The id comes with the very first table, or a crash would leave a file of nobody's.
+        mark = f"PRAGMA application_id={APPLICATION_ID}"
+        _run(connection, script, mark, f"PRAGMA user_version={number}")
     views = resources.files("storage").joinpath("views.sql").read_text()
-    _run(connection, views, f"PRAGMA application_id={APPLICATION_ID}")
+    _run(connection, views)
 
 
 def _steps() -> list[str]:
@@ -39,12 +41,11 @@ def _steps() -> list[str]:
     return [file.read_text() for file in files]
 
 
-def _run(connection: sqlite3.Connection, script: str, closing_statement: str) -> None:
+def _run(connection: sqlite3.Connection, script: str, *closing_statements: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in _statements(script):
+        for statement in (*_statements(script), *closing_statements):
             connection.execute(statement)
-        connection.execute(closing_statement)
     except BaseException:
         connection.execute("ROLLBACK")
         raise

@@ -137,11 +137,11 @@ class Session:
         frames = self._connection.execute(
             "SELECT id, length(frame) FROM pending_commit WHERE repo_id = ? ORDER BY id",
             (repo_id,),
-        ).fetchall()
+        )
         last = 0
         for identifier, size in frames:
             if total <= self._pending_bytes_max:
-                break
+                break  # the cursor is left behind: most of the buffer is never looked at
             last, total = identifier, total - size
         self._connection.execute(
             "DELETE FROM pending_commit WHERE repo_id = ? AND id <= ?", (repo_id, last)

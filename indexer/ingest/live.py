@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -26,12 +26,14 @@ from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.verification import RawFrame, Verifier, is_relevant
 from indexer.metrics import Metrics
 from indexer.model import Scope
-from indexer.planning import Applied, Event, EventBatch, FrameRefused
+from indexer.planning import Applied, CommitSeen, Event, EventBatch, FrameRefused
 from indexer.ports import LiveIndex
 from indexer.protocol.frame import Frame, decode_frame
 from indexer.protocol.syntax import datetime_to_unix
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 CURSOR_SAVE_S = 0.25
 """A cursor that moved without any change of rows is saved after this time."""
@@ -45,7 +47,14 @@ ERROR_REASONS = {
 }
 
 BUSY_RETRY_S = 1.0
+
+WRITES_MAX = 300
+"""Rows, of records and of repos, that one transaction may change to take less than 50 ms."""
+
 POISON_REMEMBERED = 16
+POISON_RECONNECTS_MAX = 5
+POISON_WINDOW_S = 3600.0
+"""So many times in this time a frame that is none costs the connection; then only the frame."""
 
 
 class FrameBatch(Protocol):
@@ -111,6 +120,7 @@ class LiveIngest:
         self._last_seq = 0  # of the current connection
         self._dropped_connection = -1  # frames of it are discarded: we asked for another
         self._poison: deque[bytes] = deque(maxlen=POISON_REMEMBERED)
+        self._poisoned_at: deque[float] = deque(maxlen=POISON_RECONNECTS_MAX)
         self._unsaved: EventBatch | None = None
         self._saved_at = clock.monotonic()
         self._stopping = asyncio.Event()
@@ -171,32 +181,41 @@ class LiveIngest:
             if frame.seq is None:
                 if self._control(frame):
                     break
-                continue
-            if frame.seq <= self._last_seq:
+            elif frame.seq <= self._last_seq:
                 decoded.counts["repeated"] += 1
-                continue
-            self._last_seq = frame.seq
-            newest = frame
-            if is_relevant(frame, self.scope, self._index.is_tracked):
-                decoded.relevant.append(RawFrame(frame, data))
+            else:
+                self._last_seq = frame.seq
+                newest = frame
+                self._keep_if_relevant(frame, data, decoded)
         if newest is not None:
             decoded.seq = newest.seq
             decoded.event_at = _event_at(newest)
         return decoded
 
+    def _keep_if_relevant(self, frame: Frame, data: bytes, decoded: _Decoded) -> None:
+        if is_relevant(frame, self.scope, self._index.is_tracked):
+            decoded.relevant.append(RawFrame(frame, data))
+
     def _quarantine(self, data: bytes, error: InvalidUpstream, decoded: _Decoded) -> bool:
         """Whether to go on past a frame that cannot be decoded.
 
         The first time the connection is dropped, since a broken stream may be at fault; the same
-        bytes again are the upstream's own, and become a dead letter.
+        bytes again are the upstream's own, and become a dead letter. So does all that comes once
+        too many connections were given up.
         """
         digest = hashlib.sha256(data).digest()
+        now = self._clock.monotonic()
         self._metrics.verify_failures.labels(error.check).inc()
-        if digest in self._poison:
+        is_worn_out = (
+            len(self._poisoned_at) == POISON_RECONNECTS_MAX
+            and now - self._poisoned_at[0] < POISON_WINDOW_S
+        )
+        if digest in self._poison or is_worn_out:
             decoded.refused.append(FrameRefused(did=None, seq=None, frame=data, error=error))
             log.error("firehose.frame_quarantined", reason=error.detail, sha256=digest.hex())
             return True
         self._poison.append(digest)
+        self._poisoned_at.append(now)
         log.warning("firehose.frame_refused", reason=error.detail, sha256=digest.hex())
         self._drop_connection(ReconnectReason.POISON)
         return False
@@ -240,7 +259,7 @@ class LiveIngest:
     async def _prove(self, frames: list[RawFrame]) -> list[Event]:
         dids = {raw.frame.did for raw in frames if raw.frame.did is not None}
         tracked = [did for did in dids if self._index.is_tracked(did)]
-        keys = await self._index.signing_keys(tracked)
+        keys = await self._insist(lambda: self._index.signing_keys(tracked))
         return await asyncio.to_thread(self._verifier.events, frames, keys)
 
     async def _apply(self) -> None:
@@ -253,32 +272,48 @@ class LiveIngest:
                 continue
             if batch is None:
                 break
-            if batch.events or self._clock.monotonic() - self._saved_at >= CURSOR_SAVE_S:
-                await self._write(batch)
-            else:
-                self._unsaved = batch
+            await self._take(batch)
             self._to_apply.task_done()
         await self._save_cursor()
         self._to_apply.task_done()
+
+    async def _take(self, batch: EventBatch) -> None:
+        """Write what changes rows; remember what only moves the cursor, until it is due."""
+        if batch.seq is None and not batch.events:
+            return  # it would only hide a cursor that waits to be saved
+        if batch.events:
+            if batch.seq is None:
+                await self._save_cursor()
+            for portion in portions(batch):
+                await self._write(portion)
+        elif self._clock.monotonic() - self._saved_at >= CURSOR_SAVE_S:
+            await self._write(batch)
+        else:
+            self._unsaved = batch
 
     async def _save_cursor(self) -> None:
         if self._unsaved is not None:
             await self._write(self._unsaved)
 
     async def _write(self, batch: EventBatch) -> None:
-        while True:
-            try:
-                applied = await self._index.apply(batch)
-                break
-            except LocalBusy as error:
-                self._metrics.sqlite_errors.labels("busy").inc()
-                self.busy_reason = str(error)
-                log.error("live.write_delayed", reason=str(error))
-                await asyncio.sleep(BUSY_RETRY_S)
-        self.busy_reason = None
+        applied = await self._insist(lambda: self._index.apply(batch))
         self._unsaved = None
         self._saved_at = self._clock.monotonic()
         self._observe(batch, applied)
+
+    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """A step in the store, tried again while this machine is short of something."""
+        while True:
+            try:
+                result = await step()
+            except LocalBusy as error:
+                self._metrics.sqlite_errors.labels("busy").inc()
+                self.busy_reason = str(error)
+                log.warning("live.store_busy", reason=str(error))
+                await asyncio.sleep(BUSY_RETRY_S)
+            else:
+                self.busy_reason = None
+                return result
 
     def _count(self, decoded: _Decoded) -> None:
         for kind, count in decoded.counts.items():
@@ -294,6 +329,23 @@ class LiveIngest:
         self._metrics.count_applied(applied, source="live")
         if applied.is_work_added:
             self._on_work()
+
+
+def portions(batch: EventBatch) -> Iterator[EventBatch]:
+    """A batch in parts that are small enough for one transaction each.
+
+    The cursor of each part is the seq of its last event: nothing relevant lies between.
+    """
+    part: list[Event] = []
+    weight = 0
+    for event in batch.events:
+        rows = 1 + len(event.writes) if isinstance(event, CommitSeen) else 1
+        if part and weight + rows > WRITES_MAX:
+            yield replace(batch, events=part, seq=part[-1].seq, event_at=None)
+            part, weight = [], 0
+        part.append(event)
+        weight += rows
+    yield replace(batch, events=part)
 
 
 def _event_at(frame: Frame) -> float | None:

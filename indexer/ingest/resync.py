@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -26,6 +26,7 @@ from indexer.claims import (
     StaleClaim,
     ended,
     failed,
+    given_back,
     hidden,
     missing,
     retry_delay_s,
@@ -39,12 +40,13 @@ from indexer.errors import (
     RepoTooLarge,
     Unavailable,
 )
-from indexer.ingest.snapshot import RepoSnapshot, open_snapshot, prepare_chunk
+from indexer.ingest.snapshot import Leaves, RepoSnapshot, narrowed, open_snapshot, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
 from indexer.model import AccountStatus, RepoState, Wanted
 from indexer.planning import CommitSeen, DeadLetterDraft, Repo
 from indexer.ports import RepoRows, WorkQueue
+from indexer.protocol.commit import REV_AHEAD_S_MAX
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.frame import decode_frame
 from indexer.protocol.keys import VerifyingKey
@@ -52,11 +54,35 @@ from indexer.protocol.syntax import is_tid, tid_timestamp_us
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 STREAM_GRACE_S = 60.0
 """How far the stream must have passed a commit before its absence counts as a loss."""
 
 IDLE_S_MAX = 5.0
 """Workers look for due work at least this often."""
+
+BUSY_RETRY_S = 1.0
+
+WRITES_MAX = 250
+"""Rows that buffered commits may change in one transaction; one commit has up to 200."""
+
+LOOKS_MAX = 3
+"""Attempts in a row that must fail on a repo's own content before it counts as invalid: a
+directory that lags behind a key rotation looks the same at first."""
+
+LASTING_CHECKS = frozenset(
+    {
+        Check.DID_DOCUMENT,
+        Check.HOST,
+        Check.KEY,
+        Check.SIGNATURE,
+        Check.COMMIT,
+        Check.CBOR,
+        Check.MST,
+    }
+)
+"""What speaks of the account's repo or document, and not of a transfer or a clock."""
 
 
 class Result(StrEnum):
@@ -168,19 +194,14 @@ class Resyncer:
     async def _run_worker(self) -> None:
         while True:
             self._work.clear()
-            try:
-                claim = await self._queue.claim_next()
-            except LocalBusy as error:
-                log.error("resync.claim_delayed", reason=str(error))
-                await asyncio.sleep(IDLE_S_MAX)
-                continue
+            claim = await self._insist(self._queue.claim_next)
             if claim is None:
                 await self._wait_for_work()
             else:
                 await self.attempt(claim)
 
     async def _wait_for_work(self) -> None:
-        due_at = await self._queue.next_due_at()
+        due_at = await self._insist(self._queue.next_due_at)
         idle_s = IDLE_S_MAX
         if due_at is not None:
             idle_s = min(max(due_at - self._clock.now(), 0.05), IDLE_S_MAX)
@@ -189,6 +210,15 @@ class Resyncer:
                 await self._work.wait()
         except TimeoutError:
             return
+
+    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """A step in the store that has to be taken, however long the machine is short of space."""
+        while True:
+            try:
+                return await step()
+            except LocalBusy as error:
+                log.warning("resync.store_busy", reason=str(error))
+                await asyncio.sleep(BUSY_RETRY_S)
 
     async def sync_now(self, did: str) -> Resync:
         """One attempt for an operator, whatever state the repo is in."""
@@ -205,11 +235,18 @@ class Resyncer:
             outcome = await self._end(claim, RepoState.TOO_LARGE, Result.TOO_LARGE, error)
         except InvalidUpstream as error:
             self._metrics.verify_failures.labels(error.check).inc()
-            outcome = await self._end(claim, RepoState.INVALID, Result.INVALID, error)
+            if error.check in LASTING_CHECKS and claim.repo.attempts + 1 >= LOOKS_MAX:
+                outcome = await self._end(claim, RepoState.INVALID, Result.INVALID, error)
+            else:
+                outcome = await self._retry(claim, str(error), None)
         except Unavailable as error:
             outcome = await self._retry(claim, error.detail, error.retry_after_s)
         except LocalBusy as error:
             outcome = await self._retry(claim, str(error), None)
+        except asyncio.CancelledError:
+            # An operation was cancelled, or the process stops: somebody else will do the work.
+            await asyncio.shield(self._settle(claim, Result.STALE, "cancelled", given_back, None))
+            raise
         self._metrics.resyncs.labels(outcome.result, "car").inc()
         self._metrics.resync_duration_seconds.observe(self._clock.monotonic() - started)
         log.info(
@@ -221,11 +258,14 @@ class Resyncer:
         )
         return outcome
 
-    async def _attempt(self, claim: Claim, *, is_operator: bool) -> Resync:
+    async def _attempt(self, claim: Claim, *, is_operator: bool) -> Resync:  # noqa: PLR0911 - one a way that it can end
         try:
             document = await self._hosts.resolve(claim.did)
         except DidGone as gone:
-            return await self._gone(claim, gone.detail, is_final=gone.is_tombstone)
+            is_known = claim.repo.account_status is AccountStatus.DELETED
+            return await self._gone(
+                claim, "DID not found", is_final=gone.is_tombstone or is_known, is_hiding=False
+            )
         handle = await self._hosts.verify_handle(document)
         claim = await self._rows.save_identity(
             claim,
@@ -237,9 +277,14 @@ class Resyncer:
         if not claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT):
             return await self._finish(claim, None, key, is_confirmed=False)
         status = await self._hosts.fetch_status(document.pds_url, claim.did)
-        if status is None:
-            is_final = is_operator or claim.repo.account_status is AccountStatus.DELETED
-            return await self._gone(claim, "repo not found at its host", is_final=is_final)
+        if status is None or status.status is AccountStatus.DELETED:
+            is_known = claim.repo.account_status is AccountStatus.DELETED
+            return await self._gone(
+                claim,
+                "repo not found at its host",
+                is_final=is_operator or is_known or status is not None,
+                is_hiding=True,
+            )
         if status.status is not AccountStatus.ACTIVE:
             await self._queue.settle(claim, partial(hidden, status=status.status))
             return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
@@ -267,18 +312,22 @@ class Resyncer:
         stream_at = self._stream_at()
         if host_rev is None or stream_at is None or not is_tid(host_rev):
             return False
-        return tid_timestamp_us(host_rev) / 1e6 + STREAM_GRACE_S > stream_at
+        made_at = tid_timestamp_us(host_rev) / 1e6
+        is_honest = made_at < self._clock.now() + REV_AHEAD_S_MAX
+        return is_honest and stream_at < made_at + STREAM_GRACE_S
 
     def _is_current(self, repo: Repo, host_rev: str | None) -> bool:
         """Whether equal revs prove that nothing needs to be fetched."""
         if repo.scope_id != self._verifier.scope.scope_id or repo.data is None:
             return False
-        return host_rev is not None and host_rev in {repo.rev, repo.host_rev}
+        # The host's own word outlives the commit it was about only until the next commit.
+        known = repo.rev if repo.host_rev is None else max(repo.rev or "", repo.host_rev)
+        return host_rev is not None and host_rev == known
 
     async def _fetch(
         self, claim: Claim, pds_url: str, key: VerifyingKey, host_rev: str | None
     ) -> Resync:
-        await self._rows.begin_fetch(claim)
+        claim = await self._rows.begin_fetch(claim)
         async with self._hosts.fetch_repo(pds_url, claim.did) as archive:
             self._metrics.resync_bytes.labels("car").inc(archive.size_bytes)
             snapshot = await asyncio.to_thread(
@@ -288,6 +337,8 @@ class Resyncer:
                 did=claim.did,
                 key=key,
                 scope=self._verifier.scope,
+                known=(claim.repo.rev, claim.repo.data),
+                now_s=self._clock.now(),
             )
             rev = snapshot.commit.rev
             if claim.repo.rev is not None and rev < claim.repo.rev:
@@ -297,9 +348,11 @@ class Resyncer:
     async def _merge(
         self, claim: Claim, snapshot: RepoSnapshot, key: VerifyingKey, host_rev: str | None
     ) -> Resync:
+        rest: Leaves | None = None
         while True:
-            leaves = await asyncio.to_thread(snapshot.next_leaves)
-            ours = await self._rows.cids_between(claim, leaves.after, leaves.upto)
+            found = await asyncio.to_thread(snapshot.next_leaves) if rest is None else rest
+            ours = await self._rows.cids_between(claim, found.after, found.upto)
+            leaves, rest = narrowed(found, ours)
             texts, records = await asyncio.to_thread(
                 prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
             )
@@ -336,47 +389,47 @@ class Resyncer:
         fetched, chunk = brought or (None, None)
         while True:
             pending = await self._rows.load_pending(claim, after)
-            commits = await self._verified(pending, key)
-            after = pending[-1][0] if pending else after
-            done = await self._rows.finish(
-                claim,
-                fetched,
-                chunk,
-                commits,
-                upto_id=after,
-                is_confirmed=is_confirmed,
-                look_again_at=look_again_at,
-            )
-            self._metrics.count_applied(done.applied, source="backfill")
-            fetched = chunk = None
-            if done.is_done:
-                if done.repo.wanted:
-                    self.wake()
-                return Resync(result=result, records=done.records, reason=done.repo.reason)
+            for upto, commits in portions(await self._verified(pending, key)):
+                after = max(after, upto)
+                done = await self._rows.finish(
+                    claim,
+                    fetched,
+                    chunk,
+                    commits,
+                    upto_id=after,
+                    is_confirmed=is_confirmed,
+                    look_again_at=look_again_at,
+                )
+                self._metrics.count_applied(done.applied, source="backfill")
+                fetched = chunk = None
+                if done.is_done:
+                    if done.repo.wanted:
+                        self.wake()
+                    return Resync(result=result, records=done.records, reason=done.repo.reason)
 
     async def _verified(
         self, pending: list[tuple[int, bytes]], key: VerifyingKey
-    ) -> list[CommitSeen]:
+    ) -> list[tuple[int, CommitSeen]]:
         if not pending:
             return []
         frames = [RawFrame(decode_frame(data), data) for _, data in pending]
-        return await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
+        commits = await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
+        return [(row[0], commit) for row, commit in zip(pending, commits, strict=True)]
 
-    async def _gone(self, claim: Claim, reason: str, *, is_final: bool) -> Resync:
-        """Nobody knows the repo: purge what was confirmed, hide and look again otherwise."""
+    async def _gone(self, claim: Claim, reason: str, *, is_final: bool, is_hiding: bool) -> Resync:
+        """Nobody knows the repo: purge what was confirmed, look again later otherwise."""
         if is_final:
             self._metrics.count_records(await self._queue.purge(claim, reason), "backfill")
             return Resync(result=Result.DELETED, reason=reason)
-        await self._queue.settle(claim, partial(missing, now=self._clock.now()))
-        return Resync(result=Result.NOT_FOUND, reason=reason)
+        ending = partial(missing, reason=reason, is_hiding=is_hiding, now=self._clock.now())
+        return await self._settle(claim, Result.NOT_FOUND, reason, ending, None)
 
     async def _end(
         self, claim: Claim, state: RepoState, result: Result, error: InvalidUpstream
     ) -> Resync:
         letter = DeadLetterDraft(error.check, error.detail, did=claim.did)
-        return await self._settle(
-            claim, result, error.detail, partial(ended, state=state, reason=error.detail), letter
-        )
+        ending = partial(ended, state=state, reason=error.detail, now=self._clock.now())
+        return await self._settle(claim, result, error.detail, ending, letter)
 
     async def _retry(self, claim: Claim, reason: str, retry_after_s: float | None) -> Resync:
         delay_s = retry_delay_s(claim.repo.attempts, self._rng.random(), retry_after_s)
@@ -392,7 +445,25 @@ class Resyncer:
         letter: DeadLetterDraft | None,
     ) -> Resync:
         try:
-            await self._queue.settle(claim, ending, letter=letter)
+            await self._insist(partial(self._queue.settle, claim, ending, letter=letter))
         except StaleClaim:
             return Resync(result=Result.STALE, reason=reason)
         return Resync(result=result, reason=reason)
+
+
+def portions(
+    commits: Sequence[tuple[int, CommitSeen]],
+) -> Iterator[tuple[int, list[CommitSeen]]]:
+    """Buffered commits in portions for one transaction each: (id of the last one, commits).
+
+    There is always at least one, if only to end the claim.
+    """
+    portion: list[CommitSeen] = []
+    last = weight = 0
+    for identifier, commit in commits:
+        if portion and weight + len(commit.writes) > WRITES_MAX:
+            yield last, portion
+            portion, weight = [], 0
+        portion.append(commit)
+        last, weight = identifier, weight + len(commit.writes)
+    yield last, portion

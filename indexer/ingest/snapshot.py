@@ -10,9 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from indexer.errors import Check, InvalidUpstream
 from indexer.model import PreparedRecord, Scope
 from indexer.protocol.cid import cid_text
-from indexer.protocol.commit import SignedCommit, verify_commit_block
+from indexer.protocol.commit import (
+    SignedCommit,
+    check_rev,
+    decode_commit,
+    record_block,
+    verify_commit_block,
+)
 from indexer.protocol.keys import VerifyingKey
 from indexer.protocol.mst import walk
 
@@ -64,17 +71,53 @@ class RepoSnapshot:
 
     def block(self, cid: bytes) -> bytes:
         """The bytes of one leaf's record. Raises `MissingBlock` when the archive lacks it."""
-        return self._load(cid)
+        return record_block(cid, self._load)
 
 
 def open_snapshot(
-    root: bytes, load: LoadBlock, *, did: str, key: VerifyingKey, scope: Scope
+    root: bytes,
+    load: LoadBlock,
+    *,
+    did: str,
+    key: VerifyingKey,
+    scope: Scope,
+    known: tuple[str | None, str | None],
+    now_s: float,
 ) -> RepoSnapshot:
     """Verify the commit `root` with `key` and give access to its in-scope records.
 
-    Raises `InvalidUpstream` when the commit is malformed, of another DID, or not signed by `key`.
+    `known` is (rev, MST root) of the commit that we hold, which was verified when it was current:
+    after a migration the host shows it again, signed with a key that is no longer the account's.
+    Raises `InvalidUpstream` when the commit is malformed, of another DID, from the future, or not
+    signed by `key`.
     """
-    return RepoSnapshot(verify_commit_block(load(root), root, did, key), load, scope)
+    block = load(root)
+    try:
+        commit = verify_commit_block(block, root, did, key)
+    except InvalidUpstream as error:
+        if error.check is not Check.SIGNATURE:
+            raise
+        commit = decode_commit(block, root)
+        if commit.did != did or (commit.rev, cid_text(commit.data)) != known:
+            raise
+    check_rev(commit.rev, now_s)
+    return RepoSnapshot(commit, load, scope)
+
+
+def narrowed(leaves: Leaves, ours: dict[str, str]) -> tuple[Leaves, Leaves | None]:
+    """A chunk cut where our rows were cut, and what remains of it: None, where nothing was.
+
+    `ours` are the first `CHUNK_LEAVES` of our rows in the chunk's range, in key order. Where we
+    hold more rows than that, as many would have to be deleted in one transaction.
+    """
+    if len(ours) < CHUNK_LEAVES:
+        return leaves, None
+    cut = next(reversed(ours))
+    if cut == leaves.upto:
+        return leaves, None
+    within = [item for item in leaves.items if item[0] <= cut]
+    beyond = leaves.items[len(within) :]
+    return Leaves(leaves.after, cut, tuple(within)), Leaves(cut, leaves.upto, beyond)
 
 
 def prepare_chunk(

@@ -25,7 +25,7 @@ from indexer.protocol.commit import VerifiedCommit, verify_commit, verify_sync
 from indexer.protocol.events import CommitEvent, parse_account, parse_commit, parse_sync
 from indexer.protocol.frame import Frame
 from indexer.protocol.keys import VerifyingKey
-from indexer.protocol.syntax import datetime_to_unix
+from indexer.protocol.syntax import datetime_to_unix, is_tid
 
 Prepare = Callable[[str, str, str, bytes], PreparedRecord]
 """(did, path, CID text, block) -> the record made ready for its row."""
@@ -89,7 +89,7 @@ class Verifier:
             return CommitSeen(
                 did=did,
                 seq=seq,
-                rev=rev if isinstance(rev, str) else "",
+                rev=rev if isinstance(rev, str) and is_tid(rev) else "",
                 since=None,
                 frame=raw.data,
                 error=error,
@@ -104,9 +104,9 @@ class Verifier:
                 frame=raw.data,
                 brings_records=brings,
             )
-        return self._verified(event, raw.data, key, brings)
+        return self._verified(event, raw.data, key, brings=brings)
 
-    def _verified(self, event: CommitEvent, data: bytes, key: str, brings: bool) -> CommitSeen:
+    def _verified(self, event: CommitEvent, data: bytes, key: str, *, brings: bool) -> CommitSeen:
         try:
             commit = verify_commit(
                 event,
