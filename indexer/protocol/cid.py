@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 from hashlib import sha256
 
+import libipld
+
 from indexer.errors import Check, InvalidUpstream
 
 DAG_CBOR_SHA256 = b"\x01\x71\x12\x20"
@@ -62,7 +64,7 @@ def is_cid_v1(cid: bytes) -> bool:
 
 def cid_text(cid: bytes) -> str:
     """Base32 text, with the multibase prefix `b`."""
-    return "b" + base64.b32encode(cid).decode("ascii").lower().rstrip("=")
+    return libipld.encode_multibase("b", cid)
 
 
 def parse_cid(text: str) -> bytes:
