@@ -13,57 +13,55 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from urllib.parse import urljoin
+from typing import Self
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import msgspec
-from aiohttp.resolver import ThreadedResolver
 
 from indexer.clock import Clock
-from indexer.errors import Check, ChiveIndexerError, InvalidUpstream, Unavailable
+from indexer.errors import Check, ChiveIndexerError, InvalidUpstream, LocalBusy, Unavailable
 from indexer.metrics import Metrics
 from indexer.model import Json
-from indexer.network.pacing import Pacing, requested_pause_s
+from indexer.network.answers import (
+    OK,
+    SNIPPET_CHARS,
+    TOO_MANY,
+    exhausted_s,
+    is_passing,
+    refusal,
+    requested_pause_s,
+    status_label,
+)
+from indexer.network.connections import (
+    CONNECT_S,
+    CONNECT_S_TOTAL,
+    heeding_request,
+    public_connector,
+    trusting_connector,
+)
+from indexer.network.pacing import WAIT_S_MAX, Pacing
 from indexer.network.resolver import PublicResolver
+from indexer.network.sockets import SHORTAGES
 from indexer.network.ssrf import (
     AddressRefused,
     HostRefused,
     check_url,
-    checked_socket,
+    is_literal,
     origin_of,
 )
-
-CONNECT_S = 5.0
-"""One address, TCP and TLS."""
-
-CONNECT_S_TOTAL = 15.0
-"""A connection of our own, with the wait for a free place, the name and all addresses."""
+from indexer.protocol.hosts import registrable_domain
 
 JSON_BYTES_MAX = 4 * 1024 * 1024
 JSON_S = 15.0
-CONNECTIONS_MAX = 50
+BYTES_PER_S_MIN = 10_000
+SLOW_S = 30.0
+"""A body may come slower than the minimum for as long as this in all."""
+
 REDIRECTS_MAX = 3
-SNIPPET_CHARS = 200
 DETAIL_CHARS = 500
 CHUNK_BYTES = 65536
-OK = 200
-TOO_MANY = 429
-RETRY_LATER = frozenset({408, 425, TOO_MANY})
-NOT_FOUND = frozenset({404, 410})
-NOT_IMPLEMENTED = 501
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-COUNTED_CODES = frozenset({OK, 400, 401, 403, 404, 410, TOO_MANY, 500, 501, 502, 503, 504})
-"""Statuses with a label of their own; a host cannot invent further ones."""
-
-
-class XrpcFailure(ChiveIndexerError):
-    """A host refused a request with an error of its own; `name` may be empty."""
-
-    def __init__(self, status: int, name: str, message: str) -> None:
-        super().__init__(f"HTTP {status} {name}: {message}")
-        self.status = status
-        self.name = name
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +77,7 @@ class _Request:
     """What stays the same over redirects."""
 
     service: str
+    bytes_max: int
     idle_s: float
     total_s: float
     is_configured: bool
@@ -110,24 +109,14 @@ class HttpClient:
         self._clock = clock
         self._metrics = metrics
         self._resolver = resolver or PublicResolver(clock=clock)
+        self._request_class = heeding_request(pacing)
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> HttpClient:
-        self._trusting = await self._open(
-            aiohttp.TCPConnector(
-                limit=CONNECTIONS_MAX, ttl_dns_cache=60, resolver=ThreadedResolver()
-            )
-        )
+    async def __aenter__(self) -> Self:
+        self._trusting = await self._open(trusting_connector())
         self._checked = self._trusting
         if not self._allow_private:
-            self._checked = await self._open(
-                aiohttp.TCPConnector(
-                    limit=CONNECTIONS_MAX,
-                    use_dns_cache=False,  # the resolver has one, which heeds TTLs
-                    resolver=self._resolver,
-                    socket_factory=checked_socket,
-                )
-            )
+            self._checked = await self._open(public_connector(self._resolver))
         return self
 
     async def __aexit__(
@@ -144,6 +133,7 @@ class HttpClient:
             headers=self._headers,
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=self._request_class,
         )
         return await self._stack.enter_async_context(session)
 
@@ -213,11 +203,16 @@ class HttpClient:
     ) -> AsyncIterator[Body]:
         """GET a body piece by piece, within `total_s` and without a pause above `idle_s`.
 
-        Raises `InvalidUpstream` (`LIMITS`) when more than `bytes_max` bytes arrive. The wait for
-        a turn at the host comes before `total_s` and has a bound of its own.
+        Raises `InvalidUpstream` (`LIMITS`) when more than `bytes_max` bytes arrive, `Unavailable`
+        when they come slower than `BYTES_PER_S_MIN`. The wait for a turn at the host comes before
+        `total_s` and has a bound of its own.
         """
         request = _Request(
-            service=service, idle_s=idle_s, total_s=total_s, is_configured=is_configured
+            service=service,
+            bytes_max=bytes_max,
+            idle_s=idle_s,
+            total_s=total_s,
+            is_configured=is_configured,
         )
         for _ in range(REDIRECTS_MAX + 1):
             exempt = self._exempt if is_configured else frozenset[str]()
@@ -225,9 +220,13 @@ class HttpClient:
             async with self._answer(url, params, request) as response:
                 if not (follow and response.status in REDIRECTS):
                     if response.status != OK:
-                        raise await self._failure(response, origin_of(url))
+                        raise await self._failure(response, origin_of(url), request)
+                    left_alone_s = exhausted_s(response.headers, now_s=self._clock.now())
+                    if left_alone_s is not None:
+                        self._pacing.close(origin_of(url), left_alone_s)
+                    yield Body(response.content_type, self._bounded(response, request))
+                    # Only now: a host that answers and then stalls has not answered.
                     self._pacing.answered(origin_of(url))
-                    yield Body(response.content_type, _bounded(response, bytes_max, idle_s))
                     return
                 url, params = self._redirected(url, response, exempt), None
         raise InvalidUpstream(Check.RESPONSE, f"{origin_of(url)}: too many redirects")
@@ -240,30 +239,53 @@ class HttpClient:
         origin = origin_of(url)
         is_exempt = request.is_configured and origin in self._exempt
         session = self._trusting if is_exempt else self._checked
+        groups = () if session is self._trusting else await self._groups(origin)
         timeout = aiohttp.ClientTimeout(
             connect=CONNECT_S_TOTAL, sock_connect=CONNECT_S, sock_read=request.idle_s
         )
         code = "none"
-        async with self._pacing.turn(origin) as waited_s:
+        async with self._pacing.turn(origin, groups=groups, is_trusted=is_exempt) as waited_s:
             self._metrics.http_client_throttled_seconds.inc(waited_s)
+            started = asyncio.get_running_loop().time()
             try:
                 async with (
-                    asyncio.timeout(request.total_s) as deadline,
+                    # Headers that drip do not get the time of a large body.
+                    asyncio.timeout(
+                        min(request.total_s, CONNECT_S_TOTAL + request.idle_s)
+                    ) as limit,
                     session.get(
                         url, params=params, allow_redirects=False, timeout=timeout
                     ) as response,
                 ):
-                    code = _code(response.status)
+                    limit.reschedule(started + request.total_s)
+                    code = status_label(response.status)
                     yield response
             except aiohttp.ClientError as error:
                 raise self._classified(error, origin) from error
             except TimeoutError as error:
-                if not deadline.expired():
+                if not limit.expired():
                     raise  # of what the caller does with the answer
                 self._pacing.failed(origin)
                 raise Unavailable(f"{origin}: no answer in time") from error
             finally:
                 self._metrics.http_client_requests.labels(request.service, code).inc()
+
+    async def _groups(self, origin: str) -> tuple[str, ...]:
+        """The groups that a stranger's host belongs to: its domain and its addresses."""
+        closed_s = self._pacing.closed_s(origin)
+        if closed_s > WAIT_S_MAX:
+            raise Unavailable(f"{origin} is left alone for now", retry_after_s=closed_s)
+        host = urlsplit(origin).hostname or ""
+        if is_literal(host):
+            return (f"address {host}",)
+        try:
+            found = await self._resolver.resolve(host)
+        except OSError as error:
+            raise self._unreachable(error, origin) from error
+        return (
+            f"domain {registrable_domain(host)}",
+            *(f"address {address}" for address in {result["host"] for result in found}),
+        )
 
     def _redirected(
         self, url: str, response: aiohttp.ClientResponse, exempt: Collection[str]
@@ -279,10 +301,12 @@ class HttpClient:
             raise HostRefused(f"{origin} redirects to {target[:SNIPPET_CHARS]!r}")
         return target
 
-    async def _failure(self, response: aiohttp.ClientResponse, origin: str) -> ChiveIndexerError:
+    async def _failure(
+        self, response: aiohttp.ClientResponse, origin: str, request: _Request
+    ) -> ChiveIndexerError:
         """The error that a response other than 200 stands for."""
         status = response.status
-        if status in RETRY_LATER or (status >= 500 and status != NOT_IMPLEMENTED):  # noqa: PLR2004 - server errors
+        if is_passing(status):
             asked_s = requested_pause_s(response.headers, now_s=self._clock.now())
             if status == TOO_MANY or asked_s is not None:
                 asked_s = self._pacing.refused(origin, asked_s)
@@ -290,53 +314,63 @@ class HttpClient:
                 self._pacing.failed(origin)
             return Unavailable(f"{origin}: HTTP {status}", retry_after_s=asked_s)
         self._pacing.answered(origin)
-        data = await response.content.read(CHUNK_BYTES)
-        try:
-            body = msgspec.json.decode(data)
-        except (msgspec.DecodeError, RecursionError):
-            body = None
-        if isinstance(body, dict):
-            name, message = body.get("error"), body.get("message")
-            return XrpcFailure(
-                status,
-                name[:SNIPPET_CHARS] if isinstance(name, str) else "",
-                message[:SNIPPET_CHARS] if isinstance(message, str) else "",
-            )
-        if status in NOT_FOUND:
-            return XrpcFailure(status, "", data[:SNIPPET_CHARS].decode(errors="replace"))
-        return InvalidUpstream(Check.RESPONSE, f"{origin}: HTTP {status} {data[:SNIPPET_CHARS]!r}")
+        return refusal(status, await _start_of(response, request.idle_s), origin)
 
     def _classified(self, error: aiohttp.ClientError, origin: str) -> ChiveIndexerError:
         """The error that a failed transfer stands for."""
-        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
-            error.os_error, AddressRefused
-        ):
-            return HostRefused(f"{origin} is not at a public address")
         if isinstance(error, aiohttp.InvalidURL):
             return HostRefused(f"{origin}: malformed URL")
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return self._unreachable(error.os_error, origin)
+        if isinstance(error, OSError):
+            return self._unreachable(error, origin)
         self._pacing.failed(origin)
         return Unavailable(f"{origin}: {type(error).__name__}: {error}"[:DETAIL_CHARS])
 
+    def _unreachable(self, error: OSError, origin: str) -> ChiveIndexerError:
+        """Why there is no connection: our rule, our own shortage, or the host."""
+        if isinstance(error, AddressRefused):
+            return HostRefused(f"{origin} is not at a public address")
+        if error.errno in SHORTAGES:
+            return LocalBusy(f"no socket for {origin}: {error.strerror}")
+        self._pacing.failed(origin)
+        return Unavailable(f"{origin}: {type(error).__name__}: {error}"[:DETAIL_CHARS])
 
-async def _bounded(
-    response: aiohttp.ClientResponse, bytes_max: int, idle_s: float
-) -> AsyncIterator[bytes]:
-    received = 0
-    while True:
-        try:
-            async with asyncio.timeout(idle_s):
-                chunk = await response.content.read(CHUNK_BYTES)
-        except TimeoutError as error:
-            detail = f"{origin_of(str(response.url))}: nothing for {idle_s:g} s"
-            raise Unavailable(detail) from error
-        if not chunk:
-            return
-        received += len(chunk)
-        if received > bytes_max:
-            detail = f"{origin_of(str(response.url))}: more than {bytes_max} bytes"
-            raise InvalidUpstream(Check.LIMITS, detail)
-        yield chunk
+    async def _bounded(
+        self, response: aiohttp.ClientResponse, request: _Request
+    ) -> AsyncIterator[bytes]:
+        origin = origin_of(str(response.url))
+        received, waited_s = 0, 0.0
+        while True:
+            asked_at = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(request.idle_s):
+                    chunk = await response.content.read(CHUNK_BYTES)
+            except TimeoutError as error:
+                self._pacing.failed(origin)
+                raise Unavailable(f"{origin}: nothing for {request.idle_s:g} s") from error
+            if not chunk:
+                return
+            received += len(chunk)
+            if received > request.bytes_max:
+                raise InvalidUpstream(Check.LIMITS, f"{origin}: over {request.bytes_max} bytes")
+            waited_s += self._clock.monotonic() - asked_at
+            if waited_s > SLOW_S and received < waited_s * BYTES_PER_S_MIN:
+                self._pacing.failed(origin)
+                raise Unavailable(f"{origin}: {received} bytes in {waited_s:.0f} s is too slow")
+            yield chunk
 
 
-def _code(status: int) -> str:
-    return str(status) if status in COUNTED_CODES else f"{min(status // 100, 9)}xx"
+async def _start_of(response: aiohttp.ClientResponse, idle_s: float) -> bytes:
+    """Up to `CHUNK_BYTES` of a body; what has come when it takes too long."""
+    data = b""
+    try:
+        async with asyncio.timeout(idle_s):
+            while len(data) < CHUNK_BYTES:
+                chunk = await response.content.read(CHUNK_BYTES - len(data))
+                if not chunk:
+                    break
+                data += chunk
+    except TimeoutError:
+        pass  # the status alone has to do
+    return data

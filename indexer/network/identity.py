@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 from indexer.clock import Clock
 from indexer.errors import Check, DidGone, InvalidUpstream, Unavailable
-from indexer.network.http import HttpClient, XrpcFailure
+from indexer.network.answers import NOT_FOUND, XrpcFailure
+from indexer.network.http import HttpClient
 from indexer.network.resolver import PublicResolver
 from indexer.protocol.did_document import DidDocument, parse_did_document, parse_origin
 from indexer.protocol.syntax import is_did, is_handle, is_plc_did
@@ -30,12 +31,15 @@ DEAD_TLDS = frozenset(
     {"alt", "arpa", "example", "internal", "invalid", "local", "localhost", "onion"}
 )
 DEVELOPMENT_TLD = "test"
+UNKNOWN_MESSAGE = "DID not registered"
+"""How the directory says that it never heard of a DID; a tombstone's is "DID not available"."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why a DID has no document. Errors are made anew for each caller: a raised one keeps the
-    frames that it passed through.
+    """Why a DID has no document.
+
+    Errors are made anew for each caller: a raised one keeps the frames that it passed through.
     """
 
     check: Check
@@ -131,10 +135,11 @@ class IdentityResolver:
             )
             return parse_did_document(document, did)
         except XrpcFailure as error:
-            if error.status in {404, 410}:
-                detail = f"{did}: HTTP {error.status} {error.message}"[:200]
-                return _Refusal(Check.DID_DOCUMENT, detail, error.status == 410)  # noqa: PLR2004 - "gone"
-            return Unavailable(f"{did}: {error}"[:300])
+            if error.status not in NOT_FOUND:
+                return Unavailable(f"{did}: {error}"[:300])
+            detail = f"{did}: HTTP {error.status} {error.message}"[:200]
+            is_tombstone = is_plc and await self._has_tombstone(did, error)
+            return _Refusal(Check.DID_DOCUMENT, detail, is_tombstone)
         except InvalidUpstream as error:
             if error.check is Check.RESPONSE:
                 # A page of a proxy or a portal says nothing about the DID.
@@ -142,6 +147,26 @@ class IdentityResolver:
             return _Refusal(error.check, error.detail, None)
         except Unavailable as error:
             return error
+
+    async def _has_tombstone(self, did: str, answer: XrpcFailure) -> bool:
+        """Whether the DID's log ends in a tombstone.
+
+        The directory answers 404 for a tombstone as for a DID that it never heard of (its
+        documentation says 410), and only a tombstone may end in a purge: so its log has the word.
+        """
+        if answer.message.startswith(UNKNOWN_MESSAGE):
+            return False
+        try:
+            last = await self._http.get_json(
+                f"{self._plc_url}/{did}/log/last",
+                service="plc",
+                bytes_max=DOCUMENT_BYTES_MAX,
+                timeout_s=DOCUMENT_S,
+                is_configured=True,
+            )
+        except (XrpcFailure, InvalidUpstream, Unavailable):
+            return False
+        return isinstance(last, dict) and last.get("type") == "plc_tombstone"
 
     def _document_url(self, did: str) -> str:
         if is_plc_did(did):

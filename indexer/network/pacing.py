@@ -2,24 +2,29 @@
 
 A host is who a rate limit attaches to: scheme, name and port. A refusal closes its window for as
 long as the host says, or for a minute and then twice as long each time where it does not say; a
-host that fails several times in a row is left alone likewise. The table of hosts is bounded; those
-that nobody waits for are forgotten first.
+host that fails several times in a row is left alone likewise. Hosts with a domain or an address in
+common form groups with wider bounds, since one operator can make hosts without end; a last bound
+holds for all hosts together. The table is bounded; those that nobody waits for are forgotten first.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 from indexer.clock import Clock
 from indexer.errors import Unavailable
 
 PER_HOST_CONCURRENCY = 2
+GROUP_WIDTH = 4
+"""A group may be asked as much as this many hosts."""
+
+REQUESTS_MAX = 64
+"""Requests under way to strangers' hosts, all together."""
+
 BURST_S = 2.0
 """An idle host may be asked this many seconds' worth of requests at once."""
 
@@ -34,12 +39,15 @@ WAIT_S_MAX = 30.0
 """A closed window that lasts longer is an answer: the caller does not wait for it."""
 
 TURN_S_MAX = 120.0
-"""Nor for a host whose places are taken for so long by others."""
+"""Nor for a place that others of our own requests hold for so long."""
 
 
 @dataclass(slots=True)
 class _Host:
+    """A host, or a group of hosts, which only the bounds concern."""
+
     slots: asyncio.Semaphore
+    rate: float  # requests a second
     tokens: float
     filled_at: float  # monotonic
     closed_until: float = 0.0  # monotonic
@@ -59,65 +67,82 @@ class Pacing:
         rate: float,  # requests a second and host
         concurrency: int = PER_HOST_CONCURRENCY,
         hosts_max: int = HOSTS_MAX,
+        requests_max: int = REQUESTS_MAX,
+        turn_s_max: float = TURN_S_MAX,
     ) -> None:
         self._clock = clock
         self._concurrency = concurrency
         self._rate = rate
-        self._burst = max(rate * BURST_S, 1.0)
         self._hosts_max = hosts_max
+        self._turn_s_max = turn_s_max
+        self._all = asyncio.Semaphore(requests_max)
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
 
     def __len__(self) -> int:
-        """Hosts remembered."""
+        """Hosts and groups remembered."""
         return len(self._hosts)
 
     @asynccontextmanager
-    async def turn(self, origin: str) -> AsyncIterator[float]:
+    async def turn(
+        self, origin: str, *, groups: Iterable[str] = (), is_trusted: bool = False
+    ) -> AsyncIterator[float]:
         """Wait for a turn at a host and hold it; gives the seconds waited.
 
-        Turns at one host come in the order of asking. Raises `Unavailable` when its window stays
-        closed, or its places taken, for longer than is worth waiting.
+        Turns at one host come in the order of asking. `is_trusted` spares a host of the
+        operator's own choice the bound on all together, so that strangers cannot block it. Raises
+        `Unavailable` when the host's window stays closed, or a place taken, for longer than is
+        worth waiting.
         """
-        host = self._host(origin)
-        host.users += 1
         started = self._clock.monotonic()
-        try:
-            await self._take_slot(host, origin)
-            try:
+        # The host before its groups, those in one order, the bound on all last: requests that wait
+        # hold only what is narrower, and no two wait for each other.
+        names = [origin, *sorted(groups)]
+        async with AsyncExitStack() as stack:
+            for at, name in enumerate(names):
+                host = self._host(name, width=GROUP_WIDTH if at else 1)
+                host.users += 1
+                stack.callback(_leave, host)
+                await self._take(host.slots, name, stack)
                 async with host.turn:
-                    await self._pass(host, origin)
-                yield self._clock.monotonic() - started
-            finally:
-                host.slots.release()
-        finally:
-            host.users -= 1
+                    await self._pass(host, name)
+            if not is_trusted:
+                await self._take(self._all, origin, stack)
+            yield self._clock.monotonic() - started
+
+    def closed_s(self, origin: str) -> float:
+        """Seconds until the host's window opens; 0 when it is open."""
+        host = self._hosts.get(origin)
+        return 0.0 if host is None else max(host.closed_until - self._clock.monotonic(), 0.0)
+
+    def close(self, origin: str, pause_s: float) -> float:
+        """Close the host's window for as long as it asks; seconds until it opens."""
+        host = self._host(origin)
+        pause_s = min(max(pause_s, 1.0), PAUSE_S_MAX)
+        host.closed_until = max(host.closed_until, self._clock.monotonic() + pause_s)
+        return self.closed_s(origin)
 
     def refused(self, origin: str, retry_after_s: float | None) -> float:
         """The host said too many requests: close its window; seconds until it opens.
 
         Requests that were under way together are refused together, and count as one refusal.
         """
-        host = self._host(origin)
-        now = self._clock.monotonic()
         if retry_after_s is not None:
-            pause_s = min(max(retry_after_s, 1.0), PAUSE_S_MAX)
-        elif host.closed_until > now:
-            pause_s = host.closed_until - now
-        else:
-            pause_s = min(SILENT_PAUSE_S * 2.0 ** min(host.refusals, 10), PAUSE_S_MAX)
-            host.refusals += 1
-        host.closed_until = max(host.closed_until, now + pause_s)
-        return pause_s
+            return self.close(origin, retry_after_s)
+        remaining_s = self.closed_s(origin)
+        if remaining_s > 0.0:
+            return remaining_s
+        host = self._host(origin)
+        pause_s = SILENT_PAUSE_S * 2.0 ** min(host.refusals, 10)
+        host.refusals += 1
+        return self.close(origin, pause_s)
 
     def failed(self, origin: str) -> None:
         """The host did not answer, or with a failure of its own."""
         host = self._host(origin)
-        now = self._clock.monotonic()
         host.failures += 1
         surplus = host.failures - FAILURES_MAX
-        if surplus >= 0 and host.closed_until <= now:
-            pause_s = min(SILENT_PAUSE_S * 2.0 ** min(surplus, 10), FAILURE_PAUSE_S_MAX)
-            host.closed_until = now + pause_s
+        if surplus >= 0 and self.closed_s(origin) == 0.0:
+            self.close(origin, min(SILENT_PAUSE_S * 2.0 ** min(surplus, 10), FAILURE_PAUSE_S_MAX))
 
     def answered(self, origin: str) -> None:
         """The host gave an ordinary answer."""
@@ -125,36 +150,39 @@ class Pacing:
         host.refusals = 0
         host.failures = 0
 
-    async def _take_slot(self, host: _Host, origin: str) -> None:
+    async def _take(self, slots: asyncio.Semaphore, name: str, stack: AsyncExitStack) -> None:
         try:
-            async with asyncio.timeout(TURN_S_MAX):
-                await host.slots.acquire()
+            async with asyncio.timeout(self._turn_s_max):
+                await slots.acquire()
         except TimeoutError as error:
-            raise Unavailable(f"{origin} is busy with our own requests") from error
+            raise Unavailable(f"{name} is busy with our own requests") from error
+        stack.callback(slots.release)
 
-    async def _pass(self, host: _Host, origin: str) -> None:
+    async def _pass(self, host: _Host, name: str) -> None:
         while True:
             now = self._clock.monotonic()
             wait_s = host.closed_until - now
             if wait_s > WAIT_S_MAX:
-                raise Unavailable(f"{origin} is left alone for now", retry_after_s=wait_s)
+                raise Unavailable(f"{name} is left alone for now", retry_after_s=wait_s)
             if wait_s <= 0:
-                host.tokens = min(self._burst, host.tokens + (now - host.filled_at) * self._rate)
+                burst = _burst(host.rate)
+                host.tokens = min(burst, host.tokens + (now - host.filled_at) * host.rate)
                 host.filled_at = now
                 if host.tokens >= 1.0:
                     host.tokens -= 1.0
                     return
-                wait_s = (1.0 - host.tokens) / self._rate
+                wait_s = (1.0 - host.tokens) / host.rate
             await asyncio.sleep(wait_s)
 
-    def _host(self, origin: str) -> _Host:
-        host = self._hosts.get(origin)
+    def _host(self, name: str, *, width: int = 1) -> _Host:
+        host = self._hosts.get(name)
         if host is None:
             self._make_room()
-            now = self._clock.monotonic()
-            host = _Host(asyncio.Semaphore(self._concurrency), self._burst, now)
-            self._hosts[origin] = host
-        self._hosts.move_to_end(origin)
+            rate = self._rate * width
+            slots = asyncio.Semaphore(self._concurrency * width)
+            host = _Host(slots, rate, _burst(rate), self._clock.monotonic())
+            self._hosts[name] = host
+        self._hosts.move_to_end(name)
         return host
 
     def _make_room(self) -> None:
@@ -172,22 +200,9 @@ class Pacing:
             del self._hosts[victim]
 
 
-def requested_pause_s(headers: Mapping[str, str], *, now_s: float) -> float | None:
-    """Seconds to stay away: `Retry-After` (seconds or date), else `RateLimit-Reset` (unix time).
+def _leave(host: _Host) -> None:
+    host.users -= 1
 
-    None where neither says anything usable; may be negative for a time that has passed.
-    """
-    after = headers.get("Retry-After", "").strip()
-    if after.isascii() and after.isdigit():
-        return float(after[:12])
-    if after:
-        try:
-            moment = parsedate_to_datetime(after)
-            return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now_s
-        except (ValueError, OverflowError):
-            pass  # an unreadable date says nothing; the next header may
-    reset = headers.get("RateLimit-Reset", "").strip()
-    remaining = headers.get("RateLimit-Remaining", "0").strip()
-    if reset.isascii() and reset.isdigit() and remaining == "0":
-        return float(reset[:12]) - now_s
-    return None
+
+def _burst(rate: float) -> float:
+    return max(rate * BURST_S, 1.0)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from indexer.errors import Check, InvalidUpstream, RepoTooLarge, Unavailable
 from indexer.model import AccountStatus
-from indexer.network.http import HttpClient, XrpcFailure
+from indexer.network.answers import XrpcFailure
+from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
 from indexer.network.spool import CarSpool, SpoolFolder
 from indexer.planning import account_status
@@ -68,8 +69,10 @@ class RepoNetwork:
             )
         except XrpcFailure as error:
             return _refused(error)
+        except InvalidUpstream as error:
+            raise _of_the_moment(error) from error
         if not isinstance(answer, dict) or not isinstance(answer.get("active"), bool):
-            raise InvalidUpstream(Check.RESPONSE, f"{pds_url}: getRepoStatus says nothing")
+            raise Unavailable(f"{pds_url}: getRepoStatus says nothing")
         word, rev = answer.get("status"), answer.get("rev")
         status = account_status(
             active=answer["active"] is True, status=word if isinstance(word, str) else None
@@ -78,13 +81,20 @@ class RepoNetwork:
 
     @asynccontextmanager
     async def fetch_repo(self, pds_url: str, did: str) -> AsyncIterator[CarSpool]:
-        """The whole repo. Raises `RepoTooLarge` beyond the byte cap."""
+        """The whole repo. Raises `RepoTooLarge` beyond the caps."""
         with CarSpool(self._folder) as spool:
             try:
                 await self._download(pds_url, did, spool)
             except XrpcFailure as error:
                 # The status was active a moment ago: look again rather than conclude.
                 raise Unavailable(f"{pds_url}: getRepo: {error}") from error
+            except InvalidUpstream as error:
+                if error.check is Check.LIMITS and not spool.has_header:
+                    # No archive at all, and no word about the size of one.
+                    raise Unavailable(f"{pds_url}: getRepo: {error.detail}") from error
+                if error.check is Check.LIMITS:
+                    raise RepoTooLarge(error.detail) from error
+                raise _of_the_moment(error) from error
             yield spool
 
     async def _download(self, pds_url: str, did: str, spool: CarSpool) -> None:
@@ -96,17 +106,19 @@ class RepoNetwork:
             idle_s=self._idle_s,
             total_s=self._total_s,
         ) as body:
-            try:
-                async for chunk in body.chunks:
-                    await asyncio.to_thread(spool.feed, chunk)
-                await asyncio.to_thread(spool.finish)
-            except InvalidUpstream as error:
-                if error.check is Check.LIMITS and not isinstance(error, RepoTooLarge):
-                    raise RepoTooLarge(error.detail) from error
-                if error.check is Check.CAR:
-                    # A cut or garbled transfer is the line's fault until it repeats.
-                    raise Unavailable(f"{pds_url}: getRepo: {error.detail}") from error
-                raise
+            async for chunk in body.chunks:
+                await asyncio.to_thread(spool.feed, chunk)
+            await asyncio.to_thread(spool.finish)
+
+
+def _of_the_moment(error: InvalidUpstream) -> InvalidUpstream | Unavailable:
+    """The same error as one to retry, where it speaks of the transfer and not of the repo.
+
+    A page of a proxy, a cut or garbled body: the line's fault, or the host's until it repeats.
+    """
+    if error.check in {Check.RESPONSE, Check.LIMITS, Check.CAR}:
+        return Unavailable(error.detail)
+    return error
 
 
 def _refused(error: XrpcFailure) -> HostStatus | None:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from array import array
 from pathlib import Path
+from typing import Self
 
 from indexer.errors import (
     Check,
@@ -39,7 +40,10 @@ _HASH_MASK = (1 << 64 - _POSITION_BITS) - 1
 
 
 class SpoolFolder:
-    """Where archives are spooled, and how many bytes they may take: each, and together."""
+    """Where archives are spooled, and how many bytes they may take: each, and together.
+
+    The folder is the daemon's alone: what lies there at its start is removed.
+    """
 
     def __init__(self, path: Path, *, bytes_max: int, archive_bytes_max: int) -> None:
         self.path = path
@@ -47,7 +51,13 @@ class SpoolFolder:
         self._bytes_max = bytes_max
         self._bytes_used = 0
         self._lock = threading.Lock()
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for left in path.iterdir():
+                # Where the file system cannot make a file without a name it has one for a moment.
+                left.unlink()
+        except OSError as error:
+            raise _local(error) from error
 
     @property
     def bytes_used(self) -> int:
@@ -96,7 +106,7 @@ class CarSpool:
         except OSError as error:
             raise _local(error) from error
 
-    def __enter__(self) -> CarSpool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,6 +31,7 @@ _V6_DENIED = tuple(
 )
 PUBLIC_PORTS = frozenset({443})
 USUAL_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_NUMBER = re.compile("[0-9]+|0[xX][0-9a-fA-F]*")
 _NAME = re.compile(r"(?=.{1,254}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?")
 
 
@@ -100,11 +101,19 @@ def check_url(url: str, *, allow_private: bool, exempt: Collection[str] = ()) ->
         raise HostRefused(f"{url[:200]!r} is not https")
     if parts.port is not None and parts.port not in PUBLIC_PORTS:
         raise HostRefused(f"port {parts.port} of {url[:200]!r}")
-    is_literal = ":" in host or host.replace(".", "").isdigit()
-    if is_literal and not is_public(host):
-        raise HostRefused(f"{host} is not a public address")
-    if not is_literal and "." not in host.rstrip("."):
+    if is_literal(host):
+        if not is_public(host):
+            raise HostRefused(f"{host} is not a public address")
+    elif "." not in host.rstrip("."):
         raise HostRefused(f"{host} is not a public name")
+
+
+def is_literal(host: str) -> bool:
+    """Whether a host is meant as an address, in any of the spellings that resolvers know.
+
+    A last label that is a number makes one (127.1, 0x7f.0.0.1, 2130706433): no domain ends so.
+    """
+    return ":" in host or _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]) is not None
 
 
 def checked_socket(info: AddrInfoType) -> socket.socket:

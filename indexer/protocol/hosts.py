@@ -25,7 +25,7 @@ def registrable_domain(host: str) -> str:
         return str(ip_address(name))
     except ValueError:
         labels = name.split(".")
-    if len(labels) <= 2:  # noqa: PLR2004 - a name and its top-level domain
+    if len(labels) <= 2:
         return name
     is_registry = len(labels[-1]) == COUNTRY_CHARS and len(labels[-2]) <= SECOND_LEVEL_CHARS_MAX
     return ".".join(labels[-3:] if is_registry else labels[-2:])
