@@ -133,14 +133,20 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
 
 
 def failed(repo: Repo, reason: str, *, delay_s: float, now: float) -> Repo:
-    """The attempt came to nothing for a passing reason: the same work again after `delay_s`."""
+    """The attempt came to nothing for a passing reason: the same work again after `delay_s`.
+
+    Sooner where an event since the claim says that the account or its host is not what it was.
+    """
     state = RepoState.ERROR if repo.state is RepoState.RESYNCING else repo.state
+    retry_at = now + delay_s
+    if repo.wanted & (Wanted.IDENTITY | Wanted.ACCOUNT):
+        retry_at = min(retry_at, max(now, repo.retry_at))
     return replace(
         repo,
         state=state,
         wanted=repo.wanted | repo.claimed,
         claimed=Wanted.NOTHING,
-        retry_at=now + delay_s,
+        retry_at=retry_at,
         attempts=repo.attempts + 1,
         reason=reason,
     )

@@ -392,13 +392,17 @@ def _revived(repo: Repo, policy: Policy, now: float) -> Repo:
 def _asked(repo: Repo, work: Wanted, policy: Policy, now: float) -> Repo:
     """Raise `work` for a worker, who resolves the DID document not more often than allowed.
 
-    A fetch that waits for its turn is not hurried by it.
+    A fetch that was put off is not hurried by it, except after its first failure: a host that has
+    just been left answers no more, often before the stream says so.
     """
     retry_at = repo.retry_at
     due_at = max(now, repo.identity_at + policy.identity_refresh_s)
+    is_put_off = repo.state is not RepoState.ACTIVE and bool(repo.wanted & Wanted.CONTENT)
     if not repo.wanted:
         retry_at = due_at
-    elif work & ~repo.wanted and not repo.wanted & Wanted.CONTENT:
+    elif work & ~repo.wanted and not is_put_off:
+        retry_at = min(retry_at, due_at)
+    elif repo.state is RepoState.ERROR and repo.attempts <= 1:
         retry_at = min(retry_at, due_at)
     return replace(
         repo,

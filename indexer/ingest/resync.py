@@ -50,6 +50,7 @@ from indexer.protocol.commit import REV_AHEAD_S_MAX
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.frame import decode_frame
 from indexer.protocol.keys import VerifyingKey
+from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import is_tid, tid_timestamp_us
 
 log = structlog.get_logger(__name__)
@@ -149,6 +150,9 @@ class RepoHosts(Protocol):
 
     async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
         """The account's status at its host; None when the host does not know the repo."""
+
+    async def former_keys(self, did: str) -> Sequence[FormerKey]:
+        """Signing keys that the account had before, newest first."""
 
     def fetch_repo(self, pds_url: str, did: str) -> AbstractAsyncContextManager[Archive]:
         """The whole repo. Raises `RepoTooLarge` beyond the byte cap."""
@@ -330,20 +334,30 @@ class Resyncer:
         claim = await self._rows.begin_fetch(claim)
         async with self._hosts.fetch_repo(pds_url, claim.did) as archive:
             self._metrics.resync_bytes.labels("car").inc(archive.size_bytes)
-            snapshot = await asyncio.to_thread(
-                open_snapshot,
-                archive.root,
-                archive.load,
-                did=claim.did,
-                key=key,
-                scope=self._verifier.scope,
-                known=(claim.repo.rev, claim.repo.data),
-                now_s=self._clock.now(),
-            )
+            snapshot = await self._open(claim, archive, key)
             rev = snapshot.commit.rev
             if claim.repo.rev is not None and rev < claim.repo.rev:
                 raise Unavailable(f"the host serves {rev}, older than our {claim.repo.rev}")
             return await self._merge(claim, snapshot, key, host_rev)
+
+    async def _open(self, claim: Claim, archive: Archive, key: VerifyingKey) -> RepoSnapshot:
+        """The archive's verified commit; the directory's log is asked only where it may help."""
+        opened = partial(
+            open_snapshot,
+            archive.root,
+            archive.load,
+            did=claim.did,
+            key=key,
+            scope=self._verifier.scope,
+            known=(claim.repo.rev, claim.repo.data),
+            now_s=self._clock.now(),
+        )
+        try:
+            return await asyncio.to_thread(opened)
+        except InvalidUpstream as error:
+            if error.check is not Check.SIGNATURE:
+                raise
+        return await asyncio.to_thread(opened, former=await self._hosts.former_keys(claim.did))
 
     async def _merge(
         self, claim: Claim, snapshot: RepoSnapshot, key: VerifyingKey, host_rev: str | None

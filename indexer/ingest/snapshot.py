@@ -6,7 +6,7 @@ small enough for one transaction each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -22,6 +22,8 @@ from indexer.protocol.commit import (
 )
 from indexer.protocol.keys import VerifyingKey
 from indexer.protocol.mst import walk
+from indexer.protocol.plc_log import FormerKey
+from indexer.protocol.syntax import tid_timestamp_us
 
 CHUNK_LEAVES = 250
 """Rows that one transaction may change and still hold the writer for less than 50 ms."""
@@ -82,14 +84,16 @@ def open_snapshot(
     key: VerifyingKey,
     scope: Scope,
     known: tuple[str | None, str | None],
+    former: Sequence[FormerKey] = (),
     now_s: float,
 ) -> RepoSnapshot:
     """Verify the commit `root` with `key` and give access to its in-scope records.
 
-    `known` is (rev, MST root) of the commit that we hold, which was verified when it was current:
-    after a migration the host shows it again, signed with a key that is no longer the account's.
+    After a migration the host shows a commit that is signed with a key that is no longer the
+    account's. Two such commits count: the one that we hold, `known` as (rev, MST root), which was
+    verified when it was current, and one signed by a `former` key before another replaced it.
     Raises `InvalidUpstream` when the commit is malformed, of another DID, from the future, or not
-    signed by `key`.
+    signed by any of these.
     """
     block = load(root)
     try:
@@ -98,10 +102,20 @@ def open_snapshot(
         if error.check is not Check.SIGNATURE:
             raise
         commit = decode_commit(block, root)
-        if commit.did != did or (commit.rev, cid_text(commit.data)) != known:
+        is_known = (commit.rev, cid_text(commit.data)) == known
+        if commit.did != did or not (is_known or _is_signed_by_one_of(former, commit)):
             raise
     check_rev(commit.rev, now_s)
     return RepoSnapshot(commit, load, scope)
+
+
+def _is_signed_by_one_of(former: Sequence[FormerKey], commit: SignedCommit) -> bool:
+    """Whether a key signed the commit while it was the account's, to the millisecond."""
+    made_ms = tid_timestamp_us(commit.rev) // 1000
+    return any(
+        made_ms <= round(each.until * 1000) and each.key.verify(commit.unsigned, commit.signature)
+        for each in former
+    )
 
 
 def narrowed(leaves: Leaves, ours: dict[str, str]) -> tuple[Leaves, Leaves | None]:

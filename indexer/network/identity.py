@@ -18,9 +18,11 @@ from indexer.network.answers import NOT_FOUND, XrpcFailure
 from indexer.network.http import HttpClient
 from indexer.network.resolver import PublicResolver
 from indexer.protocol.did_document import DidDocument, parse_did_document, parse_origin
+from indexer.protocol.plc_log import FormerKey, parse_former_keys
 from indexer.protocol.syntax import is_did, is_handle, is_plc_did
 
 DOCUMENT_BYTES_MAX = 256 * 1024
+LOG_BYTES_MAX = 4 * 1024 * 1024
 WELL_KNOWN_BYTES_MAX = 4096
 DOCUMENT_S = 10.0
 HANDLE_S = 5.0
@@ -147,6 +149,25 @@ class IdentityResolver:
             return _Refusal(error.check, error.detail, None)
         except Unavailable as error:
             return error
+
+    async def former_keys(self, did: str) -> tuple[FormerKey, ...]:
+        """Signing keys that the DID had before, newest first; a did:web leaves no trace of them.
+
+        Raises `InvalidUpstream` for a log that cannot be used, `Unavailable` for none.
+        """
+        if not is_plc_did(did):
+            return ()
+        try:
+            log = await self._http.get_json(
+                f"{self._plc_url}/{did}/log/audit",
+                service="plc",
+                bytes_max=LOG_BYTES_MAX,
+                timeout_s=DOCUMENT_S,
+                is_configured=True,
+            )
+        except XrpcFailure as error:
+            raise Unavailable(f"{did}: {error}"[:300]) from error
+        return parse_former_keys(log)
 
     async def _has_tombstone(self, did: str, answer: XrpcFailure) -> bool:
         """Whether the DID's log ends in a tombstone.

@@ -15,6 +15,7 @@ from indexer.network.identity import IdentityResolver
 from indexer.network.spool import CarSpool, SpoolFolder
 from indexer.planning import account_status
 from indexer.protocol.did_document import DidDocument
+from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import is_tid
 
 INACTIVE_ERRORS = {
@@ -58,6 +59,10 @@ class RepoNetwork:
     async def verify_handle(self, document: DidDocument) -> str | None:
         """The document's handle if it points back to the DID."""
         return await self._identities.verify_handle(document)
+
+    async def former_keys(self, did: str) -> tuple[FormerKey, ...]:
+        """Signing keys that the DID had before, newest first."""
+        return await self._identities.former_keys(did)
 
     async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
         """The account's status at its host; None when the host does not know the repo."""
