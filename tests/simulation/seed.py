@@ -1,0 +1,119 @@
+"""One seed: a network, a daemon, traffic with faults, and the comparison at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.devnet import Activity, Devnet
+from tests.devnet.faults import Fault, FaultKind
+from tests.e2e.daemon import RunningDaemon, running_daemon
+from tests.oracle import wait_until_equal
+from tests.simulation.clock import ScaledClock
+from tests.simulation.faults import LOUD_KINDS, schedule_faults
+
+ACCOUNTS = 12
+SETTLING_RATE = 60.0
+SETTLE_S = 40.0
+EXTRA_DEEDS_MAX = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a seed did."""
+
+    seed: int
+    fired: Counter[FaultKind]
+    events: int
+    settled_s: float
+
+
+async def simulate(seed: int, events: int, folder: Path) -> Report:
+    """Run one seed in `folder`. Fails where the store differs, or a fault never happened."""
+    clock = ScaledClock()
+    rng = random.Random(seed)
+    async with Devnet(seed=seed, now=clock.now) as net:
+        faults = schedule_faults(net.faults, rng, events)
+        activity = Activity(net, accounts_max=ACCOUNTS)
+        await activity.steps(events // 10)
+        settings = {
+            "firehose": {"url": net.relay_url, "start": "oldest"},
+            "identity": {
+                "plc_url": net.plc_url,
+                "handle_resolver_url": net.handle_resolver_url,
+                "refresh_interval_s": 5,
+            },
+            "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
+            "resync": {"idle_s": 0.5, "total_s": 5},
+        }
+        async with running_daemon(folder, settings, clock=clock, rng=rng) as daemon:
+            await _traffic(activity, net, events, rng)
+            await _until_fired(activity, net, daemon, clock)
+            unfired = [fault.kind.value for fault in net.faults.unfired()]
+            assert not unfired, f"seed {seed}: never happened: {unfired}"
+            net.faults.clear()
+            settled_s = await _settle(net, daemon, clock)
+            assert not daemon.task.done(), f"seed {seed}: the daemon has ended"
+    assert {fault.kind for fault in faults} <= set(net.faults.fired)
+    return Report(seed, Counter(net.faults.fired), net.relay.stream.last_seq, settled_s)
+
+
+async def _traffic(activity: Activity, net: Devnet, events: int, rng: random.Random) -> None:
+    """Deeds in bursts, with pauses in which the daemon may come between."""
+    while net.relay.stream.last_seq < events:
+        await activity.steps(rng.randrange(1, 12))
+        await asyncio.sleep(rng.choice((0.0, 0.0, 0.002, 0.01)))
+
+
+async def _until_fired(
+    activity: Activity, net: Devnet, daemon: RunningDaemon, clock: ScaledClock
+) -> None:
+    """Go on until the last fault has happened; fetches are asked for where those are awaited."""
+    clock.set_rate(SETTLING_RATE / 3)
+    for number in range(EXTRA_DEEDS_MAX):
+        unfired = net.faults.unfired()
+        if not unfired:
+            return
+        if number % 20 == 10:
+            _bring_on(net, unfired)
+            account = activity.net.rng.choice(list(net.accounts.values()))
+            await daemon.backfill("didSync", did=account.did)
+        await activity.step()
+        await asyncio.sleep(0.01)
+
+
+def _bring_on(net: Devnet, unfired: list[Fault]) -> None:
+    """Move faults whose moment went by unseen to one that comes."""
+    newest = net.relay.stream.last_seq
+    needs_connection = False
+    for fault in unfired:
+        seq = fault.where.get("seq")
+        if isinstance(seq, int) and seq <= newest:
+            fault.where["seq"] = newest + 2
+        if "at" in fault.where:
+            fault.where["at"] = 1
+        needs_connection |= "at" in fault.where or fault.kind in LOUD_KINDS
+    if needs_connection:
+        net.faults.schedule(FaultKind.DROP_CONNECTION)
+
+
+async def _settle(net: Devnet, daemon: RunningDaemon, clock: ScaledClock) -> float:
+    """One honest last deed of every account, then equality."""
+    clock.set_rate(SETTLING_RATE)
+    for number, account in enumerate(list(net.accounts.values())):
+        if net.is_visible(account):
+            net.create(
+                account,
+                "pub.chive.eprint.userTag",
+                {
+                    "$type": "pub.chive.eprint.userTag",
+                    "eprintUri": f"at://{account.did}/pub.chive.eprint.submission/x",
+                    "tag": f"last {number}",
+                    "createdAt": "2026-01-01T00:00:00Z",
+                },
+            )
+            await asyncio.sleep(0)
+    return await wait_until_equal(net, daemon.database, SETTLE_S, heads=True)
