@@ -8,33 +8,13 @@ A failing seed is run again alone by `--first SEED --seeds 1`.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 import sys
-import tempfile
 import time
-import traceback
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
-import structlog
 
 from tests.simulation.faults import PLACES
-from tests.simulation.seed import Report, simulate
-
-
-def run_seed(seed: int, events: int, is_quiet: bool) -> Report | str:
-    """The report, or what went wrong."""
-    if is_quiet:
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1)
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return asyncio.run(simulate(seed, events, Path(folder)))
-        except BaseException as error:
-            return f"seed {seed}: {''.join(traceback.format_exception(error)[-3:])}"
+from tests.simulation.seed import Report, run_seed
 
 
 def main() -> int:

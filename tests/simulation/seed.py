@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import tempfile
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from tests.devnet import Activity, Devnet
 from tests.devnet.faults import Fault, FaultKind
@@ -29,6 +34,19 @@ class Report:
     fired: Counter[FaultKind]
     events: int
     settled_s: float
+
+
+def run_seed(seed: int, events: int, is_quiet: bool) -> Report | str:
+    """The report, or what went wrong."""
+    if is_quiet:
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1)
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return asyncio.run(simulate(seed, events, Path(folder)))
+        except BaseException as error:
+            return f"seed {seed}: {''.join(traceback.format_exception(error)[-3:])}"
 
 
 async def simulate(seed: int, events: int, folder: Path) -> Report:
