@@ -39,9 +39,7 @@ class Report:
 def run_seed(seed: int, events: int, is_quiet: bool) -> Report | str:
     """The report, or what went wrong."""
     if is_quiet:
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1)
-        )
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as folder:
         try:
             return asyncio.run(simulate(seed, events, Path(folder)))
