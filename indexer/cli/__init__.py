@@ -75,7 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
         # Not standalone: there click ends wrong usage with 2, which says "cancelled" here.
-        code = commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = commands.main(
+            arguments,
+            prog_name=PROGRAM,
+            standalone_mode=False,
+            color=False if os.environ.get("NO_COLOR") else None,  # None: where it is a terminal
+        )
     except ConfigurationError as error:
         click.echo(f"{PROGRAM}: {error}", err=True)
         return os.EX_CONFIG

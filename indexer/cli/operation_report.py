@@ -69,7 +69,8 @@ def progress_line(operation: OperationReport, now: datetime) -> str:
             parts.append(f"{operation.rate:,} {operation.unit}s/min")
     if operation.eta is not None:
         parts.append(f"{duration((operation.eta - now).total_seconds())} left")
-    parts.append(_state(operation) if operation.phase != "running" else "")
+    if (state := _state(operation)) != OperationStatus.RUNNING:
+        parts.append(state)
     return printable(f"{operation.type} " + ", ".join(part for part in parts if part))
 
 

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from scripted_admin import CLOSE, STATUS, credential
+
+
+def error(name: str, message: str) -> dict[str, str]:
+    return {"error": name, "message": message}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "expected"),
+    [
+        (
+            (401, error("AuthenticationRequired", "the user or the password is wrong")),
+            os.EX_NOPERM,
+            "the password is wrong; name the daemon's own admin.password_file with --password-file",
+        ),
+        ((429, error("RateLimitExceeded", "wait 9 s")), os.EX_UNAVAILABLE, "wait 9 s; try again"),
+        ((503, error("NotEnoughResources", "disk full")), os.EX_UNAVAILABLE, "disk full; try"),
+        ((403, error("Forbidden", "add it to admin.hosts")), os.EX_DATAERR, "admin.hosts"),
+        (
+            (400, error("InvalidRequest", "no operation nope")),
+            os.EX_DATAERR,
+            "no operation nope; `chive-indexer operations` lists those that exist",
+        ),
+        ((501, error("MethodNotImplemented", "not here")), os.EX_PROTOCOL, "says: not here"),
+        ((404, error("NotFound", "metrics are under /metrics")), os.EX_PROTOCOL, "admin.port"),
+        ((500, error("InternalServerError", "")), os.EX_DATAERR, "says: InternalServerError"),
+        ((404, b"<html>nginx</html>"), os.EX_PROTOCOL, "it answered with status 404"),
+        ((307, b""), os.EX_PROTOCOL, "it answered with status 307"),
+        ((200, b"<html>"), os.EX_PROTOCOL, "its answer is not as expected"),
+        ((200, b"\xff"), os.EX_PROTOCOL, "its answer is not as expected"),
+        ((200, {"operation": {"id": 5}}), os.EX_PROTOCOL, "its answer is not as expected"),
+        ((200, b" " * (16 * 1024 * 1024 + 1)), os.EX_PROTOCOL, "is larger than 16777216 bytes"),
+        (CLOSE, os.EX_UNAVAILABLE, "start it with `chive-indexer run`"),
+    ],
+)
+def test_a_failed_call_is_one_line_that_says_what_to_do(admin, client, answer, code, expected):
+    admin.answer(STATUS, answer)
+    exited, out, err = client("operations", "nope")
+    assert (exited, out) == (code, "")
+    assert err.startswith("chive-indexer: ") and err.count("\n") == 1
+    assert admin.url in err
+    assert expected in err
+    assert admin.count(STATUS) == 1
+
+
+def test_without_a_daemon_the_line_says_how_to_start_one(cli, password_file):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code, out, err = cli(
+        "status", "--url", f"http://127.0.0.1:{port}", "--password-file", password_file
+    )
+    assert (code, out) == (os.EX_UNAVAILABLE, "")
+    assert err == (
+        f"chive-indexer: no daemon answers at http://127.0.0.1:{port} (Connection refused): start"
+        " it with `chive-indexer run`, or name another address with --url\n"
+    )
+
+
+def test_what_does_not_speak_http_is_no_daemon(cli, password_file):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"220 mail.example ESMTP\r\n")
+                connection.recv(65_536)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        code, _, err = cli("status", "--url", url, "--password-file", password_file)
+        thread.join()
+    assert code == os.EX_PROTOCOL
+    assert "does not speak HTTP" in err
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("127.0.0.1:2580", "must be a https:// or http:// URL"),
+        ("ftp://127.0.0.1", "must be a https:// or http:// URL"),
+        ("http://admin:x@127.0.0.1", "without user, query or fragment"),
+    ],
+)
+def test_an_unusable_url_is_wrong_usage(cli, url, expected):
+    code, _, err = cli("status", "--url", url)
+    assert code == os.EX_USAGE
+    assert expected in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["backfill"],
+        ["backfill", "everything"],
+        ["backfill", "fullReindex", "--batch-size", "0"],
+        ["cancel"],
+        ["operations", "--status", "odd"],
+        ["status", "--bogus"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_is_not_mistaken_for_the_end_of_an_operation(cli, arguments):
+    code, _, err = cli(*arguments)
+    assert code == os.EX_USAGE
+    assert "Usage: chive-indexer" in err
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]")],
+)
+def test_address_and_password_come_from_the_settings(
+    cli, tmp_path: Path, password_file: Path, bind: str, expected: str
+):
+    config = tmp_path / "config.toml"
+    config.write_text(f'[admin]\nbind = "{bind}"\nport = 1\npassword_file = "{password_file}"\n')
+    code, _, err = cli("status", "--config", config)
+    assert code == os.EX_UNAVAILABLE
+    assert f"at http://{expected}:1 " in err
+
+
+def test_variables_name_settings_and_password_file(
+    cli, admin, tmp_path: Path, password_file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    admin.answer(STATUS, (200, {"operations": []}))
+    config = tmp_path / "config.toml"
+    config.write_text(f"[admin]\nport = {admin.url.rpartition(':')[2]}\n")
+    monkeypatch.setenv("CHIVE_INDEXER_CONFIG", str(config))
+    monkeypatch.setenv("CHIVE_INDEXER_ADMIN_PASSWORD_FILE", str(password_file))
+    assert cli("operations")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "expected"),
+    [
+        ("[admin]\nport = 0", [], "admin.port = 0: the daemon takes a free port"),
+        ("", [], "the admin password is not known: name its file with --password-file"),
+        ("", ["--password-file", "/nonexistent"], "--password-file /nonexistent: cannot be read"),
+        ('[admin]\npassword_file = "/nonexistent"', [], "admin.password_file = '/nonexistent': "),
+        ("[admin]\nprot = 1", [], "admin.prot = 1: unknown setting"),
+    ],
+)
+def test_what_the_settings_do_not_tell_is_asked_for(
+    cli, tmp_path: Path, text: str, arguments: list[str], expected: str
+):
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    code, out, err = cli("status", "--config", config, *arguments)
+    assert (code, out) == (os.EX_CONFIG, "")
+    assert err.startswith(f"chive-indexer: {expected}") and err.count("\n") == 1
+
+
+def test_only_the_first_of_several_passwords_is_sent(admin, client, password_file):
+    admin.answer(STATUS, (200, {"operations": []}))
+    password_file.write_text("an older password\nyet another one\n")
+    assert client("operations")[0] == 0
+    assert {asked.headers["Authorization"] for asked in admin.asked} == {
+        credential("an older password")
+    }
