@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from aiohttp import web
+from raw_http import connected, exchange, request
+
+from admin_api import listener
+from admin_api.listener import CONNECTIONS_MAX, listen
+from admin_api.xrpc import json_response
+from indexer.errors import LocalFault
+
+
+async def echo(incoming: web.BaseRequest, path: str, query: str) -> web.Response:
+    return json_response(200, {"method": incoming.method, "path": path, "query": query})
+
+
+async def test_path_and_query_are_handed_on_as_they_were_sent():
+    async with listen("admin", "127.0.0.1", 0, echo) as port:
+        answer = await exchange(port, request("/xrpc/..%2fx?a=%zz&b=?c"))
+    assert answer.json() == {"method": "GET", "path": "/xrpc/..%2fx", "query": "a=%zz&b=?c"}
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["server"] == "chive-indexer"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_a_connection_serves_one_request_after_the_other():
+    async with listen("admin", "127.0.0.1", 0, echo) as port, connected(port) as connection:
+        for number in range(3):
+            await connection.send(request(f"/{number}"))
+            assert (await connection.answer()).json()["path"] == f"/{number}"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: \0\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_answered_in_json_and_the_connection_closed(data: bytes):
+    async with listen("admin", "127.0.0.1", 0, echo) as port, connected(port) as connection:
+        await connection.send(data)
+        answer = await connection.answer()
+        assert (answer.status, answer.error) == (400, "InvalidRequest")
+        assert await connection.ended()
+
+
+async def test_a_bug_is_answered_in_json_without_its_details():
+    async def broken(_: web.BaseRequest, __: str, ___: str) -> web.Response:
+        raise KeyError("a secret")
+
+    async with listen("admin", "127.0.0.1", 0, broken) as port:
+        answer = await exchange(port, request())
+    assert (answer.status, answer.error) == (500, "InternalServerError")
+    assert b"secret" not in answer.body
+
+
+async def test_connections_beyond_the_cap_are_told_so_and_places_become_free_again():
+    async with listen("admin", "127.0.0.1", 0, echo) as port, AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(connected(port)) for _ in range(CONNECTIONS_MAX)]
+        for connection in held:  # answered, so the server has seen them
+            await connection.send(request())
+        for connection in held:
+            await connection.answer()
+        async with connected(port) as extra:
+            answer = await extra.answer()
+            assert (answer.status, answer.error) == (503, "NotEnoughResources")
+            assert answer.headers["retry-after"] == "5"
+            assert await extra.ended()
+        await stack.aclose()
+        async with asyncio.timeout(5):
+            while (await exchange(port, request())).status != 200:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_request_in_progress_is_finished_when_the_listener_closes():
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.BaseRequest, __: str, ___: str) -> web.Response:
+        entered.set()
+        await leave.wait()
+        return json_response(200, {})
+
+    async with asyncio.TaskGroup() as group:
+        async with listen("admin", "127.0.0.1", 0, slow) as port:
+            asked = group.create_task(exchange(port, request()))
+            await entered.wait()
+            asyncio.get_running_loop().call_later(0.05, leave.set)
+    assert asked.result().status == 200
+
+
+async def test_a_client_that_is_slow_does_not_hold_up_the_end():
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        async with listen("admin", "127.0.0.1", 0, echo) as port:
+            for data in (b"", b"GET / HT", request(method="POST", body=b"x")[:-1]):
+                await (await stack.enter_async_context(connected(port))).send(data)
+            began = loop.time()
+        assert loop.time() - began < listener.DRAIN_S + 2.0
+
+
+async def test_an_address_in_use_ends_the_start_with_the_setting_and_a_remedy():
+    async with listen("admin", "127.0.0.1", 0, echo) as port:
+        with pytest.raises(LocalFault, match=rf"admin.bind = .*admin.port = {port}: .*end the"):
+            async with listen("admin", "127.0.0.1", port, echo):
+                pass
