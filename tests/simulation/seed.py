@@ -112,7 +112,8 @@ def _bring_on(net: Devnet, unfired: list[Fault]) -> None:
         if "at" in fault.where:
             fault.where["at"] = 1
         needs_connection |= "at" in fault.where or fault.kind in LOUD_KINDS
-    if needs_connection:
+    is_on_its_way = any(not f.where and f.kind is FaultKind.DROP_CONNECTION for f in unfired)
+    if needs_connection and not is_on_its_way:
         net.faults.schedule(FaultKind.DROP_CONNECTION)
 
 
