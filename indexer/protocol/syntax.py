@@ -107,7 +107,8 @@ def is_language(text: str) -> bool:
         return False
     seen: set[str] = set()
     is_extension = False
-    for subtag in text.lower().split("-")[1:]:
+    first, *subtags = text.lower().split("-")
+    for subtag in subtags if len(first) > 1 else ():  # `x-` and `i-` are followed by anything
         is_singleton = len(subtag) == 1
         if subtag == "x":
             break  # what follows is private
