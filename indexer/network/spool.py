@@ -89,8 +89,12 @@ class CarSpool:
     file before each block has the last word.
     """
 
-    def __init__(self, folder: SpoolFolder) -> None:
+    def __init__(
+        self, folder: SpoolFolder, *, blocks_max: int = BLOCKS_MAX, flush_bytes: int = FLUSH_BYTES
+    ) -> None:
         self._folder = folder
+        self._blocks_max = blocks_max
+        self._flush_bytes = flush_bytes
         self._stream = CarStream()
         self._slots = array("Q", bytes(8 * SLOTS_MIN))
         self._count = 0
@@ -141,7 +145,7 @@ class CarSpool:
                 raise RepoTooLarge(f"archive of more than {self._folder.archive_bytes_max} bytes")
             for cid, block, _ in self._stream.feed(chunk):
                 self._add(cid, block)
-            if len(self._pending) > FLUSH_BYTES:
+            if len(self._pending) > self._flush_bytes:
                 self._flush()
 
     def finish(self) -> None:
@@ -171,8 +175,8 @@ class CarSpool:
         slot, position = self._find(cid)
         if position is not None:
             return
-        if self._count >= BLOCKS_MAX:
-            raise RepoTooLarge(f"archive of more than {BLOCKS_MAX} blocks")
+        if self._count >= self._blocks_max:
+            raise RepoTooLarge(f"archive of more than {self._blocks_max} blocks")
         end = self._written + len(self._pending)
         self._slots[slot] = (hash(cid) & _HASH_MASK) << _POSITION_BITS | end + 1
         self._pending += cid.ljust(CID_BYTES_MAX, b"\0")

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Self
 
 DEADLINE_S = 10.0
 
@@ -74,7 +75,7 @@ class Loopback:
     def paths(self) -> list[str]:
         return [path for path, _ in self.asked]
 
-    async def __aenter__(self) -> "Loopback":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
