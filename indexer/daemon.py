@@ -12,7 +12,6 @@ import asyncio
 import os
 import random
 import signal
-import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -106,8 +105,7 @@ def _exit_code(error: Exception) -> int:
     if isinstance(cause, ConfigurationError):
         log.error("daemon.refused", reason=str(cause))
         return EXIT_CONFIGURATION
-    trace = "".join(traceback.format_exception(cause))
-    log.critical("daemon.failed", reason=repr(cause), traceback=trace)
+    log.critical("daemon.failed", reason=repr(cause), exc_info=cause)
     return EXIT_STORAGE if isinstance(cause, LocalFault) else EXIT_BUG
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 from daemon import PASSWORD, running_daemon, to_toml
 
-from tests.devnet import Devnet
+from tests.devnet import Devnet, realistic_record
 
 COMMAND = str(Path(sys.executable).with_name("chive-indexer"))
 DEADLINE_S = 30.0
+COLLECTION = "pub.chive.eprint.userTag"
 UNREACHABLE = "ws://127.0.0.1:9"
 
 
@@ -125,6 +127,7 @@ async def test_a_port_in_use_ends_the_daemon_as_a_fault_of_this_machine(tmp_path
         async with started(config) as command:
             failed = await command.event("daemon.failed")
             assert f"admin.port = {port}: cannot listen there" in str(failed["reason"])
+            assert "Traceback" in str(failed["exception"])
             assert await command.ended() == 74
 
 
@@ -136,6 +139,7 @@ async def net() -> AsyncIterator[Devnet]:
 
 async def test_an_operator_backfills_watches_lists_and_cancels(tmp_path: Path, net: Devnet):
     account = await net.create_account()
+    net.create(account, COLLECTION, realistic_record(random.Random(7), COLLECTION))
     values = {
         "firehose": {"url": net.relay_url},
         "identity": {"plc_url": net.plc_url, "handle_resolver_url": net.handle_resolver_url},
@@ -146,7 +150,7 @@ async def test_an_operator_backfills_watches_lists_and_cancels(tmp_path: Path, n
 
         code, out, err = await ran("backfill", "didSync", "--did", account.did, "--watch", *target)
         assert code == 0, err
-        assert "completed in" in out
+        assert "completed in" in out and ", 1 record\n" in out
         [(identifier, status)] = daemon.rows("SELECT id, status FROM operations")
         assert status == "completed"
         assert identifier in out
