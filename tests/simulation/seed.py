@@ -114,7 +114,7 @@ def _bring_on(net: Devnet, unfired: list[Fault]) -> None:
         needs_connection |= "at" in fault.where or fault.kind in LOUD_KINDS
     is_on_its_way = any(not f.where and f.kind is FaultKind.DROP_CONNECTION for f in unfired)
     if needs_connection and not is_on_its_way:
-        net.faults.schedule(FaultKind.DROP_CONNECTION)
+        net.faults.schedule(FaultKind.DROP_CONNECTION, skip=30)
 
 
 async def _settle(net: Devnet, daemon: RunningDaemon, clock: ScaledClock) -> float:
