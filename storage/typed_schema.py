@@ -19,6 +19,23 @@ CREATE TABLE mark{GENERATION} (
 ) STRICT, WITHOUT ROWID
 """
 
+SEARCH_QUEUE = f"""
+CREATE TABLE search_queue{GENERATION} (
+    kind TEXT NOT NULL,                     -- repo | name of a mark whose subject has another label
+    subject TEXT NOT NULL,                  -- id of the repo | URI of the subject
+    after TEXT NOT NULL,                    -- last path or record id that is done
+    PRIMARY KEY (kind, subject)
+) STRICT, WITHOUT ROWID
+"""
+
+SEARCH_TRIGGER = f"""
+CREATE TRIGGER search_queue{GENERATION}_repo AFTER UPDATE OF account_status ON repo
+WHEN (old.account_status = 'active') <> (new.account_status = 'active') BEGIN
+    INSERT OR REPLACE INTO search_queue{GENERATION} VALUES ('repo', new.id, '');
+END
+"""  # noqa: S608 - constants
+"""An account that is hidden or shown again takes its search rows with it, in short transactions."""
+
 MARK_INDEX = f"CREATE INDEX mark{GENERATION}_subject ON mark{GENERATION} (name, subject)"
 
 
@@ -46,6 +63,8 @@ def create_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[
                     )
     yield MARK_TABLE
     yield MARK_INDEX
+    yield SEARCH_QUEUE
+    yield SEARCH_TRIGGER
     yield (
         f'CREATE VIRTUAL TABLE "{search.table}" USING fts5({", ".join(search.columns)},'
         " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"
@@ -61,6 +80,8 @@ def drop_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[st
             yield f'DROP VIEW IF EXISTS "{side.name}"'
             yield f'DROP TABLE IF EXISTS "{side.name}{GENERATION}"'
     yield f"DROP TABLE IF EXISTS mark{GENERATION}"
+    yield f"DROP TRIGGER IF EXISTS search_queue{GENERATION}_repo"
+    yield f"DROP TABLE IF EXISTS search_queue{GENERATION}"
     yield f'DROP TABLE IF EXISTS "{search.table}"'
 
 

@@ -1,0 +1,252 @@
+"""Rows of the full-text index: written with their record, and with what others say of it.
+
+A row holds texts of its own record, the labels of the nodes that it names and the tags that others
+put on it. All of that counts only from visible accounts, and only records of visible accounts have
+a row. What one change of another record or account reaches is brought up to date in the same
+transaction up to `INLINE_ROWS`; what lies beyond waits in the table `search_queue` for
+`SearchRows.work`, because no transaction may hold the writer for as long as a popular field takes.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from indexer.model import PreparedRecord
+from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex
+from storage.rows import insert_rows
+from storage.typed_schema import GENERATION
+
+INLINE_ROWS = 50
+"""Rows of other records rewritten in the transaction that reaches them: some 20 ms."""
+
+PrepareStored = Callable[[str, str, str, str], PreparedRecord]
+"""(did, path, CID text, stored JSON) -> the record made ready, as on every other path."""
+
+_VISIBLE = """
+SELECT id FROM repo
+WHERE account_status = 'active' AND id IN (SELECT value FROM json_each(?))
+"""
+
+_LABELS = f"""
+SELECT named.text
+FROM mark{GENERATION} AS own
+JOIN mark{GENERATION} AS named ON named.name = ? AND named.subject = own.subject
+JOIN record ON record.id = named.record_id
+JOIN repo ON repo.id = record.repo_id
+WHERE own.record_id = ? AND own.name = ? AND repo.account_status = 'active'
+ORDER BY own.text
+"""  # noqa: S608 - constants
+
+_RECEIVED = f"""
+SELECT DISTINCT mark.text
+FROM mark{GENERATION} AS mark
+JOIN record ON record.id = mark.record_id
+JOIN repo ON repo.id = record.repo_id
+WHERE mark.name = ? AND mark.subject = ? AND repo.account_status = 'active'
+ORDER BY mark.text
+"""  # noqa: S608 - constants
+
+_NAMING = f"""
+SELECT record_id FROM mark{GENERATION}
+WHERE name = ? AND subject = ? AND record_id > ? ORDER BY record_id LIMIT ?
+"""  # noqa: S608 - constants
+
+_FIND = """
+SELECT record.id FROM record JOIN repo ON repo.id = record.repo_id
+WHERE repo.did = ? AND record.path = ?
+"""
+
+_MARKS = f"""
+SELECT name, subject FROM mark{GENERATION}
+WHERE record_id IN (SELECT value FROM json_each(?))
+"""  # noqa: S608 - constants
+
+_QUEUE = f"INSERT OR REPLACE INTO search_queue{GENERATION} VALUES (?, ?, ?)"  # noqa: S608 - a constant
+_NEXT = f"SELECT kind, subject, after FROM search_queue{GENERATION} LIMIT 1"  # noqa: S608 - a constant
+_DONE = f"DELETE FROM search_queue{GENERATION} WHERE kind = ? AND subject = ?"  # noqa: S608 - a constant
+
+_OF_REPO = """
+SELECT record.id, repo.did, path, cid, value, repo.account_status = 'active'
+FROM record JOIN repo ON repo.id = record.repo_id
+WHERE repo_id = ? AND path > ? ORDER BY path LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRow:
+    """A record's own part of its row."""
+
+    record_id: int
+    repo_id: int
+    uri: str
+    projection: Projection
+
+
+@dataclass(slots=True)
+class Reached:
+    """What the marks of a transaction reach beyond their own record."""
+
+    search: SearchIndex
+    received: set[str] = field(default_factory=set)  # URIs whose received texts have changed
+    labelled: set[str] = field(default_factory=set)  # URIs whose label has changed
+
+    def note(self, marks: Iterable[Mark]) -> None:
+        """Take in marks that came, went or changed."""
+        for mark in marks:
+            if mark.name == LABEL_MARK:
+                self.labelled.add(mark.subject)
+            elif mark.name in self.search.received.values():
+                self.received.add(mark.subject)
+
+    def note_stored(self, connection: sqlite3.Connection, record_ids: Iterable[int]) -> None:
+        """The same of the stored marks of these records."""
+        rows = connection.execute(_MARKS, (json.dumps(list(record_ids)),))
+        self.note(Mark(name, subject) for name, subject in rows)
+
+
+class SearchRows:
+    """Keeps the rows of one full-text index. All methods run inside the caller's transaction."""
+
+    def __init__(self, search: SearchIndex) -> None:
+        self._search = search
+        names = (*search.own, *search.labels, *search.received)
+        columns = ", ".join(f'"{name}"' for name in names)
+        self._into = f'"{search.table}" (rowid, {columns})'
+        self._delete = f'DELETE FROM "{search.table}" WHERE rowid = ?'  # noqa: S608 - declared names
+
+    def insert(
+        self, connection: sqlite3.Connection, rows: Sequence[SearchRow], reached: Reached
+    ) -> None:
+        """Add the rows of these records, which have none, and rewrite those that are reached."""
+        if rows:
+            wanted = json.dumps([row.repo_id for row in rows])
+            visible = {found[0] for found in connection.execute(_VISIBLE, (wanted,))}
+            insert_rows(
+                connection,
+                self._into,
+                [
+                    (row.record_id, *self.texts(connection, row))
+                    for row in rows
+                    if row.repo_id in visible
+                ],
+            )
+        own = {row.uri for row in rows}
+        for uri in reached.received - own:
+            self._rewrite_received(connection, uri)
+        for uri in reached.labelled:
+            for name in self._search.labels.values():
+                self._rewrite_labels(connection, name, uri, after=0)
+
+    def delete(self, connection: sqlite3.Connection, record_ids: Iterable[int]) -> None:
+        """Remove the rows of these records, where they have one."""
+        connection.executemany(self._delete, ((record_id,) for record_id in record_ids))
+
+    def texts(self, connection: sqlite3.Connection, row: SearchRow) -> tuple[str, ...]:
+        """The whole row of a record, as it must be: own texts, labels, received texts."""
+        own = row.projection.search
+        if own is None:
+            raise AssertionError("only searchable records have a row")
+        named = {mark.name for mark in row.projection.marks}
+        return (
+            *own,
+            *(
+                self._labels(connection, row.record_id, name) if name in named else ""
+                for name in self._search.labels.values()
+            ),
+            *(self._received(connection, row.uri, name) for name in self._search.received.values()),
+        )
+
+    def work(
+        self, connection: sqlite3.Connection, prepare: PrepareStored, *, rows_max: int
+    ) -> bool:
+        """Do the next part of what is queued, about `rows_max` rows; whether there was any."""
+        task = connection.execute(_NEXT).fetchone()
+        if task is None:
+            return False
+        kind, subject, after = task
+        if kind == "repo":
+            self._turn_repo(connection, int(subject), after, prepare, rows_max)
+        else:
+            connection.execute(_DONE, (kind, subject))
+            self._rewrite_labels(connection, kind, subject, after=int(after), rows_max=rows_max)
+        return True
+
+    def _turn_repo(
+        self,
+        connection: sqlite3.Connection,
+        repo_id: int,
+        after: str,
+        prepare: PrepareStored,
+        rows_max: int,
+    ) -> None:
+        """Take records of a hidden account out of the index, those of a visible one in again."""
+        found = connection.execute(_OF_REPO, (repo_id, after, rows_max)).fetchall()
+        record_ids = [row[0] for row in found]
+        reached = Reached(self._search)
+        reached.note_stored(connection, record_ids)
+        self.delete(connection, record_ids)
+        rows = []
+        for record_id, did, path, cid, value, is_visible in found:
+            projection = prepare(did, path, cid, value).projection if is_visible and value else None
+            if isinstance(projection, Projection) and projection.search is not None:
+                rows.append(SearchRow(record_id, repo_id, f"at://{did}/{path}", projection))
+        self.insert(connection, rows, reached)
+        if len(found) < rows_max:
+            connection.execute(_DONE, ("repo", str(repo_id)))
+        else:
+            connection.execute(_QUEUE, ("repo", str(repo_id), found[-1][2]))
+
+    def _labels(self, connection: sqlite3.Connection, record_id: int, name: str) -> str:
+        return _joined(connection.execute(_LABELS, (LABEL_MARK, record_id, name)))
+
+    def _received(self, connection: sqlite3.Connection, uri: str, name: str) -> str:
+        return _joined(connection.execute(_RECEIVED, (name, uri)))
+
+    def _rewrite_received(self, connection: sqlite3.Connection, uri: str) -> None:
+        did, _, path = uri.removeprefix("at://").partition("/")
+        found = connection.execute(_FIND, (did, path)).fetchone()
+        if found is not None:
+            values = {
+                column: self._received(connection, uri, name)
+                for column, name in self._search.received.items()
+            }
+            self._update(connection, found[0], values)
+
+    def _rewrite_labels(
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        uri: str,
+        *,
+        after: int,
+        rows_max: int = INLINE_ROWS,
+    ) -> None:
+        """Rows that name `uri` by a mark `name`: the first now, the others by the queue."""
+        found = connection.execute(_NAMING, (name, uri, after, rows_max)).fetchall()
+        for (record_id,) in found:
+            values = {
+                column: self._labels(connection, record_id, each)
+                for column, each in self._search.labels.items()
+                if each == name
+            }
+            self._update(connection, record_id, values)
+        if len(found) == rows_max:
+            connection.execute(_QUEUE, (name, uri, str(found[-1][0])))
+
+    def _update(
+        self, connection: sqlite3.Connection, record_id: int, values: Mapping[str, str]
+    ) -> None:
+        """Write only what differs: the index takes a whole row out and in for any change."""
+        for column, value in values.items():
+            connection.execute(
+                f'UPDATE "{self._search.table}" SET "{column}" = ?'  # noqa: S608 - declared names
+                f' WHERE rowid = ? AND "{column}" IS NOT ?',
+                (value, record_id, value),
+            )
+
+
+def _joined(rows: Iterable[tuple[str | None]]) -> str:
+    return " ".join(row[0] for row in rows if row[0])
