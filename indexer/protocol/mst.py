@@ -200,11 +200,16 @@ def _contains(ranges: Sequence[tuple[bytes, bytes]] | None, key: bytes) -> bool:
 def _overlaps(
     ranges: Sequence[tuple[bytes, bytes]] | None, low: bytes | None, high: bytes | None
 ) -> bool:
-    """Whether a key between the bounds, exclusive, may lie in a range."""
+    """Whether a key between the bounds, exclusive, may lie in a range.
+
+    The first key above `low` is `low` and a zero byte, so that the range of a single key does not
+    reach into the subtree after it.
+    """
     if ranges is None:
         return True
     return any(
-        (high is None or start < high) and (low is None or low < end) for start, end in ranges
+        (high is None or start < high) and (low is None or low + b"\0" < end)
+        for start, end in ranges
     )
 
 

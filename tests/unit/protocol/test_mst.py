@@ -295,6 +295,15 @@ def test_a_range_loads_only_the_nodes_that_overlap_it():
     assert len(load.loaded) <= 2 * tree.height + len(mine)
 
 
+def test_the_range_of_one_key_needs_the_nodes_on_its_way_alone():
+    tree = mst.build((key, VALUE) for key in (*LOW, *MIDDLE, *HIGH))
+    whole = blocks_of(tree)
+    for key in (*LOW, *MIDDLE, *HIGH):
+        proof = Blocks(*(each.block for each in tree.path_to(key)))
+        assert leaves(tree.root.cid, proof, [(key, key + b"\0")]) == [(key.decode(), VALUE)]
+        assert len(proof.blocks) < len(whole.blocks)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_node_or_refused(block):
     value_or_refusal(decode_node, block)
