@@ -37,7 +37,7 @@ from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
 from indexer.network.pacing import Pacing
 from indexer.network.pds import RepoNetwork
-from indexer.network.sockets import open_public_socket
+from indexer.network.sockets import endpoint_of, open_public_socket
 from indexer.network.spool import SpoolFolder
 from indexer.network.ssrf import check_url
 from indexer.operations.did_sync import DidSync
@@ -301,6 +301,9 @@ def _ingest(
 ) -> tuple[Firehose, LiveIngest, Resyncer]:
     """The stream, the live path behind it and the resync beside it, which wake each other."""
     allow_private = settings.network.allow_private_hosts
+    # A relay of the operator's own may be at a private address; one that it redirects to may not.
+    configured = frozenset(map(endpoint_of, settings.firehose.url))
+    open_socket = partial(open_public_socket, exempt=configured)
     live: LiveIngest
 
     async def load_cursor(url: str) -> int | None:
@@ -325,7 +328,7 @@ def _ingest(
         metrics=metrics,
         load_cursor=load_cursor,
         check_url=partial(check_url, allow_private=allow_private),
-        open_socket=open_any_socket if allow_private else open_public_socket,
+        open_socket=open_any_socket if allow_private else open_socket,
     )
 
     def stream_at() -> float | None:

@@ -6,14 +6,21 @@ import asyncio
 import errno
 import socket
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
-from indexer.network.ssrf import HostRefused, is_public
+from indexer.network.ssrf import USUAL_PORTS, HostRefused, is_public
 
 ADDRESS_S = 5.0
 """How long one of several addresses may take before the next is tried."""
 
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What opening a socket fails with when this machine, not the peer, is the reason."""
+
+
+def endpoint_of(url: str) -> tuple[str, int]:
+    """(host, port) that a checked URL leads to: what `open_public_socket` may be told to spare."""
+    parts = urlsplit(url)
+    return (parts.hostname or "").lower(), parts.port or USUAL_PORTS[parts.scheme]
 
 
 async def open_public_socket(

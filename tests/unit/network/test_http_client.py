@@ -4,10 +4,21 @@ import asyncio
 import os
 import resource
 from email.utils import formatdate
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
-from loopback import Loopback, answer, answering, chunk, chunked, hanging, no_port, until
+from loopback import (
+    Loopback,
+    answer,
+    answering,
+    chunk,
+    chunked,
+    hanging,
+    no_port,
+    self_signed,
+    until,
+)
 from name_server import serving
 
 from indexer.errors import Check, InvalidUpstream, LocalBusy, Unavailable
@@ -272,6 +283,46 @@ async def test_a_redirect_to_nowhere_is_refused(client, location):
         with pytest.raises(InvalidUpstream):
             await get(http, server.url, follow=True)
         assert server.asked
+
+
+@pytest.mark.parametrize(
+    ("location", "passes"),
+    [
+        ("http://pds.example.com/", False),
+        ("//pds.example.org/x", True),
+        ("/x", True),
+        ("https://pds.example.org/", True),
+        ("https://[", False),
+    ],
+)
+async def test_a_redirect_never_leaves_https(client, location, passes):
+    http = await client()
+    response = SimpleNamespace(headers={"Location": location})
+    if passes:
+        target = http._redirected("https://pds.example.com/a", response, ())
+        assert target.startswith("https://pds.example.")
+    else:
+        with pytest.raises(HostRefused):
+            http._redirected("https://pds.example.com/a", response, ())
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_not_spoken_to(client, tmp_path):
+    http = await client()
+    async with Loopback(answering("{}"), tls=self_signed(tmp_path)) as server:
+        with pytest.raises(Unavailable, match="ertificate"):
+            await get(http, server.url)
+        assert not server.asked
+
+
+async def test_a_server_without_tls_behind_https_is_unavailable(client):
+    async def script(wire):
+        await wire.until_gone()
+
+    http = await client()
+    async with Loopback(script) as server:
+        with pytest.raises(Unavailable):
+            await get(http, f"https://127.0.0.1:{server.port}", timeout_s=0.2)
+        assert server.connections == 1
 
 
 async def test_the_operators_own_hosts_may_be_private_but_only_for_their_own_client(client):

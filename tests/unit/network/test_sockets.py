@@ -6,7 +6,7 @@ import socket
 import pytest
 from loopback import Loopback, answering, no_port, until
 
-from indexer.network.sockets import open_public_socket
+from indexer.network.sockets import endpoint_of, open_public_socket
 from indexer.network.ssrf import HostRefused
 
 
@@ -31,6 +31,18 @@ async def test_the_operators_own_relay_may_be_private_on_its_own_port_only():
         with pytest.raises(HostRefused):
             await open_public_socket("127.0.0.1", server.port, exempt=exempt)
         assert other.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("wss://Relay.lan", ("relay.lan", 443)),
+        ("ws://10.0.0.5/path", ("10.0.0.5", 80)),
+        ("wss://[fd00::1]:2470", ("fd00::1", 2470)),
+    ],
+)
+def test_a_url_leads_to_one_host_and_port(url, endpoint):
+    assert endpoint_of(url) == endpoint
 
 
 async def test_a_port_where_nobody_listens_is_an_os_error():
