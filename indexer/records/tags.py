@@ -32,9 +32,10 @@ def normal_tag(tag: str) -> str:
         letter
         if unicodedata.category(letter)[0] in _KEPT or letter in _KEPT_SIGNS
         else _substitute(letter)
-        for letter in folded.lstrip("# ")
+        for letter in folded
     )
-    return " ".join(spaced.split()) or folded.strip()
+    # What stood before a leading # may just have vanished, so it is taken off last.
+    return " ".join(spaced.split()).lstrip("# ") or folded.strip()
 
 
 def _substitute(character: str) -> str:

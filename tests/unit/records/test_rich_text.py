@@ -92,6 +92,7 @@ def test_any_value_gives_text_and_facets(value):
         ("Deep_Learning!", "deep learning"),
         ("deep   learning", "deep learning"),
         ("#NLP", "nlp"),
+        (":#NLP", "nlp"),
         ("C++", "c++"),
         ("C", "c"),
         ("機械 学習", "機械 学習"),
