@@ -24,6 +24,7 @@ ACCOUNTS = 12
 SETTLING_RATE = 60.0
 SETTLE_S = 40.0
 EXTRA_DEEDS_MAX = 4000
+TRACEBACK_LINES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ def run_seed(seed: int, events: int, is_quiet: bool) -> Report | str:
         try:
             return asyncio.run(simulate(seed, events, Path(folder)))
         except BaseException as error:
-            return f"seed {seed}: {''.join(traceback.format_exception(error)[-3:])}"
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            return f"seed {seed}: {lines[-1]}\n" + "\n".join(lines[-TRACEBACK_LINES:])
 
 
 async def simulate(seed: int, events: int, folder: Path) -> Report:
@@ -133,4 +135,22 @@ async def _settle(net: Devnet, daemon: RunningDaemon, clock: ScaledClock) -> flo
                 },
             )
             await asyncio.sleep(0)
-    return await wait_until_equal(net, daemon.database, SETTLE_S, heads=True)
+    try:
+        return await wait_until_equal(net, daemon.database, SETTLE_S, heads=True)
+    except AssertionError as error:
+        error.add_note("\n".join(_unsettled(daemon, clock)))
+        raise
+
+
+def _unsettled(daemon: RunningDaemon, clock: ScaledClock) -> list[str]:
+    """Every repo that is not simply active: for the reader of a failure."""
+    rows = daemon.rows(
+        "SELECT did, state, account_status, wanted, claimed, attempts, desyncs,"
+        " round(retry_at - ?), rev, reason FROM repo"
+        " WHERE state <> 'active' OR account_status <> 'active' OR wanted OR claimed",
+        clock.now(),
+    )
+    return [
+        "did, state, status, wanted, claimed, attempts, desyncs, due in, rev, reason",
+        *map(str, rows),
+    ]
