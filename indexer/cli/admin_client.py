@@ -43,6 +43,10 @@ class AdminUnreachable(AdminError):
     exit_code = os.EX_UNAVAILABLE
 
 
+class AdminBusy(AdminUnreachable):
+    """A daemon answers that it cannot do this just now."""
+
+
 class Refused(AdminError):
     """The daemon does not do what it is asked for."""
 
@@ -139,6 +143,10 @@ class AdminClient:
                 f"no daemon answers at {self.url} ({error.strerror or error}): start it with"
                 " `chive-indexer run`, or name another address with --url"
             ) from error
+        except UnicodeError as error:
+            raise AdminUnreachable(
+                f"no daemon can be at {self.url}: no such name or path is possible; correct --url"
+            ) from error
         except http.client.HTTPException as error:
             raise Foreign(self.url, f"it does not speak HTTP ({error!r})") from error
         finally:
@@ -163,5 +171,5 @@ class AdminClient:
             case HTTPStatus.NOT_FOUND:
                 return Foreign(self.url, refusal.message or refusal.error)
             case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
-                return AdminUnreachable(f"{said}; try again later")
+                return AdminBusy(f"{said}; try again later")
         return Refused(f"{said}; {remedy}" if remedy else said)

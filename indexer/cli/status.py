@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from indexer.cli.admin_client import AdminClient, NotServed
+from indexer.cli.admin_client import AdminBusy, AdminClient, NotServed
 from indexer.cli.operation_report import ListedOperations, progress_line
 from indexer.cli.options import Target, target_options
 from indexer.cli.wording import counted, duration, printable, table
@@ -51,36 +51,45 @@ class _Firehose(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Readiness(msgspec.Struct, frozen=True):
-    ready: bool
+    ready: bool = False
     components: dict[str, str | None] = {}  # name -> why it is not ready
+    message: str | None = None  # instead of both from a daemon that cannot look
 
 
 @click.command()
 @target_options
 @click.pass_obj
 def status(target: Target, *, is_json: bool) -> int:
-    """Show how a running daemon is: readiness, stream, store, operations."""
+    """Show how a running daemon is: readiness, stream, store, operations.
+
+    Exit code 69 where it cannot tell everything, because it is short of something.
+    """
     client = target.client()
-    parts = {name: _part(client, *method) for name, method in METHODS.items()}
+    parts: dict[str, bytes | None] = {}
+    troubles = []
+    for name, (nsid, params) in METHODS.items():
+        try:
+            parts[name] = client.query(nsid, params)
+        except NotServed:
+            parts[name] = None
+        except AdminBusy as error:
+            parts[name] = None
+            troubles.append(error.message)
     parts["readiness"] = client.readiness()
     if is_json:
-        known = {name: None if part is None else msgspec.Raw(part) for name, part in parts.items()}
-        whole = msgspec.json.encode({"url": client.url, **known})
-        click.echo(msgspec.json.format(whole, indent=2))
-        return os.EX_OK
-    click.echo(_headline(client, parts["health"]))
-    click.echo()
-    for line in table([(f"  {label}", printable(text)) for label, text in _rows(client, parts)]):
-        click.echo(line)
-    return os.EX_OK
+        click.echo(_as_json(client.url, parts, troubles))
+    else:
+        click.echo(_headline(client, parts["health"]) + "\n")
+        rows = [*_rows(client, parts), *(("trouble", text) for text in dict.fromkeys(troubles))]
+        click.echo("\n".join(table([(f"  {label}", printable(text)) for label, text in rows])))
+    return os.EX_UNAVAILABLE if troubles else os.EX_OK
 
 
-def _part(client: AdminClient, nsid: str, params: dict[str, str]) -> bytes | None:
-    """The answer, or None from a daemon that does not serve the method."""
-    try:
-        return client.query(nsid, params)
-    except NotServed:
-        return None
+def _as_json(url: str, parts: dict[str, bytes | None], troubles: list[str]) -> bytes:
+    """What the daemon said, part by part; null for what it did not tell."""
+    told = {name: None if part is None else msgspec.Raw(part) for name, part in parts.items()}
+    whole = msgspec.json.encode({"url": url, **told, "troubles": troubles})
+    return msgspec.json.format(whole, indent=2)
 
 
 def _headline(client: AdminClient, answer: bytes | None) -> str:
@@ -99,6 +108,7 @@ def _rows(client: AdminClient, parts: dict[str, bytes | None]) -> Iterator[tuple
     if (answer := parts["readiness"]) is not None:
         readiness = client.read(answer, _Readiness)
         reasons = [f"{name}: {why}" for name, why in readiness.components.items() if why]
+        reasons += [readiness.message] if readiness.message is not None else []
         yield "ready", "yes" if readiness.ready else f"no; {'; '.join(reasons)}"
     if (answer := parts["firehose"]) is not None:
         yield from _firehose_rows(client.read(answer, _Firehose))

@@ -120,6 +120,7 @@ def test_status_as_json_holds_what_the_daemon_said(admin, client):
     assert (code, err) == (0, "")
     answer = json.loads(out)
     assert answer.pop("url") == admin.url
+    assert answer.pop("troubles") == []
     assert sorted(answer) == sorted(ALL_PARTS)
     assert answer["overview"] == {"eprints": 1234, "authors": 5}
     assert answer["readiness"]["ready"] is False
@@ -133,6 +134,23 @@ def test_status_leaves_out_what_the_daemon_does_not_serve(admin, client):
     assert code == 0
     assert "  cursor " not in out and "  index " not in out and "  store " in out
     assert json.loads(client("status", "--json")[1])["overview"] is None
+
+
+def test_status_shows_what_it_can_of_a_daemon_whose_disk_is_full(admin, client):
+    serve_status(admin)
+    busy = (503, {"error": "NotEnoughResources", "message": "the disk is full"})
+    for path in (FIREHOSE, OVERVIEW, "/readyz"):
+        admin.answer(path, busy)
+    code, out, err = client("status")
+    assert (code, err) == (os.EX_UNAVAILABLE, "")
+    assert "  ready      no; the disk is full\n" in out
+    assert "  store      sqlite works" in out
+    trouble = f"the daemon at {admin.url} says: the disk is full; try again later"
+    assert out.count("trouble") == 1
+    assert f"  trouble    {trouble}\n" in out
+    code, out, _ = client("status", "--json")
+    assert code == os.EX_UNAVAILABLE
+    assert json.loads(out)["troubles"] == [trouble, trouble]
 
 
 def test_texts_of_the_daemon_cannot_steer_the_terminal(admin, client):

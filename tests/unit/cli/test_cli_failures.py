@@ -85,6 +85,20 @@ def test_what_does_not_speak_http_is_no_daemon(cli, password_file):
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
+        (f"http://{'a' * 64}.example", "no such name or path is possible; correct --url"),
+        ("http://127.0.0.1:9/\N{SNOWMAN}", "no such name or path is possible; correct --url"),
+        ("http://daemon.invalid", "no daemon answers at http://daemon.invalid"),
+    ],
+)
+def test_an_address_that_cannot_exist_is_told(cli, password_file, url, expected):
+    code, _, err = cli("status", "--url", url, "--password-file", password_file)
+    assert code == os.EX_UNAVAILABLE
+    assert expected in err
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
         ("127.0.0.1:2580", "must be a https:// or http:// URL"),
         ("ftp://127.0.0.1", "must be a https:// or http:// URL"),
         ("http://admin:x@127.0.0.1", "without user, query or fragment"),
