@@ -29,9 +29,12 @@ test: setup
 	$(BIN)/python -m pytest -m "not network and not ops"
 
 test-network: setup
+	tests/interop/network/install.sh .network
 	$(BIN)/python -m pytest -m network tests/interop
 
 test-ops: setup
+	command -v systemd-analyze systemd-sysusers >/dev/null || { apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends systemd; }
 	$(BIN)/python -m pytest -m ops tests/ops
 
 check: setup
