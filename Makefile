@@ -33,7 +33,7 @@ test-network: setup
 	$(BIN)/python -m pytest -m network tests/interop
 
 test-ops: setup
-	command -v systemd-analyze systemd-sysusers >/dev/null || { apt-get -qq update && \
+	command -v systemd-analyze >/dev/null || { apt-get -qq update && \
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends systemd; }
 	$(BIN)/python -m pytest -m ops tests/ops
 
