@@ -289,7 +289,7 @@ def _plan_commit(  # noqa: PLR0911 - a table of cases, first match wins
     if repo.state is RepoState.RESYNCING:
         return Change(Outcome.BUFFERED, repo, buffered=event.frame)
     if not repo.is_visible and repo.state is not RepoState.NOT_FOUND:
-        return _missed_while_inactive(repo)
+        return _missed_while_inactive(repo, policy, now)
     if repo.state is not RepoState.ACTIVE:
         return Change(Outcome.IGNORED, _revived(repo, policy, now))
     if _is_replay(event, repo):
@@ -365,10 +365,22 @@ def _unproven(event: CommitSeen, repo: Repo, policy: Policy, now: float) -> Chan
     return _refused(event, repo, event.error, now)
 
 
-def _missed_while_inactive(repo: Repo) -> Change:
-    """A commit of a hidden account is not applied, so its rows can no longer be current."""
+def _missed_while_inactive(repo: Repo, policy: Policy, now: float) -> Change:
+    """A commit of a hidden account is not applied, so its rows can no longer be current.
+
+    An account that writes may be active after all (a directory replica that lagged behind a
+    migration had its former host asked): its own host is asked again, more rarely each time.
+    """
     if repo.state is RepoState.ACTIVE:
         repo = replace(repo, state=RepoState.DESYNCHRONIZED, wanted=repo.wanted | Wanted.CONTENT)
+    if not repo.wanted and not repo.claimed:
+        repo = replace(
+            repo,
+            wanted=Wanted.IDENTITY | Wanted.ACCOUNT,
+            retry_at=max(
+                now + throttle_s(repo.attempts), repo.identity_at + policy.identity_refresh_s
+            ),
+        )
     return Change(Outcome.IGNORED, repo)
 
 
@@ -398,11 +410,10 @@ def _asked(repo: Repo, work: Wanted, policy: Policy, now: float) -> Repo:
     retry_at = repo.retry_at
     due_at = max(now, repo.identity_at + policy.identity_refresh_s)
     is_put_off = repo.state is not RepoState.ACTIVE and bool(repo.wanted & Wanted.CONTENT)
+    has_just_failed = repo.state is RepoState.ERROR and repo.attempts <= 1
     if not repo.wanted:
         retry_at = due_at
-    elif work & ~repo.wanted and not is_put_off:
-        retry_at = min(retry_at, due_at)
-    elif repo.state is RepoState.ERROR and repo.attempts <= 1:
+    elif has_just_failed or (work & ~repo.wanted and not is_put_off):
         retry_at = min(retry_at, due_at)
     return replace(
         repo,
@@ -423,7 +434,7 @@ def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
         # What is being fetched may be older than this: look once more afterwards.
         return Change(Outcome.NOTED, replace(repo, wanted=repo.wanted | Wanted.CONTENT))
     if not repo.is_visible and repo.state is not RepoState.NOT_FOUND:
-        return _missed_while_inactive(repo)
+        return _missed_while_inactive(repo, policy, now)
     if repo.state is not RepoState.ACTIVE:
         return Change(Outcome.IGNORED, _revived(repo, policy, now))
     if event.error is None and _is_replay(event, repo):
