@@ -25,6 +25,10 @@ GROUP_WIDTH = 4
 REQUESTS_MAX = 64
 """Requests under way to strangers' hosts, all together."""
 
+DOUBTFUL_SHARE = 4
+"""Hosts whose last request failed get one of this many places: those that hang are many, slow and
+in nobody's way."""
+
 BURST_S = 2.0
 """An idle host may be asked this many seconds' worth of requests at once."""
 
@@ -76,6 +80,7 @@ class Pacing:
         self._hosts_max = hosts_max
         self._turn_s_max = turn_s_max
         self._all = asyncio.Semaphore(requests_max)
+        self._doubtful = asyncio.Semaphore(max(requests_max // DOUBTFUL_SHARE, 1))
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
 
     def __len__(self) -> int:
@@ -106,7 +111,7 @@ class Pacing:
                 async with host.turn:
                     await self._pass(host, name)
             if not is_trusted:
-                await self._take(self._all, origin, stack)
+                await self._take_common(origin, stack)
             yield self._clock.monotonic() - started
 
     def closed_s(self, origin: str) -> float:
@@ -149,6 +154,14 @@ class Pacing:
         host = self._host(origin)
         host.refusals = 0
         host.failures = 0
+
+    async def _take_common(self, origin: str, stack: AsyncExitStack) -> None:
+        """A place among those for all hosts; a host in doubt does not wait for one of its few."""
+        if self._host(origin).failures:
+            if self._doubtful.locked():
+                raise Unavailable(f"{origin} failed, and other such hosts are asked first")
+            await self._take(self._doubtful, origin, stack)
+        await self._take(self._all, origin, stack)
 
     async def _take(self, slots: asyncio.Semaphore, name: str, stack: AsyncExitStack) -> None:
         try:

