@@ -226,9 +226,7 @@ class Index:
     def resolve(self) -> None:
         """Read the DID document and ask the host."""
         assert self.repo is not None
-        self.repo = replace(
-            self.repo, signing_key=KEY.format(self.host.key), identity_at=self.now
-        )
+        self.repo = replace(self.repo, signing_key=KEY.format(self.host.key), identity_at=self.now)
         if self.host.is_deleted:
             self.answer = (None, None)
         else:
@@ -261,7 +259,7 @@ class Index:
         if asked and status is None:
             self.end_gone()
         elif asked and status is not AccountStatus.ACTIVE:
-            self.settle(hidden(self.repo, status))
+            self.settle(hidden(self.repo, status, now=self.now))
         elif self.snapshot is not None:
             fetched_rev, rows, _ = self.snapshot
             if self.repo.rev is not None and fetched_rev < self.repo.rev:

@@ -1,0 +1,271 @@
+"""The file: who may open it, and that every transaction is whole whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import ConfigurationError, LocalBusy, LocalFault
+from storage import database as database_module
+from storage.database import Database, open_database, translated
+from storage.schema import APPLICATION_ID, migrate
+
+INSERT = "INSERT INTO firehose_cursor VALUES (?, 1, NULL, 'now')"
+
+
+def insert(url: str):
+    return lambda connection: connection.execute(INSERT, (url,)) and None
+
+
+def stored(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {row[0] for row in connection.execute("SELECT url FROM firehose")}
+
+
+async def test_a_store_opens_again_as_it_was_left(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        await database.write(insert("a"))
+    async with open_database(path) as database:
+        assert await database.read("SELECT url FROM firehose") == [("a",)]
+    assert not path.with_name("index.db-wal").exists()
+
+
+async def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path):
+        pass
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version=999")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="schema version 999"):
+        async with open_database(path):
+            pass
+    assert path.read_bytes() == before
+
+
+async def test_a_file_of_another_program_is_refused(tmp_path: Path):
+    path = tmp_path / "index.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+        connection.commit()
+    with pytest.raises(ConfigurationError, match="another program"):
+        async with open_database(path):
+            pass
+    assert stored_tables(path) == {"theirs"}
+
+
+def stored_tables(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {row[0] for row in connection.execute("SELECT name FROM sqlite_schema")}
+
+
+async def test_a_file_that_is_no_database_is_a_fault_with_a_remedy(tmp_path: Path):
+    path = tmp_path / "index.db"
+    path.write_text("not a database, but long enough to look like one. " * 200)
+    with pytest.raises(LocalFault, match="restore a backup"):
+        async with open_database(path):
+            pass
+
+
+async def test_a_second_daemon_on_the_file_is_refused(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        with pytest.raises(ConfigurationError, match="another process"):
+            async with open_database(path):
+                pass
+        await database.write(insert("still usable"))
+    async with open_database(path):
+        pass
+
+
+async def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"storage\.path"):
+        async with open_database(tmp_path / "file" / "index.db"):
+            pass
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 5, 12, 20])
+def test_a_migration_that_is_cut_off_is_made_again_whole(tmp_path: Path, killed_after: int):
+    path = tmp_path / "index.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        left = killed_after
+
+        def authorize(action: int, *_: object) -> int:
+            nonlocal left
+            is_creating = action == sqlite3.SQLITE_CREATE_TABLE
+            left -= is_creating
+            return sqlite3.SQLITE_DENY if is_creating and left < 0 else sqlite3.SQLITE_OK
+
+        connection.set_authorizer(authorize)
+        with suppress(sqlite3.DatabaseError):
+            migrate(connection)
+        assert not connection.in_transaction
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        marked = connection.execute("PRAGMA application_id").fetchone()[0]
+        assert (tables == 0) == (marked == 0)
+        migrate(connection)
+        migrate(connection)
+        assert connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        assert connection.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize(("point", "remains"), [("before-commit", set()), ("after-commit", {"a"})])
+async def test_a_crash_leaves_whole_transactions(tmp_path: Path, point: str, remains: set[str]):
+    reached: list[str] = []
+
+    def reach(name: str) -> None:
+        reached.append(name)
+        if name == point:
+            raise Crash
+
+    path = tmp_path / "index.db"
+    async with open_database(path, reach=reach) as database:
+        with pytest.raises(Crash):
+            await database.write(insert("a"))
+    assert point in reached
+    assert stored(path) == remains
+
+
+async def test_a_cancelled_caller_leaves_a_whole_transaction_and_memory_hears_of_it(
+    tmp_path: Path,
+):
+    may_go_on, is_inside = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def slow(connection: sqlite3.Connection) -> str:
+        connection.execute(INSERT, ("a",))
+        is_inside.set()
+        assert may_go_on.wait(5.0)
+        connection.execute(INSERT, ("b",))
+        return "done"
+
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        task = asyncio.create_task(database.write(slow, committed=told.append))
+        await asyncio.to_thread(is_inside.wait, 5.0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_go_on.set()
+        await database.write(insert("c"))
+        assert told == ["done"]
+    assert stored(path) == {"a", "b", "c"}
+
+
+async def test_what_is_queued_when_the_store_closes_is_written(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        tasks = [asyncio.create_task(database.write(insert(str(n)))) for n in range(20)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert len(stored(path)) == 20
+    with pytest.raises(LocalFault, match="closed"):
+        await database.write(insert("late"))
+
+
+async def test_urgent_writes_overtake_those_that_wait(tmp_path: Path):
+    may_go_on = threading.Event()
+    order: list[str] = []
+    async with open_database(tmp_path / "index.db") as database:
+        first = asyncio.create_task(database.write(lambda _: may_go_on.wait(5.0)))
+        await asyncio.sleep(0)
+        waiting = [
+            asyncio.create_task(database.write(lambda _, n=n: order.append(n))) for n in ("1", "2")
+        ]
+        await asyncio.sleep(0)
+        urgent = asyncio.create_task(database.write(lambda _: order.append("live"), urgent=True))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await asyncio.gather(first, *waiting, urgent)
+    assert order == ["live", "1", "2"]
+
+
+def fill(connection: sqlite3.Connection) -> None:
+    connection.executemany(INSERT, ((f"{n:0400}",) for n in range(500)))
+
+
+async def test_a_full_disk_is_busy_and_passes(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        await database.write(insert("before"))
+        pages = (await database.read("PRAGMA page_count"))[0][0]
+        await limit_pages(database, pages + 2)
+        with pytest.raises(LocalBusy, match="SQLITE_FULL"):
+            await database.write(fill)
+        assert await database.read("SELECT url FROM firehose") == [("before",)]
+        await limit_pages(database, 1_000_000)
+        await database.write(fill)
+        assert (await database.read("SELECT count(*) FROM firehose"))[0][0] == 501
+    assert len(stored(path)) == 501
+
+
+async def limit_pages(database: Database, pages: int) -> None:
+    await database.write(lambda c: c.execute(f"PRAGMA max_page_count={pages}").fetchall())
+
+
+async def test_another_writer_on_the_file_is_waited_for(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            task = asyncio.create_task(database.write(insert("a")))
+            done, _ = await asyncio.wait([task], timeout=0.3)
+            assert not done
+            other.execute("ROLLBACK")
+            await task
+    assert stored(path) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("code", "family"),
+    [
+        ("SQLITE_FULL", LocalBusy), ("SQLITE_BUSY", LocalBusy), ("SQLITE_BUSY_SNAPSHOT", LocalBusy),
+        ("SQLITE_LOCKED_SHAREDCACHE", LocalBusy), ("SQLITE_CANTOPEN", LocalBusy),
+        ("SQLITE_IOERR_WRITE", LocalFault), ("SQLITE_CORRUPT", LocalFault),
+        ("SQLITE_CONSTRAINT_UNIQUE", LocalFault),
+    ],
+)  # fmt: skip
+def test_the_code_of_an_error_decides_its_family(code: str, family: type):
+    error = sqlite3.OperationalError("text")
+    error.sqlite_errorname = code
+    assert type(translated(error)) is family
+
+
+SLOW = """WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n LIMIT 500000000)
+SELECT count(*) FROM n"""
+
+
+async def test_a_slow_read_delays_neither_live_reads_nor_writes_and_can_be_given_up(
+    tmp_path: Path,
+):
+    async with open_database(tmp_path / "index.db") as database:
+        slow = [
+            asyncio.create_task(database.read(SLOW))
+            for _ in range(database_module.ORDINARY_READERS)
+        ]
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        await database.read("SELECT 1", urgent=True)
+        await database.write(insert("a"))
+        assert time.monotonic() - began < 1.0
+        assert not any(task.done() for task in slow)
+        for task in slow:
+            task.cancel()
+        await asyncio.wait(slow)
+        # The readers are usable again: what was given up no longer runs.
+        began = time.monotonic()
+        assert await database.read("SELECT url FROM firehose") == [("a",)]
+        assert time.monotonic() - began < 1.0
