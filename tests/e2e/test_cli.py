@@ -196,7 +196,7 @@ async def test_a_wrong_password_is_told_from_a_daemon_that_is_not_there(tmp_path
         url = daemon.addresses.admin_url
         code, _, err = await ran("status", "--url", url, "--password-file", wrong)
         assert code == os.EX_NOPERM
-        assert "the user or the password is wrong" in err
+        assert "admin.password_file with --password-file" in err
         metrics_url = daemon.addresses.metrics_url.removesuffix("/metrics")
         code, _, err = await ran("status", "--url", metrics_url, "--password-file", wrong)
         assert code == os.EX_PROTOCOL
