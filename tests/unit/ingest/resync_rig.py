@@ -1,0 +1,154 @@
+"""The resync between a devnet and a real store, one attempt at a time, with a clock of its own."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from indexer.ingest.resync import Resync, Resyncer
+from indexer.ingest.verification import RawFrame, Verifier
+from indexer.metrics import Metrics
+from indexer.model import Scope
+from indexer.network.http import HttpClient
+from indexer.network.identity import IdentityResolver
+from indexer.network.pacing import Pacing
+from indexer.network.pds import RepoNetwork
+from indexer.network.spool import SpoolFolder
+from indexer.planning import EventBatch, Policy
+from indexer.protocol.frame import decode_frame
+from indexer.records.prepare import prepare_record
+from indexer.records.registry import load_registry
+from storage.database import Database, open_database
+from storage.live import LiveStore
+from storage.records import RecordTable
+from storage.resyncs import ResyncStore
+from storage.tracked import TrackedRepos
+from tests.devnet import Account, Devnet
+
+SCOPE = Scope(("pub.chive.*",))
+REGISTRY = load_registry(governance_did="did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", lexicon_dir=None)
+
+
+class NoProjections:
+    """Typed tables are another test's business."""
+
+    def write(self, connection: object, writes: object) -> None:
+        return
+
+
+class AdvancedClock:
+    """The machine's clocks, with wall time that can be moved on."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def now(self) -> float:
+        return time.time() + self.ahead_s
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+@dataclass
+class Rig:
+    """A store, a live path without a socket, and a resyncer without workers."""
+
+    net: Devnet
+    database: Database
+    path: Path
+    clock: AdvancedClock
+    live: LiveStore
+    store: ResyncStore
+    resyncer: Resyncer
+    verifier: Verifier
+    heard: int = 0  # frames of the relay that have been applied
+
+    async def hear(self) -> None:
+        """Apply what the relay has sent since the last time."""
+        entries = self.net.relay.stream.after(self.heard, 10_000)
+        if not entries:
+            return
+        raws = [RawFrame(decode_frame(entry.frame), entry.frame) for entry in entries]
+        dids = {raw.frame.did for raw in raws if raw.frame.did}
+        keys = await self.live.signing_keys([did for did in dids if self.live.is_tracked(did)])
+        events = self.verifier.events(raws, keys)
+        self.heard = entries[-1].seq
+        await self.live.apply(
+            EventBatch(url="ws://relay", events=events, seq=self.heard, event_at=None)
+        )
+
+    async def work(self, *, ahead_s: float = 0.0) -> list[Resync]:
+        """Attempt what is due, `ahead_s` from now, until nothing is."""
+        self.clock.ahead_s += ahead_s
+        done = []
+        while (claim := await self.store.claim_next()) is not None:
+            done.append(await self.resyncer.attempt(claim))
+            assert len(done) < 20, done
+        return done
+
+    async def rows(self, sql: str) -> list[tuple[object, ...]]:
+        return await self.database.read(sql)
+
+    async def repo(self, account: Account) -> tuple[object, ...]:
+        """(state, account status, rev, wanted, claimed)."""
+        found = await self.database.read(
+            "SELECT state, account_status, rev, wanted, claimed FROM repo WHERE did = ?",
+            (account.did,),
+        )
+        return found[0]
+
+    def archives_sent(self) -> int:
+        return sum(pds.server.requests["com.atproto.sync.getRepo"] for pds in self.net.pds)
+
+
+@asynccontextmanager
+async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
+    clock = AdvancedClock()
+    metrics = Metrics(REGISTRY.types)
+    verifier = Verifier(
+        scope=SCOPE, prepare=partial(prepare_record, registry=REGISTRY), clock=clock
+    )
+    path = folder / "index.db"
+    async with (
+        open_database(path) as database,
+        HttpClient(
+            user_agent="test",
+            allow_private=True,
+            exempt=[net.plc_url, net.handle_resolver_url],
+            pacing=Pacing(clock=clock, rate=1000.0),
+            clock=clock,
+            metrics=metrics,
+        ) as http,
+    ):
+        identities = IdentityResolver(
+            http,
+            plc_url=net.plc_url,
+            handle_resolver_url=net.handle_resolver_url,
+            allow_private=True,
+            clock=clock,
+        )
+        spool = SpoolFolder(folder / "spool", bytes_max=10**9, archive_bytes_max=10**8)
+        hosts = RepoNetwork(http, identities, spool, idle_s=5.0, total_s=20.0)
+        tracked = TrackedRepos(database)
+        records = RecordTable(NoProjections())
+        policy = Policy(identity_refresh_s=0.0)
+        shared = {"clock": clock, "pending_bytes_max": 1_000_000}
+        live = LiveStore(database, tracked, records, policy, **shared)
+        store = ResyncStore(database, tracked, records, policy, **shared)
+        resyncer = Resyncer(
+            store,
+            store,
+            hosts,
+            verifier,
+            workers=1,
+            clock=clock,
+            rng=random.Random(1),
+            metrics=metrics,
+            stream_at=lambda: None,
+        )
+        yield Rig(net, database, path, clock, live, store, resyncer, verifier)

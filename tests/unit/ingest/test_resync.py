@@ -1,0 +1,314 @@
+"""Attempts of a resync worker against the devnet: what each ends in, in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from indexer.ingest.resync import Result, portions
+from indexer.model import RepoState, Wanted
+from indexer.planning import CommitSeen, RecordWrite
+from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record
+from tests.oracle import assert_heads_equal, assert_store_equals
+from tests.unit.ingest.resync_rig import Rig, open_rig
+
+TAG = "pub.chive.eprint.userTag"
+RNG = random.Random(7)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with Devnet(seed=5) as net, open_rig(net, tmp_path) as opened:
+        yield opened
+
+
+def tag(rig: Rig, account: Account):
+    return rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+
+
+async def followed(rig: Rig, records: int = 3) -> Account:
+    """An account that has been discovered and fetched."""
+    account = await rig.net.create_account()
+    for _ in range(records):
+        tag(rig, account)
+    await rig.hear()
+    assert [done.result for done in await rig.work()] == [Result.FETCHED]
+    assert_equal(rig)
+    return account
+
+
+def assert_equal(rig: Rig) -> None:
+    assert_store_equals(rig.net, rig.path)
+    assert_heads_equal(rig.net, rig.path)
+
+
+async def test_a_discovered_repo_is_fetched_whole_and_followed_from_then_on(rig: Rig):
+    account = await followed(rig)
+    written = tag(rig, account)
+    rig.net.delete(account, TAG, written.rkey)
+    tag(rig, account)
+    await rig.hear()
+    assert await rig.work() == []
+    assert_equal(rig)
+
+
+async def test_records_deleted_unheard_are_deleted_by_the_fetch(rig: Rig):
+    account = await followed(rig, 5)
+    lost = rig.net.faults.schedule(FaultKind.SWALLOW_FRAME, did=account.did, times=2)
+    for path in rig.net.repo(account).paths[:2]:
+        rig.net.delete(account, *path.split("/"))
+    tag(rig, account)
+    await rig.hear()
+    assert (await rig.repo(account))[0] == "desynchronized"
+    assert [done.result for done in await rig.work()] == [Result.FETCHED]
+    assert lost.fired == 2
+    assert_equal(rig)
+
+
+async def test_a_repo_whose_rows_all_went_is_emptied_in_short_transactions(rig: Rig):
+    account = await rig.net.create_account()
+    rig.net.import_records(account, 900, [TAG], announce=False)
+    tag(rig, account)
+    await rig.hear()
+    await rig.work()
+    assert_equal(rig)
+    lost = rig.net.faults.schedule(FaultKind.SWALLOW_FRAME, did=account.did, times=None)
+    doomed = [Change("delete", *path.split("/")) for path in rig.net.repo(account).paths]
+    for start in range(0, len(doomed), 200):
+        rig.net.apply_writes(account, doomed[start : start + 200])
+    rig.net.faults.clear()
+    rig.net.emit_sync(account)
+    await rig.hear()
+    assert [done.result for done in await rig.work()] == [Result.FETCHED]
+    assert lost.fired == 5
+    assert_equal(rig)
+    assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
+
+
+async def test_commits_during_the_fetch_are_on_top_of_the_snapshot_at_the_first_attempt(rig: Rig):
+    account = await rig.net.create_account()
+    tag(rig, account)
+    await rig.hear()
+    slow = rig.net.faults.schedule(
+        FaultKind.HTTP_DELAY, endpoint="com.atproto.sync.getRepo", seconds=0.6
+    )
+    attempt = asyncio.create_task(rig.work())
+    await rig.net.faults.wait_fired(slow)
+    for _ in range(8):
+        tag(rig, account)
+        await rig.hear()
+        await asyncio.sleep(0.02)
+    stored = await rig.rows("SELECT count(*) FROM pending_commit")
+    assert stored == [(8,)]
+    assert [done.result for done in await attempt] == [Result.FETCHED]
+    assert (await rig.repo(account))[0] == "active"
+    assert await rig.rows("SELECT count(*) FROM pending_commit") == [(0,)]
+    assert_equal(rig)
+
+
+async def test_equal_revs_cost_no_archive(rig: Rig):
+    account = await followed(rig)
+    sent = rig.archives_sent()
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.CURRENT
+    assert rig.archives_sent() == sent
+
+
+@pytest.mark.parametrize("status", ["deactivated", "takendown", "suspended"])
+async def test_an_inactive_account_is_hidden_and_current_when_it_returns(rig: Rig, status: str):
+    account = await followed(rig)
+    rig.net.set_account_status(account, status)
+    await rig.hear()
+    assert (await rig.repo(account))[1] == status
+    assert (await rig.work())[0].result is Result.HIDDEN
+    assert_store_equals(rig.net, rig.path)
+    rig.net.set_account_status(account, "active")
+    tag(rig, account)
+    await rig.hear()
+    await rig.work(ahead_s=120.0)
+    assert_equal(rig)
+
+
+async def test_an_old_hosts_word_does_not_keep_a_migrated_account_hidden(rig: Rig):
+    account = await followed(rig)
+    rig.net.migrate(account, 1)
+    await rig.hear()
+    assert (await rig.repo(account))[1] == "deactivated"
+    await rig.work()
+    assert (await rig.repo(account))[:2] == ("active", "active")
+    tag(rig, account)
+    await rig.hear()
+    await rig.work()
+    assert_equal(rig)
+
+
+async def test_a_migrated_repo_that_was_never_seen_is_read_by_the_key_it_had(rig: Rig):
+    account = await rig.net.create_account()
+    tag(rig, account)
+    rig.net.migrate(account, 1)
+    await rig.hear()
+    assert [done.result for done in await rig.work()][-1] in {Result.FETCHED, Result.CURRENT}
+    assert_equal(rig)
+    assert rig.net.plc_server.requests["plc.audit"] == 1
+
+
+async def test_a_commit_by_a_replaced_key_made_after_the_rotation_is_refused(rig: Rig):
+    account = await rig.net.create_account()
+    tag(rig, account)
+    stolen = account.key
+    rig.net.rotate_key(account)
+    rig.net.repo(account).key = stolen
+    await asyncio.sleep(0.003)  # the log counts in milliseconds
+    tag(rig, account)
+    await rig.hear()
+    assert (await rig.work())[0].result is Result.FAILED
+    await rig.work(ahead_s=4000.0)
+    await rig.work(ahead_s=4000.0)
+    assert (await rig.repo(account))[0] == RepoState.INVALID
+    assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
+
+
+async def test_a_directory_that_lags_behind_a_rotation_makes_no_repo_invalid(rig: Rig):
+    account = await followed(rig)
+    stale = rig.net.faults.schedule(FaultKind.PLC_STALE, times=2)
+    rig.net.rotate_key(account)
+    tag(rig, account)
+    await rig.hear()
+    await rig.work()
+    await rig.work(ahead_s=4000.0)
+    assert stale.fired == 2
+    assert_equal(rig)
+
+
+async def test_a_deleted_account_is_purged_after_its_host_confirms_and_may_come_back(rig: Rig):
+    account = await followed(rig)
+    rig.net.set_account_status(account, "deleted")
+    await rig.hear()
+    assert await rig.rows("SELECT count(*) FROM records") == [(0,)]
+    assert await rig.rows("SELECT count(*) > 0 FROM record") == [(1,)]
+    assert [done.result for done in await rig.work()] == [Result.DELETED]
+    assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
+    assert (await rig.repo(account))[:3] == ("deleted", "deleted", None)
+
+
+async def test_a_repo_unknown_to_its_host_is_hidden_and_purged_only_the_second_time(rig: Rig):
+    account = await followed(rig)
+    unknown = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, endpoint="com.atproto.sync.getRepoStatus", status=400,
+        error="RepoNotFound", times=None,
+    )  # fmt: skip
+    rig.net.set_account_status(account, "deactivated")
+    await rig.hear()
+    assert (await rig.work())[-1].result is Result.NOT_FOUND
+    assert await rig.rows("SELECT count(*) > 0 FROM record") == [(1,)]
+    assert (await rig.work(ahead_s=4000.0))[-1].result is Result.DELETED
+    assert unknown.fired == 2
+    assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
+
+
+async def test_an_unknown_did_hides_nothing_at_first(rig: Rig):
+    account = await followed(rig)
+    missing = rig.net.faults.schedule(FaultKind.PLC_NOT_FOUND, times=1)
+    rig.net.change_handle(account, "renamed.test")
+    await rig.hear()
+    assert (await rig.work())[0].result is Result.NOT_FOUND
+    assert missing.fired == 1
+    assert await rig.rows("SELECT count(*) FROM records") == [(3,)]
+    await rig.work(ahead_s=4000.0)
+    assert_equal(rig)
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        (FaultKind.HTTP_STATUS, {"status": 503}),
+        (FaultKind.HTTP_TRUNCATE, {}),
+        (FaultKind.HTTP_RESET, {}),
+        (FaultKind.HTTP_HTML, {}),
+        (FaultKind.CAR_WRONG_HASH, {}),
+        (FaultKind.CAR_MISSING_BLOCK, {}),
+    ],
+)
+async def test_a_broken_transfer_is_tried_again_and_no_verdict_on_the_repo(
+    rig: Rig, kind: FaultKind, params: dict[str, object]
+):
+    account = await rig.net.create_account()
+    for _ in range(5):
+        tag(rig, account)
+    fault = rig.net.faults.schedule(kind, endpoint="com.atproto.sync.getRepo", **params)
+    await rig.hear()
+    assert [done.result for done in await rig.work()] == [Result.FAILED]
+    assert (await rig.repo(account))[0] == "error"
+    await rig.work(ahead_s=4000.0)
+    assert fault.fired == 1
+    assert_equal(rig)
+
+
+async def test_an_older_archive_than_our_rows_is_refused(rig: Rig):
+    account = await followed(rig)
+    old = rig.net.car(account)
+    lost = rig.net.faults.schedule(FaultKind.SWALLOW_FRAME, did=account.did)
+    tag(rig, account)
+    tag(rig, account)
+    await rig.hear()
+    await rig.work()
+    assert lost.fired == 1
+    assert_equal(rig)
+    stale = rig.net.faults.schedule(
+        FaultKind.HTTP_BODY, endpoint="com.atproto.sync.getRepo", body=old
+    )
+    lost = rig.net.faults.schedule(FaultKind.SWALLOW_FRAME, did=account.did)
+    tag(rig, account)
+    tag(rig, account)
+    await rig.hear()
+    results = [done.result for done in await rig.work(ahead_s=90_000.0)]
+    assert (results[0], stale.fired, lost.fired) == (Result.FAILED, 1, 1)
+    await rig.work(ahead_s=4000.0)
+    assert_equal(rig)
+
+
+async def test_an_operator_takes_a_repo_over_from_a_worker(rig: Rig):
+    account = await rig.net.create_account()
+    tag(rig, account)
+    await rig.hear()
+    slow = rig.net.faults.schedule(
+        FaultKind.HTTP_DELAY, endpoint="com.atproto.sync.getRepo", seconds=0.5
+    )
+    worker = asyncio.create_task(rig.work())
+    await rig.net.faults.wait_fired(slow)
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.FETCHED
+    assert [done.result for done in await worker] == [Result.STALE]
+    assert_equal(rig)
+    assert (await rig.repo(account))[3:] == (0, 0)
+
+
+async def test_a_cancelled_attempt_leaves_its_work_to_others(rig: Rig):
+    account = await rig.net.create_account()
+    tag(rig, account)
+    await rig.hear()
+    hang = rig.net.faults.schedule(FaultKind.HTTP_HANG, endpoint="com.atproto.sync.getRepo")
+    attempt = asyncio.create_task(rig.resyncer.sync_now(account.did))
+    await rig.net.faults.wait_fired(hang)
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    state, _, _, wanted, claimed = await rig.repo(account)
+    assert (state, claimed) == ("desynchronized", 0)
+    assert wanted == Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT
+    await rig.work()
+    assert_equal(rig)
+
+
+def test_buffered_commits_come_in_portions_of_one_transaction():
+    def commit(writes: int) -> CommitSeen:
+        row = RecordWrite("c/x", None)
+        return CommitSeen(did="d", seq=1, rev="r", since=None, frame=b"", writes=(row,) * writes)
+
+    sizes = [200, 200, 30, 10, 0, 200, 200]
+    found = list(portions([(n + 1, commit(size)) for n, size in enumerate(sizes)]))
+    assert [last for last, _ in found] == [1, 5, 6, 7]
+    assert sum(len(part) for _, part in found) == len(sizes)
+    assert list(portions([])) == [(0, [])]
