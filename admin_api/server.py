@@ -10,13 +10,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from urllib.parse import unquote
 
 from aiohttp import web
 
-from admin_api.auth import BasicAuth, BrowserGuard, ClientAddresses
-from admin_api.handlers.backfills import backfill_handlers
-from admin_api.handlers.status import status_handlers
+from admin_api.auth import Authenticator, Passwords
+from admin_api.clients import BrowserGuard, ClientAddresses
+from admin_api.handlers import all_handlers
+from admin_api.limits import FailureLimit, RequestLimit
 from admin_api.listener import listen
+from admin_api.ports import AdminPorts
+from admin_api.service_auth import SERVICE, ServiceTokens
 from admin_api.xrpc import (
     PREFIX,
     Dispatcher,
@@ -29,11 +33,13 @@ from indexer.clock import Clock
 from indexer.errors import LocalBusy, LocalFault
 from indexer.metrics import Metrics
 from indexer.model import Json
-from indexer.ports import Backfills, Status
+from indexer.ports import Status
 from indexer.protocol.lexicon import LexiconCatalog
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 HEALTH_PATH = "/xrpc/_health"
+DID_DOCUMENT_PATH = "/.well-known/did.json"
+DID_WEB = "did:web:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +51,17 @@ class AdminSettings:
     hosts: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     passwords: tuple[str, ...]
+    dids: tuple[str, ...]  # admins; needs `service_did`
+    service_did: str | None  # our own DID
+    requests_per_s: float  # of one client
 
 
 @asynccontextmanager
 async def serve_admin(
     settings: AdminSettings,
+    ports: AdminPorts,
     *,
     catalog: LexiconCatalog,
-    backfills: Backfills,
-    status: Status,
     clock: Clock,
     metrics: Metrics,
     on_fault: OnFault,
@@ -62,22 +70,30 @@ async def serve_admin(
 
     Raises `LocalFault` where the address cannot be bound.
     """
+    addresses = ClientAddresses(settings.trusted_proxies)
+    own_host = _did_host(settings.service_did)
     dispatcher = Dispatcher(
-        {
-            **backfill_handlers(backfills, clock=clock),
-            **status_handlers(status, clock=clock),
-        },
+        all_handlers(ports, clock=clock),
         catalog=catalog,
-        auth=BasicAuth(
-            settings.passwords,
-            addresses=ClientAddresses(settings.trusted_proxies),
-            clock=clock,
+        auth=Authenticator(
+            Passwords(settings.passwords),
+            await _tokens(settings, ports, clock=clock),
+            own_did=settings.service_did,
+            addresses=addresses,
+            failures=FailureLimit(clock=clock),
             metrics=metrics,
         ),
-        guard=BrowserGuard(settings.bind, settings.hosts),
+        guard=BrowserGuard(
+            settings.bind, [*settings.hosts, *([] if own_host is None else [own_host])]
+        ),
+        addresses=addresses,
+        limit=RequestLimit(settings.requests_per_s, clock=clock),
+        audit=ports.audit,
         metrics=metrics,
         on_fault=on_fault,
     )
+    document = None if own_host is None else _did_document(f"{settings.service_did}", own_host)
+    status = ports.status
 
     async def answer(request: web.BaseRequest, path: str, query: str) -> web.Response:
         if path == HEALTH_PATH:
@@ -88,10 +104,46 @@ async def serve_admin(
             return _read_only(request) or json_response(200, {"status": "alive"})
         if path == "/readyz":
             return _read_only(request) or await _readiness(status, on_fault)
+        if path == DID_DOCUMENT_PATH and document is not None:
+            return _read_only(request) or json_response(200, document)
         return error_response(404, "NotFound", "nothing is served under this path")
 
     async with listen("admin", settings.bind, settings.port, answer) as port:
         yield port
+
+
+async def _tokens(
+    settings: AdminSettings, ports: AdminPorts, *, clock: Clock
+) -> ServiceTokens | None:
+    """None: no admin is known by a DID."""
+    if settings.service_did is None or not settings.dids:
+        return None
+    return ServiceTokens(
+        settings.dids,
+        own_did=settings.service_did,
+        documents=ports.documents,
+        accepted=ports.tokens,
+        horizon=await ports.tokens.load(),
+        clock=clock,
+    )
+
+
+def _did_host(did: str | None) -> str | None:
+    """Host and port that a did:web without a path stands for; None for another DID."""
+    host = did.removeprefix(DID_WEB) if did is not None and did.startswith(DID_WEB) else ""
+    return unquote(host) if host and ":" not in host else None
+
+
+def _did_document(did: str, host: str) -> Json:
+    """Who we are, for hosts that pass on a user's call or check an audience. We sign nothing."""
+    scheme = "http" if host.partition(":")[0] == "localhost" else "https"
+    return {
+        "@context": ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"],
+        "id": did,
+        "service": [
+            {"id": SERVICE, "type": "ChiveIndexer", "serviceEndpoint": f"{scheme}://{host}"}
+        ],
+    }
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """XRPC dispatch: one request under /xrpc/ becomes one call of a method, driven by its lexicon.
 
-Owns the order of the checks (path, method, browser, credential, parameters, body) and the answer
-to every failure: `{"error", "message"}` with a status that says whose fault it was. No input gives
-a 500; what does is a bug of ours, logged with its traceback. A `LocalFault` is answered and handed
-on, because the process has to end.
+Owns the order of the checks (path, browser, rate, method, credential, parameters, body) and the
+answer to every failure: `{"error", "message"}` with a status that says whose fault it was. No
+input gives a 500; what does is a bug of ours, logged with its traceback. A `LocalFault` is
+answered and handed on, because the process has to end.
+
+A procedure changes something, so it has a row in the audit log before it is carried out.
 
 Source: https://atproto.com/specs/xrpc
 """
@@ -22,11 +24,14 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from admin_api.auth import Actor, BasicAuth, BrowserGuard, TooManyFailures, Unauthenticated
+from admin_api.auth import Actor, Authenticator, Unauthenticated
+from admin_api.clients import BrowserGuard, ClientAddresses
 from admin_api.json_body import BODY_BYTES_MAX, read_json
+from admin_api.limits import Limited, RequestLimit
+from admin_api.ports import AuditLog
 from indexer.errors import LocalBusy, LocalFault, RequestRefused
 from indexer.metrics import OTHER, Metrics
-from indexer.model import Json
+from indexer.model import AuditDraft, Json
 from indexer.protocol.lexicon import LexiconCatalog, Method
 from indexer.protocol.syntax import is_nsid
 
@@ -39,6 +44,15 @@ BODY_S = 10.0
 PARAMS_MAX = 100
 MESSAGE_CHARS_MAX = 1000
 RETRY_LATER_S = 5
+DETAILS_CHARS_MAX = 4000
+"""Longest input of a call that the audit log keeps."""
+
+TARGETS = ("did", "uri", "pdsUrl", "subject", "url", "id", "index")
+"""Input fields that say what a call is about, the most telling first."""
+
+OK = "ok"
+INTERNAL_ERROR = "InternalServerError"
+BUSY_ERROR = "NotEnoughResources"
 HTTP_METHODS = {"query": "GET", "procedure": "POST"}
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -69,8 +83,11 @@ class Dispatcher:
         handlers: Mapping[str, Handler],
         *,
         catalog: LexiconCatalog,
-        auth: BasicAuth,
+        auth: Authenticator,
         guard: BrowserGuard,
+        addresses: ClientAddresses,
+        limit: RequestLimit,
+        audit: AuditLog,
         metrics: Metrics,
         on_fault: OnFault,
     ) -> None:
@@ -82,6 +99,9 @@ class Dispatcher:
         self._catalog = catalog
         self._auth = auth
         self._guard = guard
+        self._addresses = addresses
+        self._limit = limit
+        self._audit = audit
         self._metrics = metrics
         self._on_fault = on_fault
 
@@ -100,7 +120,7 @@ class Dispatcher:
             raise  # nobody is left to answer
         except Exception:
             log.exception("admin.call_crashed", nsid=label)
-            response = error_response(500, "InternalServerError", "a bug; the log has the details")
+            response = error_response(500, INTERNAL_ERROR, "a bug; the log has the details")
         self._metrics.xrpc_requests.labels(label, str(response.status)).inc()
         self._metrics.xrpc_request_duration_seconds.labels(label).observe(
             time.perf_counter() - started
@@ -111,6 +131,7 @@ class Dispatcher:
         if not is_nsid(nsid):
             raise RequestRefused("InvalidRequest", "the path is not /xrpc/ and an NSID")
         self._guard.check(request)
+        self._limit.take(self._addresses.client_of(request))
         served = self._served.get(nsid)
         if served is None:
             raise RequestRefused("MethodNotImplemented", f"{nsid} is not served here", status=501)
@@ -119,14 +140,55 @@ class Dispatcher:
             raise RequestRefused(
                 "InvalidRequest", f"{nsid} is a {method.type}: use {HTTP_METHODS[method.type]}"
             )
-        actor = self._auth.authenticate(request)
+        actor = await self._auth.authenticate(request, nsid)
         params = self._read_params(nsid, query)
         body = await self._read_input(request, method)
+        call = Call(actor=actor, params=params, input=body)
         if method.type == "procedure":
-            log.info("admin.call_accepted", nsid=nsid, actor=actor.did or actor.name)
-        answer = await handler(Call(actor=actor, params=params, input=body))
+            answer = await self._change(nsid, handler, call)
+        else:
+            answer = await handler(call)
         self._check_output(nsid, answer)
         return json_response(200, answer)
+
+    async def _change(self, nsid: str, handler: Handler, call: Call) -> Json:
+        """Carry out a call between the two writes of its audit row.
+
+        A call that is cut off leaves the row as it was begun.
+        """
+        log.info("admin.call_accepted", nsid=nsid, actor=call.actor.did)
+        entry = await self._audit.begin(
+            AuditDraft(
+                actor=call.actor.did,
+                action=nsid,
+                target=_target(call.input),
+                details=_details(call.input),
+            )
+        )
+        outcome = INTERNAL_ERROR
+        try:
+            answer = await handler(call)
+            outcome = OK
+        except RequestRefused as error:
+            outcome = error.name
+            raise
+        except (LocalBusy, LocalFault):
+            outcome = BUSY_ERROR
+            raise
+        except asyncio.CancelledError:
+            outcome = ""
+            raise
+        finally:
+            if outcome:
+                await self._end_entry(entry, outcome)
+        return answer
+
+    async def _end_entry(self, entry: int, outcome: str) -> None:
+        try:
+            await self._audit.end(entry, outcome)
+        except LocalBusy as error:
+            # What was done is done: the answer must say so.
+            log.warning("admin.audit_unfinished", reason=str(error), entry=entry, outcome=outcome)
 
     def _read_params(self, nsid: str, query: str) -> dict[str, Json]:
         if not query.isascii() or _BAD_ESCAPE.search(query):
@@ -186,8 +248,13 @@ def refusal(error: RequestRefused) -> web.Response:
     response = error_response(error.status, error.name, error.message)
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Basic realm="admin", charset="UTF-8"'
-    if isinstance(error, TooManyFailures):
-        response.headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == web.HTTPTooManyRequests.status_code:
+        wait_s = error.retry_after_s if isinstance(error, Limited) else RETRY_LATER_S
+        response.headers["Retry-After"] = str(wait_s)
+        response.headers["RateLimit-Remaining"] = "0"
+        response.headers["RateLimit-Reset"] = str(wait_s)
+    if error.status == web.HTTPServiceUnavailable.status_code:
+        response.headers["Retry-After"] = str(RETRY_LATER_S)
     return response
 
 
@@ -195,9 +262,26 @@ def unavailable(error: LocalBusy | LocalFault, on_fault: OnFault) -> web.Respons
     """503 for trouble of our own; a fault is handed on so that the process ends."""
     if isinstance(error, LocalFault):
         on_fault(error)
-    response = error_response(503, "NotEnoughResources", str(error))
+    response = error_response(503, BUSY_ERROR, str(error))
     response.headers["Retry-After"] = str(RETRY_LATER_S)
     return response
+
+
+def _target(body: Mapping[str, Json]) -> str | None:
+    return next((str(body[name])[:1000] for name in TARGETS if name in body), None)
+
+
+def _details(body: Mapping[str, Json]) -> str:
+    """The input as JSON; of a long one only what is short in it."""
+    text = msgspec.json.encode(body).decode()
+    if len(text) <= DETAILS_CHARS_MAX:
+        return text
+    plain = {
+        name: value if isinstance(value, bool | int | None) else str(value)[:100]
+        for name, value in list(body.items())[:10]
+        if len(name) <= 100  # noqa: PLR2004 - as for a value
+    }
+    return msgspec.json.encode(plain).decode()
 
 
 def _check_encoding(request: web.BaseRequest, encoding: str) -> None:

@@ -21,6 +21,7 @@ from importlib.metadata import version
 
 import structlog
 
+from admin_api.ports import AdminPorts
 from admin_api.server import AdminSettings, serve_admin, serve_metrics
 from indexer.clock import Clock, SystemClock
 from indexer.errors import ConfigurationError, LocalFault
@@ -48,11 +49,17 @@ from indexer.records.projection import SEARCH
 from indexer.records.registry import Registry, load_registry
 from indexer.settings import Settings, read_passwords
 from indexer.status import DaemonStatus
-from storage.database import open_database
+from indexer.stream_switch import OperatorHold
+from storage.accepted_tokens import AcceptedTokens
+from storage.audit import AuditStore
+from storage.backup import BackupFolder
+from storage.database import Database, open_database
+from storage.dead_letter_queue import DeadLetterStore
 from storage.live import LiveStore
 from storage.operations import OperationStore
 from storage.projections import Projections
 from storage.records import RecordTable
+from storage.repo_listing import RepoListing
 from storage.resyncs import ResyncStore
 from storage.status import StatusStore
 from storage.tracked import TrackedRepos
@@ -140,6 +147,7 @@ async def run_daemon_until(
             background = [
                 group.create_task(parts.resyncer.run(), name="resync"),
                 group.create_task(parts.runner.run(), name="operations"),
+                group.create_task(parts.hold.run(), name="operator-hold"),
                 group.create_task(measure_loop_lag(parts.metrics), name="loop-lag"),
             ]
             await parts.runner.ready()
@@ -179,11 +187,12 @@ class _Parts:
     live: LiveIngest
     resyncer: Resyncer
     runner: Runner
-    status: DaemonStatus
+    hold: OperatorHold
+    admin: AdminPorts
     registry: Registry
     metrics: Metrics
     clock: Clock
-    fault: _Fault
+    fault: _Fault = field(default_factory=_Fault)
 
 
 async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Parts:
@@ -220,7 +229,7 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         database, tracked, records, policy, clock=clock, pending_bytes_max=pending_bytes_max
     )
     await resync_store.give_back_all()
-    hosts = await _network(settings, world, metrics, stack)
+    identities, hosts = await _network(settings, world, metrics, stack)
     firehose, live, resyncer = _ingest(
         settings,
         world,
@@ -230,32 +239,49 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         resync_store=resync_store,
         hosts=hosts,
     )
-    runner = Runner(
-        OperationStore(database, clock=clock),
-        [DidSync(resyncer)],
-        max_running=settings.backfill.max_running,
-        new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
-        clock=clock,
-        metrics=metrics,
+    runner = _runner(settings, world, database, resyncer, metrics)
+    status = DaemonStatus(
+        StatusStore(database), firehose, busy_reason=lambda: live.busy_reason, clock=clock
     )
-    status_store = StatusStore(database)
-    status = DaemonStatus(status_store, firehose, busy_reason=lambda: live.busy_reason, clock=clock)
     install_gauges(metrics, status, runner.running, settings.storage.path)
+    hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
+    audit = AuditStore(database, clock=clock)
+    await audit.end_interrupted()
+    admin = AdminPorts(
+        backfills=runner, status=status, audit=audit, stream=hold, documents=identities,
+        letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
+        backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
+        repos=RepoListing(database), tokens=AcceptedTokens(database),
+    )  # fmt: skip
     return _Parts(
         live=live,
         resyncer=resyncer,
         runner=runner,
-        status=status,
+        hold=hold,
+        admin=admin,
         registry=registry,
         metrics=metrics,
         clock=clock,
-        fault=_Fault(),
+    )
+
+
+def _runner(
+    settings: Settings, world: World, database: Database, resyncer: Resyncer, metrics: Metrics
+) -> Runner:
+    """All types of operation."""
+    return Runner(
+        OperationStore(database, clock=world.clock),
+        [DidSync(resyncer)],
+        max_running=settings.backfill.max_running,
+        new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
+        clock=world.clock,
+        metrics=metrics,
     )
 
 
 async def _network(
     settings: Settings, world: World, metrics: Metrics, stack: AsyncExitStack
-) -> RepoNetwork:
+) -> tuple[IdentityResolver, RepoNetwork]:
     network = settings.network
     configured = [settings.identity.plc_url, settings.identity.handle_resolver_url]
     http = await stack.enter_async_context(
@@ -280,13 +306,14 @@ async def _network(
         bytes_max=settings.resync.spool_bytes_max,
         archive_bytes_max=settings.resync.repo_bytes_max,
     )
-    return RepoNetwork(
+    hosts = RepoNetwork(
         http,
         identities,
         folder,
         idle_s=settings.resync.idle_s,
         total_s=settings.resync.total_s,
     )
+    return identities, hosts
 
 
 def _ingest(
@@ -371,10 +398,12 @@ async def _listen(settings: Settings, parts: _Parts, stack: AsyncExitStack) -> A
                 hosts=admin.hosts,
                 trusted_proxies=admin.trusted_proxies,
                 passwords=read_passwords(admin),
+                dids=admin.dids,
+                service_did=admin.service_did,
+                requests_per_s=admin.requests_per_s,
             ),
+            parts.admin,
             catalog=parts.registry.catalog,
-            backfills=parts.runner,
-            status=parts.status,
             clock=parts.clock,
             metrics=parts.metrics,
             on_fault=parts.fault.notice,

@@ -263,3 +263,61 @@ class DeadLetter:
     retry_count: int
     created_at: float
     last_retry_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """How much of what is visible: valid records of active accounts, by Chive's own names."""
+
+    eprints: int
+    authors: int  # accounts with at least one eprint
+    reviews: int
+    endorsements: int
+    collections: int
+    tags: int
+    records: int  # rows of all types, of all accounts
+    repos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepoRow:
+    """A tracked repo as an operator sees it. Times are unix seconds; 0: never."""
+
+    did: str
+    handle: str | None
+    pds_url: str | None
+    status: str
+    state: str
+    rev: str | None
+    host_rev: str | None
+    data: str | None  # base32 text
+    reason: str | None
+    attempts: int
+    retry_at: float | None  # None: nothing is wanted of it
+    synced_at: float
+    verified_at: float
+    tracked_since: str  # ISO text
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditDraft:
+    """An admin call about to be carried out."""
+
+    actor: str  # DID
+    action: str  # NSID
+    target: str | None  # what it is about: a DID, URI, URL or id
+    details: str  # its input as JSON text, shortened
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """A row of the audit log."""
+
+    id: int
+    at: float  # unix seconds
+    actor: str
+    action: str
+    target: str | None
+    details: str
+    outcome: str  # started, ok, interrupted, or the name of the error

@@ -18,6 +18,7 @@ from indexer.model import (
     Json,
     Operation,
     OperationStatus,
+    Overview,
     SettledUnit,
     StoreCounts,
 )
@@ -59,6 +60,9 @@ class Status(Protocol):
 
     async def counts(self) -> StoreCounts:
         """Totals of the store."""
+
+    async def overview(self) -> Overview:
+        """How much of what is visible in the index."""
 
     async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
         """One page, newest first, and the number of all."""

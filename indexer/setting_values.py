@@ -111,6 +111,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 StreamUrls = Annotated[tuple[StreamUrl, ...], Field(min_length=1), BeforeValidator(_listed)]
 Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_listed)]
 Names = Annotated[tuple[HeaderText, ...], BeforeValidator(_listed)]
+Dids = Annotated[tuple[DidText, ...], BeforeValidator(_listed)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 

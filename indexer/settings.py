@@ -38,6 +38,7 @@ from pydantic_settings import (
 from indexer.setting_refusals import first_problem, refusal, shown
 from indexer.setting_values import (
     Address,
+    Dids,
     DidText,
     File,
     HeaderText,
@@ -83,6 +84,8 @@ class StorageSettings(Section):
     """The SQLite file. Under systemd `index.db` in $STATE_DIRECTORY."""
     pending_bytes_per_repo: Annotated[int, Field(ge=1_000_000)] = 8 * 1024 * 1024
     """Live commits kept for one repo while it is fetched, in bytes; the newest win."""
+    backup_dir: File | None = None
+    """Directory that createBackup writes copies into; without it there are none."""
 
 
 class FirehoseSettings(Section):
@@ -157,6 +160,12 @@ class AdminSettings(Section):
     """Further names under which the listener may be addressed (Host header)."""
     trusted_proxies: Networks = ()
     """Addresses or networks of reverse proxies whose X-Forwarded-For counts."""
+    service_did: DidText | None = None
+    """Our own DID, for which service-auth tokens are made out."""
+    dids: Dids = ()
+    """DIDs of admins, who call with service-auth tokens of their hosts."""
+    requests_per_s: Annotated[float, Field(ge=1, le=100_000)] = 100.0
+    """XRPC requests a second that one client may make; twice as many at once after a rest."""
 
 
 class MetricsSettings(Section):
@@ -232,10 +241,15 @@ class Settings(BaseSettings):
                 f"admin.bind = {bind!r}: must be a loopback address while"
                 " network.allow_private_hosts = true, which is for development"
             )
-        if is_public and self.admin.password_file is None:
+        if self.admin.dids and self.admin.service_did is None:
+            raise ValueError(
+                f"admin.dids = {list(self.admin.dids)!r}: needs admin.service_did, the DID that"
+                " their tokens are made out for"
+            )
+        if is_public and self.admin.password_file is None and not self.admin.dids:
             raise ValueError(
                 f"admin.bind = {bind!r}: must be a loopback address unless admin.password_file"
-                " is set"
+                " or admin.dids is set"
             )
         insecure = [url for url in self.firehose.url if url.startswith("ws:")]
         if insecure and not is_development:

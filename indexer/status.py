@@ -7,7 +7,7 @@ from typing import Protocol
 
 from indexer.clock import Clock
 from indexer.errors import LocalBusy, LocalFault
-from indexer.model import DeadLetter, FirehoseStatus, StoreCounts
+from indexer.model import DeadLetter, FirehoseStatus, Overview, StoreCounts
 
 
 class StatusRows(Protocol):
@@ -15,6 +15,9 @@ class StatusRows(Protocol):
 
     async def counts(self) -> StoreCounts:
         """Totals as of the last commit."""
+
+    async def overview(self) -> Overview:
+        """How much of what is visible."""
 
     async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
         """One page, newest first, and the number of all."""
@@ -78,6 +81,10 @@ class DaemonStatus:
     async def counts(self) -> StoreCounts:
         """Totals of the store."""
         return await self._rows.counts()
+
+    async def overview(self) -> Overview:
+        """How much of what is visible in the index."""
+        return await self._rows.overview()
 
     async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
         """One page, newest first, and the number of all."""

@@ -21,6 +21,14 @@ DELETE FROM dead_letter WHERE did IS ? AND reason = ? AND id <= (
     ORDER BY id DESC LIMIT 1 OFFSET ?)
 """
 
+_SETTLE = """
+DELETE FROM dead_letter
+WHERE did = ?1 AND last_retry_at IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM record JOIN repo ON repo.id = record.repo_id
+    WHERE dead_letter.uri IS NOT NULL AND repo.did = ?1 AND record.problem IS NOT NULL
+      AND record.path = substr(dead_letter.uri, length('at://' || ?1 || '/') + 1))
+"""
+
 
 def insert_dead_letters(
     connection: sqlite3.Connection, drafts: Iterable[DeadLetterDraft], *, now: float
@@ -40,3 +48,11 @@ def insert_dead_letters(
 def delete_record_letters(connection: sqlite3.Connection, uris: Iterable[str]) -> None:
     """Forget the letters of records that have changed or gone."""
     connection.executemany("DELETE FROM dead_letter WHERE uri = ?", ((uri,) for uri in uris))
+
+
+def settle_retried(connection: sqlite3.Connection, did: str) -> None:
+    """Forget letters that were to be tried again, now that the repo equals its host's.
+
+    One about a record stays for as long as that record is still refused.
+    """
+    connection.execute(_SETTLE, (did,))

@@ -36,7 +36,7 @@ from indexer.planning import (
     plan_discovery,
 )
 from storage.database import Database, Row
-from storage.dead_letters import insert_dead_letters
+from storage.dead_letters import insert_dead_letters, settle_retried
 from storage.records import RecordTable, RowWrite
 from storage.repos import COLUMNS, insert_repo, load_repo, repo_from_row, update_repos
 from storage.session import Session
@@ -287,6 +287,8 @@ class ResyncStore:
             if not is_done:
                 return Finish(applied, repo, 0, is_done)
             _drop_pending(connection, stored)
+            if is_confirmed and repo.state is RepoState.ACTIVE:
+                settle_retried(connection, stored.did)
             records = connection.execute(
                 "SELECT count(*) FROM record WHERE repo_id = ?", (stored.id,)
             ).fetchone()[0]
@@ -336,6 +338,7 @@ class ResyncStore:
                 )
             update_repos(connection, [(repo, purged(repo, now=now))], at=at)
             _drop_pending(connection, repo)
+            settle_retried(connection, repo.did)
             return None
 
         await self._change(claim, begin)

@@ -5,8 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from indexer.model import DeadLetter, StoreCounts
+from indexer.model import DeadLetter, Overview, StoreCounts
 from storage.database import Database
+
+_OVERVIEW = """
+SELECT (SELECT count(*) FROM eprint_submission),
+       (SELECT count(DISTINCT did) FROM eprint_submission),
+       (SELECT count(*) FROM review_comment),
+       (SELECT count(*) FROM review_endorsement),
+       (SELECT count(*) FROM graph_node WHERE subkind = 'collection'),
+       (SELECT count(*) FROM eprint_user_tag),
+       (SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'collection'),
+       (SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'repo_state')
+"""
 
 
 class StatusStore:
@@ -25,6 +36,20 @@ class StatusStore:
             accounts=totals.get("account_status", {}),
             records=totals.get("collection", {}),
             dead_letters=totals.get("dead_letter", {}),
+        )
+
+    async def overview(self) -> Overview:
+        """How much of what is visible, counted from the views."""
+        row = (await self._database.read(_OVERVIEW))[0]
+        return Overview(
+            eprints=row[0],
+            authors=row[1],
+            reviews=row[2],
+            endorsements=row[3],
+            collections=row[4],
+            tags=row[5],
+            records=row[6],
+            repos=row[7],
         )
 
     async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:

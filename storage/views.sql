@@ -59,3 +59,13 @@ SELECT id,
        strftime('%Y-%m-%dT%H:%M:%fZ', created_at, 'unixepoch') AS created_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', last_retry_at, 'unixepoch') AS last_retry_at
 FROM dead_letter;
+
+DROP VIEW IF EXISTS audit_log;
+CREATE VIEW audit_log AS
+SELECT id,
+       strftime('%Y-%m-%dT%H:%M:%fZ', at, 'unixepoch') AS at,
+       actor,
+       action,
+       target,
+       outcome
+FROM audit_entry;

@@ -11,11 +11,24 @@ from collections.abc import Mapping
 from admin_api.xrpc import Call, Handler
 from indexer.clock import Clock
 from indexer.errors import RequestRefused
-from indexer.model import Json, Operation, OperationStatus, utc_text
+from indexer.model import Json, Operation, OperationStatus, OperationType, utc_text
 from indexer.ports import Backfills
 
 LISTED_MAX = 100
 """Operations in one answer, the newest."""
+
+TRIGGERS = {
+    "pub.chive.admin.triggerPDSScan": OperationType.PDS_SCAN,
+    "pub.chive.admin.triggerFreshnessScan": OperationType.FRESHNESS_SCAN,
+    "pub.chive.admin.triggerCitationExtraction": OperationType.CITATION_EXTRACTION,
+    "pub.chive.admin.triggerFullReindex": OperationType.FULL_REINDEX,
+    "pub.chive.admin.triggerGovernanceSync": OperationType.GOVERNANCE_SYNC,
+    "pub.chive.admin.triggerDIDSync": OperationType.DID_SYNC,
+}
+"""Methods that start one type each."""
+
+TRIGGER_PARAMS = frozenset({"pdsUrl", "uri", "did", "batchSize"})
+"""What they hand on. `tier` of older clients has no meaning: one scan covers every repo."""
 
 
 def backfill_handlers(backfills: Backfills, *, clock: Clock) -> Mapping[str, Handler]:
@@ -24,9 +37,28 @@ def backfill_handlers(backfills: Backfills, *, clock: Clock) -> Mapping[str, Han
     async def trigger(call: Call) -> Json:
         params = {name: value for name, value in call.input.items() if name != "type"}
         operation = await backfills.start(
-            str(call.input["type"]), params, started_by=call.actor.did
+            str(call.input["type"]), params, started_by=call.actor.own_did
         )
         return {"operation": operation_json(operation, now=clock.now())}
+
+    def trigger_one(kind: OperationType) -> Handler:
+        async def start(call: Call) -> Json:
+            params = {name: each for name, each in call.input.items() if name in TRIGGER_PARAMS}
+            operation = await backfills.start(kind, params, started_by=call.actor.own_did)
+            value: dict[str, Json] = {
+                "operationId": operation.id,
+                "status": operation.status.value,
+            }
+            return value | ({"did": operation.key} if kind is OperationType.DID_SYNC else {})
+
+        return start
+
+    async def rescan(call: Call) -> Json:
+        params = {"pdsUrl": call.input["pdsUrl"]}
+        operation = await backfills.start(
+            OperationType.PDS_SCAN, params, started_by=call.actor.own_did
+        )
+        return {"success": True, "operationId": operation.id}
 
     async def cancel(call: Call) -> Json:
         identifier = str(call.input["id"])
@@ -51,6 +83,8 @@ def backfill_handlers(backfills: Backfills, *, clock: Clock) -> Mapping[str, Han
 
     return {
         "pub.chive.admin.triggerBackfill": trigger,
+        **{nsid: trigger_one(kind) for nsid, kind in TRIGGERS.items()},
+        "pub.chive.admin.rescanPDS": rescan,
         "pub.chive.admin.cancelBackfill": cancel,
         "pub.chive.admin.getBackfillStatus": status,
         "pub.chive.admin.getBackfillHistory": history,

@@ -57,6 +57,9 @@ def status_handlers(status: Status, *, clock: Clock) -> Mapping[str, Handler]:
             "version": version("chive-indexer"),
         }
 
+    async def overview(_: Call) -> Json:
+        return msgspec.convert(msgspec.to_builtins(await status.overview()), dict[str, Json])
+
     async def dead_letters(call: Call) -> Json:
         limit = msgspec.convert(call.params.get("limit", DEAD_LETTERS_DEFAULT), int)
         offset = msgspec.convert(call.params.get("offset", 0), int)
@@ -66,6 +69,7 @@ def status_handlers(status: Status, *, clock: Clock) -> Mapping[str, Handler]:
     return {
         "pub.chive.admin.getFirehoseStatus": firehose_status,
         "pub.chive.admin.getSystemHealth": system_health,
+        "pub.chive.admin.getOverview": overview,
         "pub.chive.admin.listDLQEntries": dead_letters,
     }
 

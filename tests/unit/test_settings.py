@@ -252,10 +252,18 @@ def test_a_credential_of_the_service_manager_is_the_password_file(
 def test_a_public_admin_listener_needs_credentials(tmp_path: Path, bind: str, password_file: Path):
     line = refused(tmp_path, f'[admin]\nbind = "{bind}"')
     assert line == (
-        f"admin.bind = {bind!r}: must be a loopback address unless admin.password_file is set"
+        f"admin.bind = {bind!r}: must be a loopback address unless admin.password_file"
+        " or admin.dids is set"
     )
     given = load(tmp_path, f'[admin]\nbind = "{bind}"\npassword_file = "{password_file}"')
     assert given.admin.bind == bind
+    dids = 'service_did = "did:web:indexer.example.com"\ndids = "did:web:admin.example.com"'
+    assert load(tmp_path, f'[admin]\nbind = "{bind}"\n{dids}').admin.bind == bind
+
+
+def test_admins_with_a_did_need_an_audience_for_their_tokens(tmp_path: Path):
+    line = refused(tmp_path, '[admin]\ndids = ["did:web:admin.example.com"]')
+    assert line.startswith("admin.dids = ['did:web:admin.example.com']: needs admin.service_did")
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "127.8.8.8", "::1"])

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from raw_http import Answer, exchange, request
 
-from admin_api.auth import BrowserGuard, ClientAddresses
+from admin_api.clients import BrowserGuard, ClientAddresses
 from admin_api.listener import listen
 from admin_api.xrpc import json_response, refusal
 from indexer.errors import ConfigurationError, RequestRefused

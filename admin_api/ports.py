@@ -1,0 +1,122 @@
+"""Everything of the daemon that the admin surface acts upon, and the value that holds it.
+
+What other rings need too is in `indexer.ports`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from indexer.model import AuditDraft, AuditEntry, RepoRow
+from indexer.ports import Backfills, Status
+from indexer.protocol.did_document import DidDocument
+
+
+class DeadLetterQueue(Protocol):
+    """What admins do with dead letters, each by its id."""
+
+    async def retry(self, letter_id: int) -> str | None:
+        """Have the letter's repo compared with its host again; its DID.
+
+        The letter goes when that has succeeded and the refused item is no longer refused. None
+        when it names no account. Raises `RequestRefused` for an unknown id.
+        """
+
+    async def retry_all(self, reason: str | None) -> int:
+        """`retry` for every letter that names an account, or those of one reason; their number."""
+
+    async def dismiss(self, letter_id: int) -> None:
+        """Drop one letter. Raises `RequestRefused` for an unknown id."""
+
+    async def purge(self, older_than_s: float) -> int:
+        """Drop the letters that are older; their number."""
+
+
+class AuditLog(Protocol):
+    """A durable row for each admin call that changes something, or tries to."""
+
+    async def begin(self, draft: AuditDraft) -> int:
+        """Write the row before anything is done; its id."""
+
+    async def end(self, entry_id: int, outcome: str) -> None:
+        """Say how the call ended."""
+
+    async def entries(
+        self, *, actor: str | None, before: int | None, limit: int
+    ) -> tuple[Sequence[AuditEntry], int]:
+        """Rows with an id below `before`, newest first, and the number of all of this actor."""
+
+
+class TokenHorizon(Protocol):
+    """Up to when tokens may have been used by this or an earlier process."""
+
+    async def load(self) -> int:
+        """Issue time of the newest token ever accepted, unix seconds; 0 before the first."""
+
+    async def raise_to(self, issued_at: int) -> None:
+        """Make a later time durable."""
+
+
+class DidDocuments(Protocol):
+    """Who a DID is, from its own authority."""
+
+    async def resolve(self, did: str, *, fresh: bool = False) -> DidDocument:
+        """The document; `fresh` wants one that was asked for after this call.
+
+        Raises `InvalidUpstream` for one that cannot be had or used, `Unavailable` for now.
+        """
+
+
+class RepoListing(Protocol):
+    """The tracked repos, for people to look at."""
+
+    async def repo(self, did: str) -> tuple[RepoRow, Mapping[str, int]] | None:
+        """One repo, and its rows by collection; None when it is not tracked."""
+
+    async def repos(
+        self,
+        *,
+        state: str | None,
+        status: str | None,
+        pds_url: str | None,
+        after: str,
+        limit: int,
+    ) -> Sequence[RepoRow]:
+        """Those with a DID behind `after`, by DID."""
+
+
+class StreamSwitch(Protocol):
+    """The operator's hold on the live stream."""
+
+    async def pause(self) -> int | None:
+        """Close the stream; the cursor up to which everything is durable then."""
+
+    async def resume(self) -> int | None:
+        """Open it again from the cursor, which is returned."""
+
+
+class Backups(Protocol):
+    """Copies of the store."""
+
+    async def create(self) -> tuple[str, int]:
+        """Write a checked copy; its file name and size in bytes.
+
+        Raises `RequestRefused` (BackupsOff, InsufficientSpace) before anything is written.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminPorts:
+    """One attribute a need."""
+
+    backfills: Backfills
+    status: Status
+    letters: DeadLetterQueue
+    audit: AuditLog
+    repos: RepoListing
+    stream: StreamSwitch
+    backups: Backups
+    documents: DidDocuments
+    tokens: TokenHorizon

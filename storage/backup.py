@@ -1,0 +1,120 @@
+"""Copies of the store while it is written to: consistent, checked, complete or absent.
+
+`VACUUM INTO` reads one snapshot on a connection of its own, so that live writes go on; they grow
+the WAL meanwhile, which is watched. A copy gets its name only when it is checked and on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from indexer.clock import Clock
+from indexer.errors import LocalBusy, RequestRefused
+from storage.database import translated
+
+WAL_BYTES_MAX = 1024 * 1024 * 1024
+"""A copy that has let the WAL grow beyond this is given up."""
+
+WATCHED_STEPS = 100_000
+"""Steps of SQLite's machine between two looks at the WAL: some milliseconds."""
+
+PARTIAL = ".partial"
+
+
+class BackupFolder:
+    """Where copies are written. Satisfies `admin_api.ports.Backups`."""
+
+    def __init__(self, database: Path, folder: Path | None, *, clock: Clock) -> None:
+        self._database = database
+        self._folder = folder
+        self._clock = clock
+        self._is_free = asyncio.Lock()
+
+    async def create(self) -> tuple[str, int]:
+        """Write a checked copy; its file name and size in bytes.
+
+        Raises `RequestRefused` (BackupsOff, InsufficientSpace, or while another is written),
+        `LocalBusy` when the copy could not be made now.
+        """
+        if self._folder is None:
+            raise RequestRefused(
+                "BackupsOff", "no backup directory is configured: set storage.backup_dir"
+            )
+        if self._is_free.locked():
+            raise RequestRefused("RateLimitExceeded", "a backup is being written", status=429)
+        async with self._is_free:
+            at = datetime.fromtimestamp(self._clock.now(), UTC)
+            name = f"index-{at:%Y%m%dT%H%M%S}-{at.microsecond // 1000:03d}Z.db"
+            size_bytes = await asyncio.to_thread(_copy, self._database, self._folder / name)
+        return name, size_bytes
+
+
+def _copy(database: Path, target: Path) -> int:
+    partial = target.with_name(target.name + PARTIAL)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_space(database, target.parent)
+        try:
+            _vacuum_into(database, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.rename(target)
+        finally:
+            with suppress(FileNotFoundError):
+                partial.unlink()
+        _sync_folder(target.parent)
+        return target.stat().st_size
+    except sqlite3.Error as error:
+        raise translated(error) from error
+    except OSError as error:
+        raise LocalBusy(f"storage.backup_dir: {error.strerror}") from error
+
+
+def _check_space(database: Path, folder: Path) -> None:
+    needed = 2 * sum(
+        path.stat().st_size
+        for path in (database, database.with_name(database.name + "-wal"))
+        if path.exists()
+    )
+    free = shutil.disk_usage(folder).free
+    if free <= needed:
+        raise RequestRefused(
+            "InsufficientSpace",
+            f"storage.backup_dir has {free} bytes free, and a backup needs more than {needed}",
+        )
+
+
+def _vacuum_into(database: Path, partial: Path) -> None:
+    wal = database.with_name(database.name + "-wal")
+
+    def is_too_costly() -> bool:
+        return wal.exists() and wal.stat().st_size > WAL_BYTES_MAX
+
+    partial.touch(mode=0o600)
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as source:
+        source.execute("PRAGMA busy_timeout=5000")
+        source.set_progress_handler(is_too_costly, WATCHED_STEPS)
+        try:
+            source.execute("VACUUM INTO ?", (str(partial),))
+        except sqlite3.OperationalError as error:
+            if is_too_costly():
+                raise LocalBusy("the WAL has grown too large while the copy was made") from error
+            raise
+    with closing(sqlite3.connect(partial)) as copy:
+        problems = copy.execute("PRAGMA integrity_check").fetchall()
+    if problems != [("ok",)]:
+        raise LocalBusy(f"the copy is not sound: {problems[0][0]}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
