@@ -329,7 +329,7 @@ async def test_the_operators_own_hosts_may_be_private_but_only_for_their_own_cli
     async with Loopback(answering("{}")) as server:
         http = await client(allow_private=False, exempt=[f"{server.url}/path"])
         assert await get(http, f"{server.url}/x", is_configured=True) == b"{}"
-        with pytest.raises(HostRefused):
+        with pytest.raises(HostRefused, match="not https"):
             await get(http, f"{server.url}/x")  # the same origin, named by a stranger
         assert server.paths == ["/x"]
 
@@ -386,6 +386,18 @@ async def test_a_name_at_a_private_address_is_refused(client, clock, kind, addre
         with pytest.raises(HostRefused, match="not at a public address"):
             await get(http, "https://pds.example.com/x")
         assert ("pds.example.com", kind) in names.asked
+
+
+async def test_a_name_in_the_settings_is_looked_up_as_a_strangers_when_a_stranger_names_it(
+    client, clock
+):
+    async with serving({("plc.example.com", "A"): [["127.0.0.1"]]}) as (names, configure):
+        resolver = PublicResolver(clock=clock, configure=configure)
+        exempt = ["https://plc.example.com"]
+        http = await client(allow_private=False, exempt=exempt, resolver=resolver)
+        with pytest.raises(HostRefused, match="not at a public address"):
+            await get(http, "https://plc.example.com/x")
+        assert names.asked
 
 
 async def test_a_name_that_turns_private_between_two_questions_is_refused(client, clock):

@@ -465,6 +465,14 @@ async def test_a_handle_is_verified_by_dns_and_two_answers_are_none(resolving, t
         assert ("_atproto.alice.example.com", "TXT") in names.asked
 
 
+async def test_a_handle_whose_dns_names_two_dids_is_neithers(resolving):
+    other = "did:plc:" + "b" * 24
+    records = {("_atproto.alice.example.com", "TXT"): [[f'"did={DID}"', f'"did={other}"']]}
+    async with Loopback(hanging) as plc, serving(records) as (_, configure):
+        identities = await resolving(plc.url, configure=configure)
+        assert [await verified(identities, did=did) for did in (DID, other)] == [None, None]
+
+
 async def test_a_handle_without_dns_falls_to_https_which_is_not_asked_at_private_addresses(
     resolving,
 ):
