@@ -13,6 +13,7 @@ from indexer.errors import Check
 from indexer.model import PreparedRecord, Source
 from indexer.planning import DeadLetterDraft
 from storage.dead_letters import delete_record_letters, insert_dead_letters
+from storage.rows import insert_rows
 
 _EXISTING = """
 SELECT record.repo_id, record.path, record.id, record.cid, record.problem IS NOT NULL
@@ -21,10 +22,7 @@ JOIN record ON record.repo_id = json_extract(wanted.value, '$[0]')
            AND record.path = json_extract(wanted.value, '$[1]')
 """
 
-_INSERT = """
-INSERT INTO record (id, repo_id, path, cid, rev, value, problem, source, indexed_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_INTO = "record (id, repo_id, path, cid, rev, value, problem, source, indexed_at)"
 
 _UPDATE = """
 UPDATE record SET cid = ?, rev = ?, value = ?, problem = ?, source = ?, indexed_at = ?
@@ -122,7 +120,7 @@ class RecordTable:
                     record_id, repo_id, write.did, path, at, record, is_new=action == "create"
                 )
             )
-        connection.executemany(_INSERT, inserts)
+        insert_rows(connection, _INTO, inserts)
         connection.executemany(_UPDATE, updates)
         connection.executemany("DELETE FROM record WHERE id = ?", deletes)
         delete_record_letters(connection, settled)
