@@ -1,0 +1,269 @@
+"""The live path from a scripted stream into a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import LocalBusy, LocalFault
+from indexer.ingest.endings import ReconnectReason
+from indexer.ingest.live import POISON_RECONNECTS_MAX, WRITES_MAX, LiveIngest, portions
+from indexer.metrics import Metrics
+from indexer.planning import Applied, CommitSeen, EventBatch, FrameRefused, RecordWrite
+from storage.live import LiveStore
+from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.devnet.frames import error_message, info_message
+from tests.oracle import assert_heads_equal, assert_store_equals
+from tests.unit.ingest.resync_rig import REGISTRY, Rig, open_rig
+
+TAG = "pub.chive.eprint.userTag"
+URL = "ws://relay"
+RNG = random.Random(7)
+
+
+@dataclass
+class Batch:
+    frames: list[bytes]
+    connection: int
+    url: str = URL
+
+
+@dataclass
+class Script:
+    """A stream that brings what it is told to, on the connection that is open."""
+
+    connection: int = 1
+    reconnects: list[str] = field(default_factory=list)
+    queue: asyncio.Queue[Batch] = field(default_factory=lambda: asyncio.Queue(1))
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        while True:
+            yield await self.queue.get()
+
+    def reconnect(self, reason: str) -> None:
+        self.reconnects.append(reason)
+        self.connection += 1
+
+    async def send(self, frames: Iterable[bytes]) -> None:
+        await self.queue.put(Batch(list(frames), self.connection))
+
+
+@dataclass
+class BusyStore:
+    """The real store, behind a disk that is full a few times."""
+
+    store: LiveStore
+    failures: int = 0
+    calls: list[EventBatch] = field(default_factory=list)
+    error: Exception = field(default_factory=lambda: LocalBusy("SQLITE_FULL: disk is full"))
+
+    def is_tracked(self, did: str) -> bool:
+        return self.store.is_tracked(did)
+
+    async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
+        self.fail()
+        return await self.store.signing_keys(dids)
+
+    async def apply(self, batch: EventBatch) -> Applied:
+        self.fail()
+        self.calls.append(batch)
+        return await self.store.apply(batch)
+
+    def fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise self.error
+
+
+@dataclass
+class Stage:
+    rig: Rig
+    script: Script
+    store: BusyStore
+    live: LiveIngest
+    task: asyncio.Task[None]
+
+    async def cursor(self) -> int | None:
+        return await self.rig.live.load_cursor(URL)
+
+    async def send_all(self) -> None:
+        """Everything that the relay has, in batches of seven frames."""
+        entries = self.rig.net.relay.stream.after(0, 100_000)
+        for start in range(0, len(entries), 7):
+            await self.script.send(entry.frame for entry in entries[start : start + 7])
+        await self.drained()
+
+    async def drained(self) -> None:
+        async with asyncio.timeout(10):
+            while not self.script.queue.empty():
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await self.live.drained()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with Devnet(seed=6) as net, open_rig(net, tmp_path) as rig:
+        script, store = Script(), BusyStore(rig.live)
+        live = LiveIngest(
+            script, store, rig.verifier, clock=rig.clock, metrics=Metrics(REGISTRY.types),
+            on_work=lambda: None,
+        )  # fmt: skip
+        task = asyncio.create_task(live.run())
+        try:
+            yield Stage(rig, script, store, live, task)
+        finally:
+            live.stop()
+            await asyncio.wait([task])
+
+
+async def followed(stage: Stage) -> Account:
+    account = await stage.rig.net.create_account()
+    tag(stage, account)
+    await stage.send_all()
+    await stage.rig.work()
+    return account
+
+
+def tag(stage: Stage, account: Account) -> None:
+    stage.rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+
+
+async def test_frames_become_rows_and_the_cursor_is_that_of_the_last(stage: Stage):
+    account = await followed(stage)
+    for _ in range(20):
+        tag(stage, account)
+    await stage.send_all()
+    assert_store_equals(stage.rig.net, stage.rig.path)
+    assert_heads_equal(stage.rig.net, stage.rig.path)
+    assert await stage.cursor() == stage.rig.net.relay.stream.last_seq
+
+
+async def test_a_window_replayed_on_another_connection_changes_nothing(stage: Stage):
+    account = await followed(stage)
+    for _ in range(5):
+        tag(stage, account)
+    await stage.send_all()
+    everything = "SELECT did, state, account_status, rev, data, claim, desyncs FROM repo"
+    before = await stage.rig.rows(everything)
+    stage.script.connection += 1
+    await stage.send_all()
+    assert await stage.rig.rows(everything) == before
+    assert_store_equals(stage.rig.net, stage.rig.path)
+
+
+async def test_frames_of_no_concern_still_move_the_cursor(stage: Stage):
+    await stage.rig.net.create_account()
+    await stage.send_all()
+    assert await stage.cursor() == stage.rig.net.relay.stream.last_seq
+    assert await stage.rig.rows("SELECT count(*) FROM repo") == [(0,)]
+
+
+async def test_a_cursor_that_waits_is_not_lost_to_a_batch_without_one(stage: Stage):
+    await stage.rig.net.create_account()
+    stream = stage.rig.net.relay.stream
+    await stage.script.send(entry.frame for entry in stream.after(0))
+    await stage.script.send([info_message("Hello", "nothing")])
+    await stage.script.send([b"\x00 no frame"])
+    await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.POISON]
+    assert await stage.cursor() == stream.last_seq
+
+
+async def test_poison_costs_the_connection_once_and_then_only_itself(stage: Stage):
+    account = await followed(stage)
+    poison = stage.rig.net.faults.schedule(FaultKind.POISON_FRAME, did=account.did)
+    tag(stage, account)
+    stage.rig.net.emit_sync(account)
+    await stage.send_all()
+    assert stage.script.reconnects == [ReconnectReason.POISON]
+    behind = await stage.cursor()
+    await stage.send_all()
+    assert poison.fired == 1
+    assert behind is not None and behind < stage.rig.net.relay.stream.last_seq
+    assert stage.script.reconnects == [ReconnectReason.POISON]
+    assert await stage.cursor() == stage.rig.net.relay.stream.last_seq
+    assert await stage.rig.rows("SELECT reason FROM dead_letters") == [("frame",)]
+    await stage.rig.work(ahead_s=4000.0)
+    assert_heads_equal(stage.rig.net, stage.rig.path)
+
+
+async def test_a_stream_full_of_poison_does_not_reconnect_for_ever(stage: Stage):
+    for number in range(POISON_RECONNECTS_MAX + 5):
+        await stage.script.send([b"\x00 poison %d" % number])
+        await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.POISON] * POISON_RECONNECTS_MAX
+    assert await stage.rig.rows("SELECT count(*) FROM dead_letters") == [(5,)]
+
+
+async def test_an_error_frame_gives_the_connection_up(stage: Stage):
+    await stage.script.send([error_message("ConsumerTooSlow", "x" * 5000), b"\x00 unread"])
+    await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.CONSUMER_TOO_SLOW]
+
+
+async def test_a_full_disk_delays_and_loses_nothing(stage: Stage):
+    account = await followed(stage)
+    stage.store.failures = 2
+    tag(stage, account)
+    await stage.send_all()
+    assert stage.store.failures == 0
+    assert stage.live.busy_reason is None
+    assert_store_equals(stage.rig.net, stage.rig.path)
+
+
+async def test_a_broken_store_ends_the_live_path(stage: Stage):
+    account = await followed(stage)
+    stage.store.failures, stage.store.error = 1, LocalFault("SQLITE_IOERR: write")
+    tag(stage, account)
+    entries = stage.rig.net.relay.stream.after(0)
+    await stage.script.send(entry.frame for entry in entries)
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(asyncio.shield(stage.task), 10)
+    assert caught.group_contains(LocalFault)
+
+
+async def test_what_was_received_before_the_stop_is_applied(stage: Stage):
+    account = await followed(stage)
+    for _ in range(10):
+        tag(stage, account)
+    entries = stage.rig.net.relay.stream.after(0)
+    await stage.script.send(entry.frame for entry in entries)
+    while not stage.script.queue.empty():
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    stage.live.stop()
+    await asyncio.wait_for(stage.task, 10)
+    assert_store_equals(stage.rig.net, stage.rig.path)
+    assert await stage.cursor() == entries[-1].seq
+
+
+def commit(seq: int, writes: int) -> CommitSeen:
+    row = RecordWrite("c/x", None)
+    return CommitSeen(
+        did=f"did:plc:{seq}", seq=seq, rev="r", since=None, frame=b"", writes=(row,) * writes
+    )
+
+
+def test_a_large_batch_is_applied_in_parts_whose_cursor_never_runs_ahead():
+    error = FrameRefused(did=None, seq=None, frame=b"", error=None)
+    events = [error, *(commit(n, (n * 37) % 201) for n in range(1, 60))]
+    batch = EventBatch(url=URL, events=events, seq=99, event_at=5.0)
+    parts = list(portions(batch))
+    assert [event for part in parts for event in part.events] == events
+    for part in parts[:-1]:
+        assert part.seq == part.events[-1].seq
+        rows = sum(1 + len(getattr(event, "writes", ())) for event in part.events)
+        assert rows <= WRITES_MAX
+    assert (parts[-1].seq, parts[-1].event_at) == (99, 5.0)
+    assert len(parts) > 10
+
+
+def test_a_batch_without_events_is_one_part():
+    batch = EventBatch(url=URL, events=(), seq=7, event_at=None)
+    assert [part.seq for part in portions(batch)] == [7]
