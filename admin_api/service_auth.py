@@ -33,7 +33,9 @@ from indexer.protocol.syntax import is_did
 SERVICE = "#chive_indexer"
 """The fragment that names this service of our DID."""
 
-TOKEN_CHARS_MAX = 8192
+TOKEN_CHARS_MAX = 4096
+"""Hosts make tokens of some 400; a header line may have 8190 with everything in it."""
+
 JTI_CHARS_MAX = 256
 LEEWAY_S = 5.0
 LIFETIME_S_MAX = 300.0
@@ -161,17 +163,19 @@ class ServiceTokens:
 
     def _use(self, token: Token) -> None:
         now = self._clock.monotonic()
-        while self._used and (
-            next(iter(self._used.values()))[0] <= now - REMEMBERED_S
-            or len(self._used) >= self._remembered_max
-        ):
-            _, (_, iat) = self._used.popitem(last=False)
-            self._horizon = max(self._horizon, iat)
         if (token.iss, token.jti) in self._used:
             raise TokenRefused(Flaw.REPLAYED)
+        while self._used and next(iter(self._used.values()))[0] <= now - REMEMBERED_S:
+            self._forget_oldest()
         if token.iat <= self._horizon:
             raise TokenRefused(Flaw.STALE)
+        if len(self._used) >= self._remembered_max:
+            self._forget_oldest()
         self._used[token.iss, token.jti] = (now, token.iat)
+
+    def _forget_oldest(self) -> None:
+        _, (_, iat) = self._used.popitem(last=False)
+        self._horizon = max(self._horizon, iat)
 
 
 @dataclass(slots=True)

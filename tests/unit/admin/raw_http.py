@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,10 @@ class Connection:
         async with asyncio.timeout(DEADLINE_S):
             head = await self._reader.readuntil(b"\r\n\r\n")
             line, *lines = head.decode("latin-1").split("\r\n")
-            headers = dict(
-                (name.lower(), value.strip())
+            headers = {
+                name.lower(): value.strip()
                 for name, _, value in (each.partition(":") for each in lines if each)
-            )
+            }
             if is_head:
                 body = b""
             elif "content-length" in headers:
@@ -79,10 +79,8 @@ async def connected(port: int, host: str = "127.0.0.1") -> AsyncIterator[Connect
         yield Connection(reader, writer)
     finally:
         writer.close()
-        try:
+        with suppress(ConnectionError):
             await writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 def request(

@@ -92,11 +92,10 @@ async def test_a_request_in_progress_is_finished_when_the_listener_closes():
         await leave.wait()
         return json_response(200, {})
 
-    async with asyncio.TaskGroup() as group:
-        async with listen("admin", "127.0.0.1", 0, slow) as port:
-            asked = group.create_task(exchange(port, request()))
-            await entered.wait()
-            asyncio.get_running_loop().call_later(0.05, leave.set)
+    async with asyncio.TaskGroup() as group, listen("admin", "127.0.0.1", 0, slow) as port:
+        asked = group.create_task(exchange(port, request()))
+        await entered.wait()
+        asyncio.get_running_loop().call_later(0.05, leave.set)
     assert asked.result().status == 200
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -53,7 +52,7 @@ async def test_the_client_is_the_nearest_hop_that_is_no_trusted_proxy(
 
 
 def test_a_malformed_proxy_network_refuses_the_start():
-    with pytest.raises(ConfigurationError, match="admin.trusted_proxies: "):
+    with pytest.raises(ConfigurationError, match=r"admin\.trusted_proxies: "):
         ClientAddresses(["10.0.0.1/8"])
 
 
@@ -109,8 +108,3 @@ async def test_two_host_headers_and_pages_of_other_sites_are_refused(guarded: As
     assert (await guarded(*twice)).status == 403
     for site in ("same-origin", "none"):
         assert (await guarded(("Sec-Fetch-Site", site))).status == 200
-
-
-def basic(text: str | bytes) -> tuple[str, str]:
-    raw = text if isinstance(text, bytes) else text.encode()
-    return "Authorization", "Basic " + base64.b64encode(raw).decode()
