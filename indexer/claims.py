@@ -16,8 +16,14 @@ from indexer.planning import Applied, Repo, throttle_s
 
 RETRY_DELAY_S_MIN = 60.0
 RETRY_DELAY_S_MAX = 3600.0
+CONFIRM_HIDDEN_S = 60.0
 SECOND_LOOK_S = 3600.0
 """A repo that its host does not know is hidden, and purged if the host still says so then."""
+
+
+CHUNK_ROWS = 120
+"""Leaves of a snapshot, and rows of ours beside them, that one transaction compares: with typed
+tables and search a changed row costs about 0.2 ms, and the writer may be held for 50 ms."""
 
 
 class StaleClaim(ChiveIndexerError):
@@ -186,15 +192,22 @@ def ended(repo: Repo, state: RepoState, reason: str, *, now: float) -> Repo:
     )
 
 
-def hidden(repo: Repo, status: AccountStatus) -> Repo:
-    """Its own host says that the account is not active: rows stay, unseen, until it is."""
+def hidden(repo: Repo, status: AccountStatus, *, now: float) -> Repo:
+    """Its own host says that the account is not active: rows stay, unseen, until it is.
+
+    The first such answer is confirmed once more: the directory may have named a former host.
+    """
     state = RepoState.DESYNCHRONIZED if repo.state is RepoState.RESYNCING else repo.state
+    reason = f"account {status}"
+    is_news = repo.reason != reason and not repo.wanted
     return replace(
         _with_status(repo, status),
         state=state,
+        wanted=Wanted.IDENTITY | Wanted.ACCOUNT if is_news else repo.wanted,
         claimed=Wanted.NOTHING,
-        attempts=0,
-        reason=f"account {status}",
+        retry_at=now + CONFIRM_HIDDEN_S if is_news else repo.retry_at,
+        attempts=repo.attempts + 1,
+        reason=reason,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from indexer.claims import (
+    CHUNK_ROWS,
     Claim,
     Fetched,
     Finish,
@@ -44,14 +45,8 @@ from storage.tracked import TrackedRepos
 
 T = TypeVar("T")
 
-PURGE_ROWS = 250
-"""Rows deleted in one transaction, well within the 50 ms that one may hold the writer."""
-
 PATH_MAX = "\U0010ffff"
 """Greater than any record path."""
-
-ROWS_MAX = 250
-"""Rows of ours handed out at once: as many as a snapshot may have to delete in a transaction."""
 
 PENDING_FRAMES = 200
 """Buffered commits handed out at once."""
@@ -192,7 +187,7 @@ class ResyncStore:
         rows = await self._database.read(
             "SELECT path, cid FROM record WHERE repo_id = ? AND path > ? AND path <= ?"
             " ORDER BY path LIMIT ?",
-            (claim.repo.id, after, PATH_MAX if upto is None else upto, ROWS_MAX),
+            (claim.repo.id, after, PATH_MAX if upto is None else upto, CHUNK_ROWS),
         )
         return {row[0]: row[1] for row in rows}
 
@@ -329,7 +324,7 @@ class ResyncStore:
         def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]] | None:
             rows = connection.execute(
                 "SELECT path FROM record WHERE repo_id = ? ORDER BY path LIMIT ?",
-                (repo.id, PURGE_ROWS),
+                (repo.id, CHUNK_ROWS),
             ).fetchall()
             if rows:
                 writes = {(_id(repo), row[0]): RowWrite(repo.did, "", None) for row in rows}

@@ -48,7 +48,7 @@ ERROR_REASONS = {
 
 BUSY_RETRY_S = 1.0
 
-WRITES_MAX = 300
+WRITES_MAX = 200
 """Rows, of records and of repos, that one transaction may change to take less than 50 ms."""
 
 POISON_REMEMBERED = 16

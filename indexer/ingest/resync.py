@@ -65,7 +65,7 @@ IDLE_S_MAX = 5.0
 
 BUSY_RETRY_S = 1.0
 
-WRITES_MAX = 250
+WRITES_MAX = 200
 """Rows that buffered commits may change in one transaction; one commit has up to 200."""
 
 LOOKS_MAX = 3
@@ -290,7 +290,9 @@ class Resyncer:
                 is_hiding=True,
             )
         if status.status is not AccountStatus.ACTIVE:
-            await self._queue.settle(claim, partial(hidden, status=status.status))
+            await self._queue.settle(
+                claim, partial(hidden, status=status.status, now=self._clock.now())
+            )
             return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
         if self._is_current(claim.repo, status.rev):
             return await self._finish(claim, None, key, is_confirmed=True)

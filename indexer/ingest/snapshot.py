@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from indexer.claims import CHUNK_ROWS
 from indexer.errors import Check, InvalidUpstream
 from indexer.model import PreparedRecord, Scope
 from indexer.protocol.cid import cid_text
@@ -24,9 +25,6 @@ from indexer.protocol.keys import VerifyingKey
 from indexer.protocol.mst import walk
 from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import tid_timestamp_us
-
-CHUNK_LEAVES = 250
-"""Rows that one transaction may change and still hold the writer for less than 50 ms."""
 
 LoadBlock = Callable[[bytes], bytes]
 
@@ -63,7 +61,7 @@ class RepoSnapshot:
         """
         ahead = () if self._ahead is None else (self._ahead,)
         # Not a generator of our own: closing one would close the tree walk with it.
-        items = tuple(islice(chain(ahead, self._leaves), CHUNK_LEAVES))
+        items = tuple(islice(chain(ahead, self._leaves), CHUNK_ROWS))
         self._ahead = next(self._leaves, None)
         upto = None if self._ahead is None else items[-1][0]
         chunk = Leaves(self._after, upto, items)
@@ -121,10 +119,10 @@ def _is_signed_by_one_of(former: Sequence[FormerKey], commit: SignedCommit) -> b
 def narrowed(leaves: Leaves, ours: dict[str, str]) -> tuple[Leaves, Leaves | None]:
     """A chunk cut where our rows were cut, and what remains of it: None, where nothing was.
 
-    `ours` are the first `CHUNK_LEAVES` of our rows in the chunk's range, in key order. Where we
+    `ours` are the first `CHUNK_ROWS` of our rows in the chunk's range, in key order. Where we
     hold more rows than that, as many would have to be deleted in one transaction.
     """
-    if len(ours) < CHUNK_LEAVES:
+    if len(ours) < CHUNK_ROWS:
         return leaves, None
     cut = next(reversed(ours))
     if cut == leaves.upto:
