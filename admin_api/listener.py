@@ -34,7 +34,9 @@ Answer = Callable[[web.BaseRequest, str, str], Awaitable[web.Response]]
 
 
 @asynccontextmanager
-async def listen(name: str, bind: str, port: int, answer: Answer) -> AsyncIterator[int]:
+async def listen(
+    name: str, bind: str, port: int, answer: Answer, *, idle_s: float = IDLE_S
+) -> AsyncIterator[int]:
     """Serve until the block ends; gives the bound port.
 
     `name` is the section of the settings. Raises `LocalFault` where the address cannot be bound.
@@ -53,7 +55,7 @@ async def listen(name: str, bind: str, port: int, answer: Answer) -> AsyncIterat
         return _Connection(
             server,
             loop=loop,
-            keepalive_timeout=IDLE_S,
+            keepalive_timeout=idle_s,
             lingering_time=LINGER_S,
             auto_decompress=False,
             access_log=None,  # type: ignore[arg-type]  # documented; the annotation lacks None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from importlib.metadata import version
 
@@ -58,7 +59,7 @@ def status_handlers(status: Status, *, clock: Clock) -> Mapping[str, Handler]:
         }
 
     async def overview(_: Call) -> Json:
-        return msgspec.convert(msgspec.to_builtins(await status.overview()), dict[str, Json])
+        return dataclasses.asdict(await status.overview())
 
     async def dead_letters(call: Call) -> Json:
         limit = msgspec.convert(call.params.get("limit", DEAD_LETTERS_DEFAULT), int)
