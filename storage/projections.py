@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from indexer.records.projection import Projection, RecordType, SearchIndex
 from storage.records import ProjectionWrite
+from storage.relation_views import create_relation_views
 from storage.rows import insert_rows
 from storage.search_rows import PrepareStored, Reached, SearchRow, SearchRows
 from storage.typed_schema import GENERATION, create_tables, create_views, drop_tables
@@ -40,7 +41,7 @@ class Projections:
                 connection.execute(statement)
             connection.execute("DELETE FROM projection")
             connection.execute("INSERT INTO projection (fingerprint) VALUES (?)", (fingerprint,))
-        for statement in create_views(kinds):
+        for statement in (*create_views(kinds), *create_relation_views()):
             connection.execute(statement)
         if is_stale:
             self.rebuild(connection, prepare)

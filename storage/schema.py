@@ -35,6 +35,11 @@ def migrate(connection: sqlite3.Connection) -> None:
     _run(connection, views)
 
 
+def schema_version() -> int:
+    """The version of files that this program reads and writes."""
+    return len(_steps())
+
+
 def _steps() -> list[str]:
     folder = resources.files("storage").joinpath("migrations")
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)

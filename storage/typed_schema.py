@@ -120,6 +120,7 @@ def _view(kind: RecordType) -> str:
         selected.append(f'repo.did AS "{kind.did_column}"')
     selected += [_count(count) for count in kind.counts]
     selected += [_labels(labels) for labels in kind.labels]
+    selected.append("repo.pds_url AS pds_url")
     return (
         f'CREATE VIEW "{kind.table}" AS SELECT {", ".join(selected)}'  # noqa: S608 - declared names
         f' FROM "{kind.table}{GENERATION}" AS typed'
@@ -141,11 +142,43 @@ def _count(count: Count) -> str:
 
 def _labels(labels: Labels) -> str:
     last_part = "replace(own.subject, rtrim(own.subject, replace(own.subject, '/', '')), '')"
-    return (
-        "(SELECT json_group_array(json_object('uri', subject, 'label', label, 'id', id))"  # noqa: S608 - declared names
-        f" FROM (SELECT own.subject AS subject, {last_part} AS id,"
+    escaped = (
+        f"SELECT own.subject AS subject, {last_part} AS id,"  # noqa: S608 - declared names
         f" (SELECT named.text FROM mark{GENERATION} AS named"
+        " JOIN record AS node ON node.id = named.record_id"
+        " JOIN repo AS holder ON holder.id = node.repo_id AND holder.account_status = 'active'"
         f" WHERE named.name = '{LABEL_MARK}' AND named.subject = own.subject LIMIT 1) AS label"
         f" FROM mark{GENERATION} AS own WHERE own.record_id = typed.record_id"
-        f" AND own.name = '{labels.mark}' ORDER BY own.text)) AS \"{labels.column}\""
+        f" AND own.name = '{labels.mark}' ORDER BY own.text"
     )
+    for escapes in _JSON_ESCAPES:
+        texts = ", ".join(f"{_replaced(name, escapes)} AS {name}" for name in _LABEL_KEYS)
+        escaped = f"SELECT {texts} FROM ({escaped})"  # noqa: S608 - declared names
+    pairs = " || ',' || ".join(
+        f"""'"{key}":' || coalesce('"' || {name} || '"', 'null')"""
+        for name, key in _LABEL_KEYS.items()
+    )
+    items = f"coalesce(group_concat('{{' || {pairs} || '}}', ','), '')"
+    return f"(SELECT '[' || {items} || ']' FROM ({escaped})) AS \"{labels.column}\""  # noqa: S608 - declared names
+
+
+_LABEL_KEYS = {"subject": "uri", "label": "label", "id": "id"}
+
+_JSON_ESCAPES = (
+    (("'\\'", "'\\\\'"), ("'\"'", "'\\\"'")),
+    *(
+        tuple((f"char({code})", f"'\\u{code:04x}'") for code in range(first, first + 8))
+        for first in (1, 9, 17, 25)
+    ),
+)
+"""What JSON strings escape, in steps that SQLite's parser can nest.
+
+SQLite has functions for JSON, but in 3.40 no view may use them where `trusted_schema` is off, as
+careful readers have it.
+"""
+
+
+def _replaced(text: str, escapes: Iterable[tuple[str, str]]) -> str:
+    for character, escape in escapes:
+        text = f"replace({text}, {character}, {escape})"
+    return text

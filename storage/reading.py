@@ -1,0 +1,53 @@
+"""Reading the file beside the daemon: what the commands for readers need, without a writer.
+
+A connection of its own, read-only, in the calling thread. Readers page: an open read keeps the
+daemon from resetting its log, so no statement here stays open while somebody else is slow.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from indexer.errors import ConfigurationError
+from storage.schema import APPLICATION_ID, schema_version
+
+BUSY_TIMEOUT_MS = 5000
+CACHE_KIB = 65_536
+
+
+@contextmanager
+def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
+    """A read-only connection to the index at `path`.
+
+    Raises `ConfigurationError` where there is none, or one of another program or version.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"storage.path: there is no index at {path}; run the daemon first")
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error
+    with closing(connection):
+        try:
+            connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+            connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            connection.execute("PRAGMA trusted_schema=OFF")
+            application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise _unreadable(path, error) from error
+        if application_id != APPLICATION_ID:
+            raise ConfigurationError(f"storage.path: {path} is a database of another program")
+        if version != schema_version():
+            raise ConfigurationError(
+                f"storage.path: {path} has schema version {version}, this program reads"
+                f" {schema_version()}; run the daemon of this version once, or install the other"
+            )
+        yield connection
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> ConfigurationError:
+    return ConfigurationError(f"storage.path: cannot read {path}: {error}")

@@ -1,0 +1,180 @@
+"""Full-text search of eprints, for readers of the file.
+
+Owns the query language that people type: words, all of which must occur, `"several words"` in
+this order, and `begin*`. Everything else is text: what is typed becomes quoted strings of FTS5, so
+that no query is a syntax error and none reaches FTS5's own operators.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from storage.typed_schema import GENERATION
+
+TERMS_MAX = 32
+"""Words and phrases of a query that count; a person types no more."""
+
+TERM_CHARS_MAX = 100
+
+RANKED_MAX = 1_000
+"""Matches that are ranked, newest first. Ranking all that hold a common word takes seconds."""
+
+WEIGHTS = "10.0, 2.0, 5.0, 5.0, 4.0, 4.0"
+"""Of a word in title, abstract, keywords, authors, fields, tags."""
+
+SNIPPET_TOKENS = 24
+BEGIN_MARK, END_MARK = "\x02", "\x03"
+"""Around what matched, in `title` and `snippet`: control characters, which no tag is made of."""
+
+_TERM = re.compile(r'"(?P<phrase>[^"]*)"?(?P<phrase_star>\*?)|(?P<word>[^\s"]+)')
+_ORCID = re.compile(r"(?:https?://orcid\.org/)?(\d{4}-\d{4}-\d{4}-\d{3}[\dX])", re.IGNORECASE)
+
+# Matches are marked in one more pass over the index, not one by one: each look-up of a prefix
+# would merge the lists of all words that begin so.
+_FOUND = f"""
+WITH ranked AS MATERIALIZED (
+    SELECT id, score FROM (
+        SELECT eprint_search.rowid AS id, bm25(eprint_search, {WEIGHTS}) AS score
+        FROM eprint_search
+        CROSS JOIN eprint_submission AS eprint ON eprint.rowid = eprint_search.rowid
+        WHERE eprint_search MATCH :match{{filters}}
+        ORDER BY eprint_search.rowid DESC LIMIT {RANKED_MAX})
+    ORDER BY score, id DESC LIMIT :limit OFFSET :offset
+)
+SELECT eprint.uri, eprint.did, eprint.created_at, eprint.license, eprint.doi,
+       highlight(eprint_search, 0, '{BEGIN_MARK}', '{END_MARK}'),
+       snippet(eprint_search, -1, '{BEGIN_MARK}', '{END_MARK}', '...', {SNIPPET_TOKENS}),
+       eprint_search.authors, -ranked.score
+FROM eprint_search
+CROSS JOIN ranked ON ranked.id = eprint_search.rowid
+CROSS JOIN eprint_submission AS eprint ON eprint.rowid = ranked.id
+WHERE eprint_search MATCH :match
+  AND eprint_search.rowid BETWEEN (SELECT min(id) FROM ranked) AND (SELECT max(id) FROM ranked)
+ORDER BY ranked.score, ranked.id DESC
+"""  # noqa: S608 - constants
+
+_AUTHOR = f"""
+          AND (eprint.did = :author OR eprint.submitted_by = :author OR EXISTS (
+              SELECT 1 FROM eprint_author{GENERATION} AS author
+              WHERE author.record_id = eprint.rowid
+                AND :author IN (author.author_did, author.handle, author.orcid)))"""  # noqa: S608 - constants
+_FIELD = f"""
+          AND EXISTS (
+              SELECT 1 FROM mark{GENERATION} AS mark
+              WHERE mark.record_id = eprint.rowid AND mark.name = 'field'
+                AND mark.subject = :field)"""  # noqa: S608 - constants
+_YEAR = """
+          AND substr(eprint.created_at, 1, 4) = :year"""
+_LICENCE = """
+          AND eprint.license = :licence COLLATE NOCASE"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchFilter:
+    """What the found eprints must have besides the words."""
+
+    author: str | None = None  # a DID, an ORCID iD, @handle, or words of a name
+    field: str | None = None  # the AT-URI of a node, or words of its label
+    year: int | None = None  # of `createdAt`
+    licence: str | None = None  # slug, in either case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundEprint:
+    """One result; matches in `title` and `snippet` stand between BEGIN_MARK and END_MARK."""
+
+    uri: str
+    did: str  # of the repo: of a paper with an account of its own it is the paper's
+    created_at: str | None
+    licence: str | None
+    doi: str | None
+    title: str
+    snippet: str
+    authors: tuple[str, ...]
+    score: float  # greater is better; comparable within one search only
+
+
+def search_eprints(
+    connection: sqlite3.Connection,
+    query: str,
+    wanted: SearchFilter,
+    *,
+    limit: int,
+    offset: int = 0,
+) -> list[FoundEprint]:
+    """The best of the newest `RANKED_MAX` visible eprints that match; best first.
+
+    No query is an error; one without a word in it finds nothing, unless a filter has words.
+    """
+    terms = list(_terms(query))
+    parameters: dict[str, object] = {"limit": limit, "offset": offset}
+    filters = ""
+    if wanted.author is not None:
+        account = _account(wanted.author)
+        if account is None:
+            terms += (f"authors : {term}" for term in _terms(wanted.author))
+        else:
+            parameters["author"] = account
+            filters += _AUTHOR
+    if wanted.field is not None:
+        if wanted.field.startswith("at://"):
+            parameters["field"] = _storable(wanted.field)
+            filters += _FIELD
+        else:
+            terms += (f"fields : {term}" for term in _terms(wanted.field))
+    if wanted.year is not None:
+        parameters["year"] = f"{wanted.year:04}"
+        filters += _YEAR
+    if wanted.licence is not None:
+        parameters["licence"] = _storable(wanted.licence)
+        filters += _LICENCE
+    if not terms:
+        return []
+    parameters["match"] = " AND ".join(terms)
+    rows = connection.execute(_FOUND.format(filters=filters), parameters)
+    return [
+        FoundEprint(
+            uri=row[0],
+            did=row[1],
+            created_at=row[2],
+            licence=row[3],
+            doi=row[4],
+            title=row[5],
+            snippet=row[6],
+            authors=tuple(row[7].split("\n")) if row[7] else (),
+            score=row[8],
+        )
+        for row in rows
+    ]
+
+
+def _terms(query: str) -> Iterator[str]:
+    """FTS5 strings of what is typed: `deep "neural nets" lin*` -> `"deep"`, ..., `"lin" *`."""
+    for count, found in enumerate(_TERM.finditer(_storable(query))):
+        if count == TERMS_MAX:
+            return
+        text, is_prefix = found["phrase"], bool(found["phrase_star"])
+        if text is None:
+            text, is_prefix = found["word"].rstrip("*"), found["word"].endswith("*")
+        # A string without a letter or digit holds no token, and FTS5 then finds nothing at all.
+        if any(character.isalnum() for character in text):
+            yield f'"{text[:TERM_CHARS_MAX]}"' + (" *" if is_prefix else "")
+
+
+def _storable(text: str) -> str:
+    """Without what SQLite cannot take: NUL ends its texts, lone surrogates are no UTF-8."""
+    return text.replace("\0", " ").encode(errors="replace").decode()
+
+
+def _account(author: str) -> str | None:
+    """What identifies one author, or None for words of a name."""
+    text = _storable(author).strip()
+    orcid = _ORCID.fullmatch(text)
+    if orcid is not None:
+        return orcid[1].upper()
+    if text.startswith("@"):
+        return text[1:].lower()
+    return text if text.startswith("did:") else None

@@ -1,0 +1,295 @@
+"""Counts, collections and collaborations follow from what is there, in whatever order it came."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.storage.typed_world import ALICE, BOB, CAROL, GOVERNANCE, TypedWorld, typed_world
+from tests.unit.records.record_examples import CID, full, minimal
+
+NODE, EDGE = "pub.chive.graph.node", "pub.chive.graph.edge"
+INVITE, ACCEPTANCE = "pub.chive.collaboration.invite", "pub.chive.collaboration.inviteAcceptance"
+EPRINT = "pub.chive.eprint.submission"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[TypedWorld]:
+    async with typed_world(tmp_path) as opened:
+        yield opened
+
+
+def collection(label: str, **metadata: object) -> dict:
+    return minimal(NODE) | {"subkind": "collection", "label": label, "metadata": metadata}
+
+
+def edge(source: str, target: str, relation: str = "contains", at: int = 1) -> dict:
+    return minimal(EDGE) | {
+        "sourceUri": source,
+        "targetUri": target,
+        "relationSlug": relation,
+        "createdAt": f"2026-03-01T12:00:{at:02}.000Z",
+    }
+
+
+def node_uri(did: str, rkey: str) -> str:
+    return f"at://{did}/{NODE}/{rkey}"
+
+
+def invite(subject: str, invitee: str, **fields: object) -> dict:
+    return minimal(INVITE) | {"subject": {"uri": subject, "cid": CID}, "invitee": invitee} | fields
+
+
+def acceptance(subject: str, invite_uri: str) -> dict:
+    return minimal(ACCEPTANCE) | {
+        "invite": {"uri": invite_uri, "cid": CID},
+        "subject": {"uri": subject, "cid": CID},
+    }
+
+
+SHELF = node_uri(ALICE, "shelf")
+PAPER = f"at://{BOB}/{EPRINT}/3kpaper222222"
+INVITATION = f"at://{ALICE}/{INVITE}/3kinvite22222"
+ACTS = {
+    "shelf": (ALICE, f"{NODE}/shelf", collection("Shelf")),
+    "item": (ALICE, f"{EDGE}/item", edge(SHELF, PAPER)),
+    "foreign item": (BOB, f"{EDGE}/item", edge(SHELF, PAPER, at=2)),
+    "invite": (ALICE, f"{INVITE}/3kinvite22222", invite(SHELF, BOB)),
+    "acceptance": (BOB, f"{ACCEPTANCE}/3kaccept22222", acceptance(SHELF, INVITATION)),
+}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(ACTS))[::7], ids=" ".join)
+async def test_a_collaborators_items_count_whatever_came_first(world, order):
+    for name in order:
+        did, path, value = ACTS[name]
+        await world.commit(did, {path: value})
+    assert await world.rows("SELECT label, item_count FROM collections") == [("Shelf", 2)]
+    assert await world.rows("SELECT did, state, role FROM collaborations") == [
+        (BOB, "active", None)
+    ]
+    assert await world.one("SELECT count(*) FROM pending_collection_edges") == 0
+
+
+async def test_what_a_stranger_adds_waits_until_the_owner_agrees(world):
+    for name in ("shelf", "foreign item", "invite"):
+        did, path, value = ACTS[name]
+        await world.commit(did, {path: value})
+    assert await world.rows("SELECT did FROM pending_collection_edges") == [(BOB,)]
+    assert await world.one("SELECT state FROM collaborations") == "pending-acceptance"
+    assert await world.one("SELECT item_count FROM collections") == 0
+    did, path, value = ACTS["acceptance"]
+    await world.commit(did, {path: value})
+    assert await world.one("SELECT item_count FROM collections") == 1
+    await world.commit(ALICE, {f"{INVITE}/3kinvite22222": None})
+    assert await world.one("SELECT state FROM collaborations") == "pending-invite"
+    assert await world.one("SELECT item_count FROM collections") == 0
+
+
+async def test_nobody_invites_himself_into_anothers_collection(world):
+    await world.commit(ALICE, {f"{NODE}/shelf": collection("Shelf")})
+    own = f"at://{BOB}/{INVITE}/3kinvite22222"
+    await world.commit(
+        BOB,
+        {
+            f"{INVITE}/3kinvite22222": invite(SHELF, BOB),
+            f"{ACCEPTANCE}/3kaccept22222": acceptance(SHELF, own),
+            f"{EDGE}/item": edge(SHELF, PAPER),
+        },
+    )
+    assert await world.one("SELECT state FROM collaborations") == "inactive"
+    assert await world.one("SELECT item_count FROM collections") == 0
+
+
+async def test_an_expired_invitation_admits_nobody(world):
+    for name in ("shelf", "foreign item", "acceptance"):
+        did, path, value = ACTS[name]
+        await world.commit(did, {path: value})
+    for expires, state in (
+        ("2020-01-01T00:00:00Z", "inactive"),
+        ("2999-01-01T00:00:00.123456+02:00", "active"),
+    ):
+        path = f"{INVITE}/3kinvite22222"
+        await world.commit(ALICE, {path: invite(SHELF, BOB, expiresAt=expires)})
+        assert await world.one("SELECT state FROM collaborations") == state
+
+
+async def test_the_submitter_of_a_papers_own_account_may_invite(world):
+    paper = f"at://{CAROL}/{EPRINT}/3kpaper222222"
+    value = minimal(EPRINT) | {"paperDid": CAROL, "submittedBy": ALICE}
+    await world.commit(ALICE, {f"{INVITE}/3kinvite22222": invite(paper, BOB)})
+    await world.commit(BOB, {f"{ACCEPTANCE}/3kaccept22222": acceptance(paper, INVITATION)})
+    assert await world.one("SELECT state FROM collaborations") == "inactive"
+    await world.commit(CAROL, {f"{EPRINT}/3kpaper222222": value})
+    assert await world.one("SELECT state FROM collaborations") == "active"
+
+
+async def test_an_edge_that_leaves_a_collection_leaves_its_items(world):
+    await world.commit(ALICE, {f"{NODE}/shelf": collection("Shelf")})
+    await world.commit(ALICE, {f"{EDGE}/item": edge(SHELF, PAPER)})
+    assert await world.one("SELECT item_count FROM collections") == 1
+    await world.commit(ALICE, {f"{EDGE}/item": edge(SHELF, PAPER, "related-to")})
+    assert await world.one("SELECT item_count FROM collections") == 0
+    await world.commit(ALICE, {f"{EDGE}/item": edge(SHELF, PAPER)})
+    await world.commit(ALICE, {f"{EDGE}/item": None})
+    assert await world.one("SELECT item_count FROM collections") == 0
+
+
+async def test_the_order_of_items_overrides_their_weights(world):
+    uris = [f"at://{ALICE}/{EDGE}/{rkey}" for rkey in ("b", "a")]
+    await world.commit(
+        ALICE,
+        {
+            f"{NODE}/shelf": collection("Shelf", itemOrder=uris),
+            **{f"{EDGE}/{rkey}": edge(SHELF, PAPER) | {"weight": 500} for rkey in "abc"},
+        },
+    )
+    found = await world.rows("SELECT rkey, weight FROM collection_edges ORDER BY rkey")
+    assert found == [("a", 2), ("b", 1), ("c", 500)]
+
+
+async def test_children_of_a_removed_collection_belong_to_what_held_it(world):
+    a, b, c = (node_uri(ALICE, rkey) for rkey in "abc")
+    await world.commit(ALICE, {f"{NODE}/{rkey}": collection(rkey) for rkey in "abc"})
+    await world.commit(
+        ALICE,
+        {
+            f"{EDGE}/cb": edge(c, b, "subcollection-of"),
+            f"{EDGE}/ba": edge(b, a, "subcollection-of"),
+        },
+    )
+    parents = "SELECT label, parent_uri FROM collections ORDER BY label"
+    assert await world.rows(parents) == [("a", None), ("b", a), ("c", b)]
+    await world.commit(ALICE, {f"{NODE}/b": None})
+    assert await world.rows(parents) == [("a", None), ("c", a)]
+    assert await world.one("SELECT count(*) FROM collection_edges") == 0
+    await world.commit(ALICE, {f"{NODE}/a": None})
+    assert await world.rows(parents) == [("c", None)]
+
+
+async def test_collections_never_form_a_circle(world):
+    a, b, c = (node_uri(ALICE, rkey) for rkey in "abc")
+    await world.commit(
+        ALICE,
+        {
+            **{f"{NODE}/{rkey}": collection(rkey) for rkey in "abc"},
+            f"{EDGE}/self": edge(a, a, "subcollection-of", at=1),
+            f"{EDGE}/ca": edge(c, a, "subcollection-of", at=9),
+            f"{EDGE}/ab": edge(a, b, "subcollection-of", at=2),
+            f"{EDGE}/bc": edge(b, c, "subcollection-of", at=3),
+        },
+    )
+    found = await world.rows("SELECT rkey FROM collection_edges ORDER BY rkey")
+    assert found == [("ab",), ("bc",)]
+
+
+async def test_governance_rows_are_authority_and_no_personal_collection(world):
+    for did in (GOVERNANCE, ALICE):
+        await world.commit(did, {f"{NODE}/n": collection("N"), f"{EDGE}/e": minimal(EDGE)})
+    for table in ("graph_node", "graph_edge"):
+        found = dict(await world.rows(f"SELECT did, authority FROM {table}"))
+        assert found == {GOVERNANCE: 1, ALICE: 0}
+    assert await world.rows("SELECT did FROM collections") == [(ALICE,)]
+
+
+async def test_counts_wait_for_the_parent_and_follow_deletions(world):
+    eprint_path = PAPER.split("/", 3)[3]
+    children = {
+        f"{nsid}/3kchild222222": full(nsid) | {"eprintUri": PAPER}
+        for nsid in (
+            "pub.chive.review.comment", "pub.chive.review.endorsement",
+            "pub.chive.eprint.citation", "pub.chive.eprint.userTag",
+        )
+    }  # fmt: skip
+    await world.commit(ALICE, children)
+    await world.commit(BOB, {eprint_path: minimal(EPRINT)})
+    counts = (
+        "SELECT reply_count, endorsement_count, citation_count, tag_count FROM eprint_submission"
+    )
+    assert await world.rows(counts) == [(1, 1, 1, 1)]
+    await world.set_account(ALICE, active=False)
+    assert await world.rows(counts) == [(0, 0, 0, 0)]
+    await world.set_account(ALICE, active=True)
+    assert await world.rows(counts) == [(1, 1, 1, 1)]
+    await world.commit(ALICE, dict.fromkeys(children))
+    assert await world.rows(counts) == [(0, 0, 0, 0)]
+
+
+async def test_search_rows_and_foreign_texts_leave_and_return_with_their_account(world):
+    eprint_path = PAPER.split("/", 3)[3]
+    field = node_uri(CAROL, "field")
+    await world.commit(
+        BOB, {eprint_path: minimal(EPRINT) | {"title": "Herons", "fieldUris": [field]}}
+    )
+    await world.commit(
+        ALICE,
+        {"pub.chive.eprint.userTag/3ktag22222222":
+         minimal("pub.chive.eprint.userTag") | {"eprintUri": PAPER, "tag": "birds"}},
+    )  # fmt: skip
+    await world.commit(CAROL, {f"{NODE}/field": minimal(NODE) | {"label": "Zoology"}})
+    row = "SELECT title, fields, tags FROM eprint_search"
+    assert await world.rows(row) == [("Herons", "Zoology", "birds")]
+    for did, without in (
+        (ALICE, [("Herons", "Zoology", "")]),
+        (CAROL, [("Herons", "", "birds")]),
+        (BOB, []),
+    ):
+        await world.set_account(did, active=False)
+        await world.settle()
+        assert await world.rows(row) == without
+        await world.set_account(did, active=True)
+        await world.settle()
+        assert await world.rows(row) == [("Herons", "Zoology", "birds")]
+    await world.purge(BOB)
+    await world.settle()
+    assert await world.rows(row) == []
+    assert await world.one("SELECT count(*) FROM eprint_submission") == 0
+
+
+async def test_records_written_while_hidden_are_searchable_only_afterwards(world):
+    await world.commit(BOB, {f"{EPRINT}/3k22222222222": minimal(EPRINT) | {"title": "Herons"}})
+    await world.set_account(BOB, active=False)
+    storks = {f"{EPRINT}/3k33333333333": minimal(EPRINT) | {"title": "Storks"}}
+    await world.fetch(BOB, storks, is_confirmed=False)
+    assert await world.rows("SELECT title FROM eprint_search") == []
+    await world.settle()
+    assert await world.rows("SELECT title FROM eprint_search") == []
+    await world.set_account(BOB, active=True)
+    await world.settle()
+    assert await world.rows("SELECT title FROM eprint_search") == [("Storks",)]
+
+
+async def test_a_label_of_many_eprints_reaches_all_of_them_in_parts(world):
+    field = node_uri(GOVERNANCE, "field")
+    await world.commit(
+        BOB,
+        {f"{EPRINT}/3k{n:011}".replace("0", "2").replace("1", "a").replace("8", "b").replace("9", "c"):
+         minimal(EPRINT) | {"fieldUris": [field]} for n in range(130)},
+    )  # fmt: skip
+    total = await world.one("SELECT count(*) FROM eprint_search")
+    await world.commit(GOVERNANCE, {f"{NODE}/field": minimal(NODE) | {"label": "Zoology"}})
+    first = await world.one(
+        "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH 'zoology'"
+    )
+    assert 0 < first < total
+    await world.settle()
+    assert total == await world.one(
+        "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH 'zoology'"
+    )
+
+
+async def test_field_labels_are_json_whatever_they_hold(world):
+    label = "".join(map(chr, range(1, 128))) + '"\\ü\U0001f680'
+    await world.commit(CAROL, {f"{NODE}/a": minimal(NODE) | {"label": label}})
+    uris = [node_uri(CAROL, "a"), node_uri(CAROL, "b")]
+    await world.commit(BOB, {f"{EPRINT}/3k22222222222": minimal(EPRINT) | {"fieldUris": uris}})
+    assert json.loads(await world.one("SELECT fields FROM eprint_submission")) == [
+        {"uri": uris[0], "label": label, "id": "a"},
+        {"uri": uris[1], "label": None, "id": "b"},
+    ]
+    await world.commit(BOB, {f"{EPRINT}/3k22222222222": minimal(EPRINT)})
+    assert await world.one("SELECT fields FROM eprint_submission") == "[]"

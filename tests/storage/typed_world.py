@@ -1,0 +1,172 @@
+"""A store with its typed tables, into which records come as the daemon brings them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import cbrrr
+
+from indexer.claims import Fetched, Identity, SnapshotChunk
+from indexer.model import PreparedRecord
+from indexer.planning import AccountSeen, CommitSeen, Event, EventBatch, Policy, RecordWrite
+from indexer.protocol.cid import cid_text, dag_cbor_cid
+from indexer.records.prepare import prepare_record, prepare_stored
+from indexer.records.projection import SEARCH
+from indexer.records.registry import Registry, load_registry
+from storage.database import Database, Row, open_database
+from storage.live import LiveStore
+from storage.projections import Projections
+from storage.records import RecordTable
+from storage.resyncs import ResyncStore
+from storage.search_upkeep import SearchUpkeep
+from storage.tracked import TrackedRepos
+from tests.storage.conftest import KEY, SteppedClock
+
+ALICE = "did:plc:aliceaaaaaaaaaaaaaaaaaaa"
+BOB = "did:plc:bobaaaaaaaaaaaaaaaaaaaaa"
+CAROL = "did:plc:carolaaaaaaaaaaaaaaaaaaa"
+GOVERNANCE = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
+REGISTRY = load_registry()
+Values = Mapping[str, dict | bytes | None]
+"""collection/rkey -> ATProto JSON, a raw block, or None for a deletion."""
+
+
+class TypedWorld:
+    """Repos whose revs count up, so that every commit continues the chain."""
+
+    def __init__(self, database: Database, path: Path, clock: SteppedClock, registry: Registry):
+        self.database, self.path, self.clock, self.registry = database, path, clock, registry
+        self.projections = Projections(registry.types, SEARCH)
+        self.tracked = TrackedRepos(database)
+        self.upkeep = SearchUpkeep(database, SEARCH, partial(prepare_stored, registry=registry))
+        records = RecordTable(self.projections)
+        shared = {"clock": clock, "pending_bytes_max": 10_000_000}
+        policy = Policy(identity_refresh_s=60.0)
+        self.live = LiveStore(database, self.tracked, records, policy, **shared)
+        self.resyncs = ResyncStore(database, self.tracked, records, policy, **shared)
+        self.revs: dict[str, str] = {}
+        self.numbers = itertools.count(1)
+
+    def prepare(self, did: str, path: str, value: dict | bytes) -> PreparedRecord:
+        block = (
+            value if isinstance(value, bytes) else cbrrr.encode_dag_cbor(value, atjson_mode=True)
+        )
+        cid = cid_text(dag_cbor_cid(block))
+        return prepare_record(did, path, cid, block, self.registry)
+
+    async def apply(self, *events: Event) -> None:
+        batch = EventBatch(
+            url="ws://relay", events=events, seq=next(self.numbers), event_at=self.clock.at
+        )
+        await self.live.apply(batch)
+
+    def commit_event(self, did: str, values: Values, *, key: str | None = KEY) -> CommitSeen:
+        rev, since = f"r{next(self.numbers):09}", self.revs.get(did)
+        writes = tuple(
+            RecordWrite(path, None if value is None else self.prepare(did, path, value))
+            for path, value in values.items()
+        )
+        if key is not None:
+            self.revs[did] = rev
+        return CommitSeen(
+            did=did, seq=1, rev=rev, since=since, frame=b"frame", data=f"root-{rev}",
+            prev_data=f"root-{since}", signing_key=key, writes=writes, brings_records=True,
+        )  # fmt: skip
+
+    async def fetch(self, did: str, values: Values, *, is_confirmed: bool = True) -> None:
+        """Make the repo what a snapshot with exactly these records says."""
+        if not self.live.is_tracked(did):
+            await self.apply(self.commit_event(did, {}, key=None))
+        claim = await self.resyncs.claim_repo(did)
+        identity = Identity(handle=None, signing_key=KEY, pds_url="https://pds.example")
+        claim = await self.resyncs.save_identity(claim, identity)
+        claim = await self.resyncs.begin_fetch(claim)
+        records = {path: self.prepare(did, path, v) for path, v in values.items() if v is not None}
+        rev = self.revs[did] = f"r{next(self.numbers):09}"
+        chunk = SnapshotChunk(
+            after="",
+            upto=None,
+            leaves=tuple(sorted((path, record.cid) for path, record in records.items())),
+            records=records,
+            rev=rev,
+        )
+        fetched = Fetched(rev=rev, data=f"root-{rev}", host_rev=rev, scope_id="scope")
+        finish = await self.resyncs.finish(
+            claim, fetched, chunk, (), upto_id=0, is_confirmed=is_confirmed
+        )
+        assert finish.is_done
+
+    async def commit(self, did: str, values: Values) -> None:
+        """A live commit of a repo that is followed from its first."""
+        if did not in self.revs:
+            await self.fetch(did, {})
+        await self.apply(self.commit_event(did, values))
+
+    async def set_account(self, did: str, *, active: bool) -> None:
+        self.clock.at += 1000
+        status = None if active else "deactivated"
+        await self.apply(
+            AccountSeen(did=did, seq=1, time=self.clock.at, active=active, status=status)
+        )
+
+    async def purge(self, did: str) -> None:
+        await self.resyncs.purge(await self.resyncs.claim_repo(did), "the account is gone")
+
+    async def settle(self) -> None:
+        """Let everything that is queued be done."""
+        while await self.upkeep.step():
+            pass
+
+    async def rows(self, sql: str, *parameters: object) -> list[Row]:
+        return await self.database.read(sql, parameters)
+
+    async def one(self, sql: str, *parameters: object):
+        """The single value of a query."""
+        rows = await self.rows(sql, *parameters)
+        assert len(rows) == 1 and len(rows[0]) == 1, rows
+        return rows[0][0]
+
+    async def derived(self) -> dict[str, list[tuple]]:
+        """Everything that is made from records, without what tells when and how they came."""
+        found = {}
+        for kind in self.registry.types.values():
+            columns = ", ".join(
+                f'"{name}"'
+                for name in ("uri", "cid", *(column.name for column in kind.columns),
+                             *(c.column for c in kind.counts), *(x.column for x in kind.labels))
+            )  # fmt: skip
+            found[kind.table] = await self.rows(f"SELECT {columns} FROM {kind.table} ORDER BY uri")
+            for side in kind.side_tables:
+                found[side.name] = await self.rows(f"SELECT * FROM {side.name} ORDER BY 1, 2")
+        search = ", ".join(SEARCH.columns)
+        found["search"] = await self.rows(
+            "SELECT 'at://' || repo.did || '/' || record.path AS uri," + search +
+            " FROM eprint_search JOIN record ON record.id = eprint_search.rowid"
+            " JOIN repo ON repo.id = record.repo_id ORDER BY uri"
+        )  # fmt: skip
+        for view in ("collections", "collection_edges", "collaborations"):
+            rows = await self.database.read(f"SELECT * FROM {view}")
+            names = await self.database.read("SELECT name FROM pragma_table_info(?)", (view,))
+            skipped = {"rowid", "indexed_at"}
+            kept = [at for at, (name,) in enumerate(names) if name not in skipped]
+            found[view] = sorted(json.dumps([row[at] for at in kept]) for row in rows)
+        found["records"] = await self.rows(
+            "SELECT uri, cid, value, valid FROM records ORDER BY uri"
+        )
+        return found
+
+
+@asynccontextmanager
+async def typed_world(folder: Path, registry: Registry = REGISTRY) -> AsyncIterator[TypedWorld]:
+    path = folder / "index.db"
+    async with open_database(path) as database:
+        world = TypedWorld(database, path, SteppedClock(), registry)
+        prepare = partial(prepare_stored, registry=registry)
+        await database.write(partial(world.projections.install, prepare=prepare))
+        await world.tracked.load()
+        yield world
