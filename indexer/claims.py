@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass, replace
 
 from indexer.errors import ChiveIndexerError
-from indexer.model import AccountStatus, PreparedRecord, Priority, RepoState, Wanted
-from indexer.planning import Applied, Repo, throttle_s
+from indexer.model import AccountStatus, Applied, PreparedRecord, Priority, RepoState, Wanted
+from indexer.planning import Repo, throttle_s
 
 RETRY_DELAY_S_MIN = 60.0
 RETRY_DELAY_S_MAX = 3600.0

@@ -27,8 +27,8 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from indexer.errors import Check
-from indexer.model import AccountStatus, OperationStatus, OperationType, RepoState, Source
-from indexer.planning import Applied, Outcome
+from indexer.model import AccountStatus, Applied, OperationStatus, OperationType, RepoState, Source
+from indexer.planning import Outcome
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no annotation here
 

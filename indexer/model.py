@@ -8,6 +8,7 @@ its edges: columns, JSON, logs.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntFlag, StrEnum
@@ -72,6 +73,21 @@ class AccountStatus(StrEnum):
     DELETED = "deleted"
     INACTIVE = "inactive"
     """Not active, for a reason that we have no name for."""
+
+
+INACTIVE_WORDS = {status.value: status for status in AccountStatus}
+
+
+def account_status(*, active: bool, status: str | None) -> AccountStatus:
+    """The status that a host's `active` and `status` fields mean.
+
+    `active` decides visibility, `status` only explains: an unknown word with active=false is
+    `inactive`, any word with active=true is `active`.
+    """
+    if active:
+        return AccountStatus.ACTIVE
+    named = INACTIVE_WORDS.get(status or "", AccountStatus.INACTIVE)
+    return AccountStatus.INACTIVE if named is AccountStatus.ACTIVE else named
 
 
 class Wanted(IntFlag):
@@ -192,6 +208,17 @@ class PreparedRecord:
         return self.problem is None
 
 
+@dataclass(slots=True)
+class Applied:
+    """What a transaction did, for counters and for what is kept in memory."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    checks: Counter[str] = field(default_factory=Counter)  # Check value -> events that failed it
+    records: Counter[tuple[str, str]] = field(default_factory=Counter)  # (collection, action)
+    tracked: list[str] = field(default_factory=list)  # DIDs tracked from now on
+    is_work_added: bool = False  # whether a resync worker has something new to claim
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One backfill run as its durable row says."""
@@ -248,6 +275,17 @@ class StoreCounts:
     accounts: dict[str, int]  # AccountStatus value -> repos
     records: dict[str, int]  # collection -> rows
     dead_letters: dict[str, int]  # reason -> rows
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterDraft:
+    """A refusal to keep: reason and message, never more of the event than metadata."""
+
+    reason: str
+    message: str
+    did: str | None = None
+    uri: str | None = None
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,21 @@ cannot be applied raises `wanted` bits, and a resync worker does the rest.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
 from indexer.errors import Check, InvalidUpstream
-from indexer.model import AccountStatus, PreparedRecord, Priority, RepoState, Wanted
+from indexer.model import (
+    AccountStatus,
+    DeadLetterDraft,
+    PreparedRecord,
+    Priority,
+    RepoState,
+    Wanted,
+    account_status,
+)
 
 DIRECTORY_LAG_S = 5.0
 """A document resolved this long after an event certainly shows what the event announced."""
@@ -30,8 +37,6 @@ DESYNC_MEMORY_S = 3600.0
 
 THROTTLE_S_MIN = 60.0
 THROTTLE_S_MAX = 86400.0
-
-INACTIVE_WORDS = {status.value: status for status in AccountStatus}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,17 +163,6 @@ class EventBatch:
     event_at: float | None  # its `time`, unix seconds
 
 
-@dataclass(slots=True)
-class Applied:
-    """What a transaction did, for counters and for what is kept in memory."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    checks: Counter[str] = field(default_factory=Counter)  # Check value -> events that failed it
-    records: Counter[tuple[str, str]] = field(default_factory=Counter)  # (collection, action)
-    tracked: list[str] = field(default_factory=list)  # DIDs tracked from now on
-    is_work_added: bool = False  # whether a resync worker has something new to claim
-
-
 class Outcome(StrEnum):
     """What a planned event came to; counted per batch."""
 
@@ -180,17 +174,6 @@ class Outcome(StrEnum):
     IGNORED = "ignored"
     UNTRACKED = "untracked"
     NOTED = "noted"
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetterDraft:
-    """A refusal to keep: reason and message, never more of the event than metadata."""
-
-    reason: str
-    message: str
-    did: str | None = None
-    uri: str | None = None
-    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,17 +291,8 @@ def follow_chain(event: CommitSeen, repo: Repo, *, now: float) -> Change:
     if event.since == repo.rev and event.prev_data == repo.data:
         moved = replace(repo, rev=event.rev, data=event.data)
         return Change(Outcome.APPLIED, moved, writes=event.writes)
-    return Change(
-        Outcome.DESYNCHRONIZED,
-        desynchronized(repo, Check.CHAIN, now=now),
-        dead_letter=DeadLetterDraft(
-            Check.CHAIN,
-            f"commit {event.rev} follows {event.since}, we hold {repo.rev}",
-            did=repo.did,
-            seq=event.seq,
-        ),
-        failed_check=Check.CHAIN,
-    )
+    detail = f"commit {event.rev} follows {event.since}, we hold {repo.rev}"
+    return _refused(event, repo, InvalidUpstream(Check.CHAIN, detail), now)
 
 
 def _is_proven(event: CommitSeen | SyncSeen, repo: Repo) -> bool:
@@ -474,15 +448,3 @@ def _plan_account(event: AccountSeen, repo: Repo | None, policy: Policy, now: fl
         work = Wanted.ACCOUNT | Wanted.CONTENT
     noted = replace(repo, account_status=status, account_at=time)
     return Change(Outcome.NOTED, _asked(noted, work, policy, now) if work else noted)
-
-
-def account_status(*, active: bool, status: str | None) -> AccountStatus:
-    """The status that a host's `active` and `status` fields mean.
-
-    `active` decides visibility, `status` only explains: an unknown word with active=false is
-    `inactive`, any word with active=true is `active`.
-    """
-    if active:
-        return AccountStatus.ACTIVE
-    named = INACTIVE_WORDS.get(status or "", AccountStatus.INACTIVE)
-    return AccountStatus.INACTIVE if named is AccountStatus.ACTIVE else named

@@ -13,7 +13,9 @@ from typing import Protocol
 
 from indexer.claims import Claim, Fetched, Finish, Identity, SnapshotChunk
 from indexer.model import (
+    Applied,
     DeadLetter,
+    DeadLetterDraft,
     FirehoseStatus,
     Json,
     Operation,
@@ -22,7 +24,7 @@ from indexer.model import (
     SettledUnit,
     StoreCounts,
 )
-from indexer.planning import Applied, CommitSeen, DeadLetterDraft, EventBatch, Repo
+from indexer.planning import CommitSeen, EventBatch, Repo
 
 
 class Backfills(Protocol):

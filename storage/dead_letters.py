@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from indexer.planning import DeadLetterDraft
+from indexer.model import DeadLetterDraft
 
 PER_DID_AND_REASON_MAX = 20
 MESSAGE_CHARS_MAX = 1000

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Iterable
 
 from indexer.clock import Clock
-from indexer.model import Source, utc_text
-from indexer.planning import Applied, EventBatch, Policy
+from indexer.model import Applied, Source, utc_text
+from indexer.planning import EventBatch, Policy
 from storage.database import Database
 from storage.records import RecordTable
 from storage.session import Session

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from indexer.errors import Check
-from indexer.model import PreparedRecord, Source
-from indexer.planning import DeadLetterDraft
+from indexer.model import DeadLetterDraft, PreparedRecord, Source
 from storage.dead_letters import delete_record_letters, insert_dead_letters
 from storage.rows import insert_rows
 

@@ -27,15 +27,8 @@ from indexer.claims import (
     resumed,
 )
 from indexer.clock import Clock
-from indexer.model import Priority, RepoState, Source, Wanted, utc_text
-from indexer.planning import (
-    CommitSeen,
-    DeadLetterDraft,
-    Policy,
-    Repo,
-    plan_buffered,
-    plan_discovery,
-)
+from indexer.model import DeadLetterDraft, Priority, RepoState, Source, Wanted, utc_text
+from indexer.planning import CommitSeen, Policy, Repo, plan_buffered, plan_discovery
 from storage.database import Database, Row
 from storage.dead_letters import insert_dead_letters, settle_retried
 from storage.records import RecordTable, RowWrite

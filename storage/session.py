@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from indexer.model import Source, Wanted
-from indexer.planning import Applied, Change, DeadLetterDraft, Event, Policy, Repo, plan
+from indexer.model import Applied, DeadLetterDraft, Source, Wanted
+from indexer.planning import Change, Event, Policy, Repo, plan
 from storage.dead_letters import insert_dead_letters
 from storage.records import RecordTable, RowWrite
 from storage.repos import insert_repo, load_repos, update_repos

@@ -25,8 +25,8 @@ from indexer.errors import InvalidUpstream, LocalBusy
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.verification import RawFrame, Verifier, is_relevant
 from indexer.metrics import Metrics
-from indexer.model import Scope
-from indexer.planning import Applied, CommitSeen, Event, EventBatch, FrameRefused
+from indexer.model import Applied, Scope
+from indexer.planning import CommitSeen, Event, EventBatch, FrameRefused
 from indexer.ports import LiveIndex
 from indexer.protocol.frame import Frame, decode_frame
 from indexer.protocol.syntax import datetime_to_unix

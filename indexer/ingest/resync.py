@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -40,17 +37,16 @@ from indexer.errors import (
     RepoTooLarge,
     Unavailable,
 )
+from indexer.ingest.attempts import Archive, RepoHosts, Result, Resync
 from indexer.ingest.snapshot import Leaves, RepoSnapshot, narrowed, open_snapshot, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
-from indexer.model import AccountStatus, RepoState, Wanted
-from indexer.planning import CommitSeen, DeadLetterDraft, Repo
+from indexer.model import AccountStatus, DeadLetterDraft, RepoState, Wanted
+from indexer.planning import CommitSeen, Repo
 from indexer.ports import RepoRows, WorkQueue
 from indexer.protocol.commit import REV_AHEAD_S_MAX
-from indexer.protocol.did_document import DidDocument
 from indexer.protocol.frame import decode_frame
 from indexer.protocol.keys import VerifyingKey
-from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import is_tid, tid_timestamp_us
 
 log = structlog.get_logger(__name__)
@@ -84,78 +80,6 @@ LASTING_CHECKS = frozenset(
     }
 )
 """What speaks of the account's repo or document, and not of a transfer or a clock."""
-
-
-class Result(StrEnum):
-    """How an attempt ended: label of `chive_resyncs_total`."""
-
-    FETCHED = "fetched"
-    CURRENT = "current"
-    HIDDEN = "hidden"
-    DELETED = "deleted"
-    NOT_FOUND = "not_found"
-    INVALID = "invalid"
-    TOO_LARGE = "too_large"
-    FAILED = "failed"
-    STALE = "stale"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resync:
-    """The outcome of one attempt, as an operation reports it."""
-
-    result: Result
-    records: int = 0  # in-scope records that are now known to equal the network's
-    reason: str | None = None
-
-
-class HostStatus(Protocol):
-    """What a PDS says of an account."""
-
-    @property
-    def status(self) -> AccountStatus:
-        """`active`, or why not."""
-
-    @property
-    def rev(self) -> str | None:
-        """The host's rev of the repo; None where it does not tell."""
-
-
-class Archive(Protocol):
-    """A fetched repo archive on disk."""
-
-    @property
-    def root(self) -> bytes:
-        """CID of the commit."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes received."""
-
-    def load(self, cid: bytes) -> bytes:
-        """One block. Raises `MissingBlock`."""
-
-
-class RepoHosts(Protocol):
-    """The network as the resync needs it."""
-
-    async def resolve(self, did: str) -> DidDocument:
-        """The DID document as it is now, from its authority.
-
-        Raises `DidGone` for an unknown or tombstoned DID.
-        """
-
-    async def verify_handle(self, document: DidDocument) -> str | None:
-        """The document's handle if it points back to the DID."""
-
-    async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
-        """The account's status at its host; None when the host does not know the repo."""
-
-    async def former_keys(self, did: str) -> Sequence[FormerKey]:
-        """Signing keys that the account had before, newest first."""
-
-    def fetch_repo(self, pds_url: str, did: str) -> AbstractAsyncContextManager[Archive]:
-        """The whole repo. Raises `RepoTooLarge` beyond the byte cap."""
 
 
 class Resyncer:

@@ -8,12 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from indexer.errors import Check, InvalidUpstream, RepoTooLarge, Unavailable
-from indexer.model import AccountStatus
+from indexer.model import AccountStatus, account_status
 from indexer.network.answers import XrpcFailure
 from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
 from indexer.network.spool import CarSpool, SpoolFolder
-from indexer.planning import account_status
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import is_tid

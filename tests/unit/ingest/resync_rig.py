@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from indexer.ingest.resync import Resync, Resyncer
+from indexer.ingest.attempts import Resync
+from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
 from indexer.model import Scope

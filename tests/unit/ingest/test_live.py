@@ -14,7 +14,8 @@ from indexer.errors import LocalBusy, LocalFault
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.live import POISON_RECONNECTS_MAX, WRITES_MAX, LiveIngest, portions
 from indexer.metrics import Metrics
-from indexer.planning import Applied, CommitSeen, EventBatch, FrameRefused, RecordWrite
+from indexer.model import Applied
+from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
 from storage.live import LiveStore
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.frames import error_message, info_message
@@ -252,7 +253,7 @@ def commit(seq: int, writes: int) -> CommitSeen:
 
 def test_a_large_batch_is_applied_in_parts_whose_cursor_never_runs_ahead():
     error = FrameRefused(did=None, seq=None, frame=b"", error=None)
-    events = [error, *(commit(n, (n * 37) % 201) for n in range(1, 60))]
+    events = [error, *(commit(n, (n * 37) % 200) for n in range(1, 60))]
     batch = EventBatch(url=URL, events=events, seq=99, event_at=5.0)
     parts = list(portions(batch))
     assert [event for part in parts for event in part.events] == events

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from indexer.ingest.resync import Result, portions
+from indexer.ingest.attempts import Result
+from indexer.ingest.resync import portions
 from indexer.model import RepoState, Wanted
 from indexer.planning import CommitSeen, RecordWrite
 from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record
@@ -309,6 +310,6 @@ def test_buffered_commits_come_in_portions_of_one_transaction():
 
     sizes = [200, 200, 30, 10, 0, 200, 200]
     found = list(portions([(n + 1, commit(size)) for n, size in enumerate(sizes)]))
-    assert [last for last, _ in found] == [1, 5, 6, 7]
+    assert [last for last, _ in found] == [1, 2, 5, 6, 7]
     assert sum(len(part) for _, part in found) == len(sizes)
     assert list(portions([])) == [(0, [])]

@@ -20,7 +20,7 @@ from indexer.claims import (
     retry_delay_s,
 )
 from indexer.errors import Check, InvalidUpstream
-from indexer.model import AccountStatus, Priority, RepoState, Wanted
+from indexer.model import AccountStatus, Priority, RepoState, Wanted, account_status
 from indexer.planning import (
     AccountSeen,
     CommitSeen,
@@ -28,7 +28,6 @@ from indexer.planning import (
     Outcome,
     Policy,
     Repo,
-    account_status,
     plan,
     plan_buffered,
     throttle_s,

@@ -1,0 +1,85 @@
+"""What an attempt at a resync needs of the network, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from indexer.model import AccountStatus
+from indexer.protocol.did_document import DidDocument
+from indexer.protocol.plc_log import FormerKey
+
+
+class Result(StrEnum):
+    """How an attempt ended: label of `chive_resyncs_total`."""
+
+    FETCHED = "fetched"
+    CURRENT = "current"
+    HIDDEN = "hidden"
+    DELETED = "deleted"
+    NOT_FOUND = "not_found"
+    INVALID = "invalid"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resync:
+    """The outcome of one attempt, as an operation reports it."""
+
+    result: Result
+    records: int = 0  # in-scope records that are now known to equal the network's
+    reason: str | None = None
+
+
+class HostStatus(Protocol):
+    """What a PDS says of an account."""
+
+    @property
+    def status(self) -> AccountStatus:
+        """`active`, or why not."""
+
+    @property
+    def rev(self) -> str | None:
+        """The host's rev of the repo; None where it does not tell."""
+
+
+class Archive(Protocol):
+    """A fetched repo archive on disk."""
+
+    @property
+    def root(self) -> bytes:
+        """CID of the commit."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes received."""
+
+    def load(self, cid: bytes) -> bytes:
+        """One block. Raises `MissingBlock`."""
+
+
+class RepoHosts(Protocol):
+    """The network as the resync needs it."""
+
+    async def resolve(self, did: str) -> DidDocument:
+        """The DID document as it is now, from its authority.
+
+        Raises `DidGone` for an unknown or tombstoned DID.
+        """
+
+    async def verify_handle(self, document: DidDocument) -> str | None:
+        """The document's handle if it points back to the DID."""
+
+    async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
+        """The account's status at its host; None when the host does not know the repo."""
+
+    async def former_keys(self, did: str) -> Sequence[FormerKey]:
+        """Signing keys that the account had before, newest first."""
+
+    def fetch_repo(self, pds_url: str, did: str) -> AbstractAsyncContextManager[Archive]:
+        """The whole repo. Raises `RepoTooLarge` beyond the byte cap."""
