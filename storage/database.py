@@ -209,7 +209,7 @@ async def open_database(
     Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(path))
+        stack.enter_context(file_lock(path))
         connection = await asyncio.to_thread(_open_writer, path)
         stack.push_async_callback(asyncio.to_thread, _checkpoint_and_close, connection)
         readers = [
@@ -226,7 +226,7 @@ async def open_database(
         yield database
 
 
-class _locked:  # noqa: N801 - used as a statement, not as a type
+class file_lock:  # noqa: N801 - used as a statement, not as a type
     """Holds an exclusive lock beside the file for as long as the block runs."""
 
     def __init__(self, path: Path) -> None:

@@ -11,7 +11,12 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from indexer.records.projection import Projection, RecordType, SearchIndex
+from indexer.records.projection import (
+    PROJECTION_REVISION,
+    Projection,
+    RecordType,
+    SearchIndex,
+)
 from storage.records import ProjectionWrite
 from storage.relation_views import create_relation_views
 from storage.rows import insert_rows
@@ -24,8 +29,12 @@ REBUILD_ROWS = 500
 class Projections:
     """Writes the derived rows that record types declare. Satisfies `storage.records.Projector`."""
 
-    def __init__(self, types: Mapping[str, RecordType], search: SearchIndex) -> None:
+    def __init__(
+        self, types: Mapping[str, RecordType], search: SearchIndex, *, basis: str = ""
+    ) -> None:
+        """`basis` is what the derived rows depend on besides code: the governance account."""
         self._types = types
+        self._basis = basis
         self._search = search
         self._search_rows = SearchRows(search)
 
@@ -33,19 +42,29 @@ class Projections:
         """Make tables and views as declared; whether the tables had to be built from `record`."""
         kinds = tuple(self._types.values())
         wanted = tuple(create_tables(kinds, self._search))
-        fingerprint = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
-        found = connection.execute("SELECT fingerprint FROM projection").fetchone()
-        is_stale = found is None or found[0] != fingerprint
+        is_stale = not self.is_current(connection)
         if is_stale:
             for statement in (*drop_tables(kinds, self._search), *wanted):
                 connection.execute(statement)
             connection.execute("DELETE FROM projection")
-            connection.execute("INSERT INTO projection (fingerprint) VALUES (?)", (fingerprint,))
+            connection.execute(
+                "INSERT INTO projection (fingerprint) VALUES (?)", (self._fingerprint(),)
+            )
         for statement in (*create_views(kinds), *create_relation_views()):
             connection.execute(statement)
         if is_stale:
             self.rebuild(connection, prepare)
         return is_stale
+
+    def is_current(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file's derived tables are those that are declared here."""
+        found = connection.execute("SELECT fingerprint FROM projection").fetchone()
+        return found is not None and found[0] == self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        tables = create_tables(self._types.values(), self._search)
+        text = "\n".join((str(PROJECTION_REVISION), self._basis, *tables))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def rebuild(self, connection: sqlite3.Connection, prepare: PrepareStored) -> int:
         """Fill empty derived tables from `record`; the number of records read."""

@@ -18,9 +18,12 @@ from pathlib import Path
 
 import click
 
+from indexer.cli.export import export
 from indexer.cli.operations import EXIT_INTERRUPTED, backfill, cancel, operations
 from indexer.cli.options import config_option
+from indexer.cli.search import search
 from indexer.cli.status import status
+from indexer.cli.verify import verify
 from indexer.errors import ConfigurationError
 from indexer.logs import configure_logging
 from indexer.settings import Settings, effective, load_settings, read_passwords
@@ -63,7 +66,7 @@ def _checked_settings(config: Path | None) -> Settings:
     return settings
 
 
-for _command in (status, backfill, operations, cancel):
+for _command in (status, backfill, operations, cancel, search, verify, export):
     commands.add_command(_command)
 
 

@@ -139,6 +139,9 @@ class SearchIndex:
     received: Mapping[str, str]  # column -> mark of other records on this URI
 
 
+PROJECTION_REVISION = 1
+"""Raised whenever a record would give other rows in the same columns: then all are made again."""
+
 LABEL_MARK = "label"
 """A record's mark upon its own URI: what to call it."""
 
