@@ -329,7 +329,7 @@ class Resyncer:
         fetched, chunk = brought or (None, None)
         while True:
             pending = await self._rows.load_pending(claim, after)
-            for upto, commits in portions(await self._verified(pending, key)):
+            for upto, commits in commit_portions(await self._verified(pending, key)):
                 after = max(after, upto)
                 done = await self._rows.finish(
                     claim,
@@ -391,7 +391,7 @@ class Resyncer:
         return Resync(result=result, reason=reason)
 
 
-def portions(
+def commit_portions(
     commits: Sequence[tuple[int, CommitSeen]],
 ) -> Iterator[tuple[int, list[CommitSeen]]]:
     """Buffered commits in portions for one transaction each: (id of the last one, commits).

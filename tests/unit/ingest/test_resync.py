@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from indexer.ingest.attempts import Result
-from indexer.ingest.resync import portions
+from indexer.ingest.resync import commit_portions
 from indexer.model import RepoState, Wanted
 from indexer.planning import CommitSeen, RecordWrite
 from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record
@@ -309,7 +309,7 @@ def test_buffered_commits_come_in_portions_of_one_transaction():
         return CommitSeen(did="d", seq=1, rev="r", since=None, frame=b"", writes=(row,) * writes)
 
     sizes = [200, 200, 30, 10, 0, 200, 200]
-    found = list(portions([(n + 1, commit(size)) for n, size in enumerate(sizes)]))
+    found = list(commit_portions([(n + 1, commit(size)) for n, size in enumerate(sizes)]))
     assert [last for last, _ in found] == [1, 2, 5, 6, 7]
     assert sum(len(part) for _, part in found) == len(sizes)
-    assert list(portions([])) == [(0, [])]
+    assert list(commit_portions([])) == [(0, [])]
