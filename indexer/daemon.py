@@ -50,17 +50,20 @@ from indexer.records.registry import Registry, load_registry
 from indexer.settings import Settings, read_passwords
 from indexer.status import DaemonStatus
 from indexer.stream_switch import OperatorHold
+from indexer.upkeep import Step, keep_up
 from storage.accepted_tokens import AcceptedTokens
 from storage.audit import AuditStore
 from storage.backup import BackupFolder
 from storage.database import Database, open_database
 from storage.dead_letter_queue import DeadLetterStore
+from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.live import LiveStore
 from storage.operations import OperationStore
 from storage.projections import Projections
 from storage.records import RecordTable
 from storage.repo_listing import RepoListing
 from storage.resyncs import ResyncStore
+from storage.search_upkeep import SearchUpkeep
 from storage.status import StatusStore
 from storage.tracked import TrackedRepos
 
@@ -149,6 +152,7 @@ async def run_daemon_until(
                 group.create_task(parts.runner.run(), name="operations"),
                 group.create_task(parts.hold.run(), name="operator-hold"),
                 group.create_task(measure_loop_lag(parts.metrics), name="loop-lag"),
+                group.create_task(keep_up(parts.upkeep), name="upkeep"),
             ]
             await parts.runner.ready()
             addresses = await _listen(settings, parts, stack)
@@ -188,6 +192,7 @@ class _Parts:
     resyncer: Resyncer
     runner: Runner
     hold: OperatorHold
+    upkeep: tuple[Step, ...]
     admin: AdminPorts
     registry: Registry
     metrics: Metrics
@@ -213,7 +218,7 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
             reach=world.reach,
         )
     )
-    projections = Projections(registry.types, SEARCH)
+    projections = Projections(registry.types, SEARCH, basis=settings.governance.did)
     prepare = partial(prepare_stored, registry=registry)
     if await database.write(partial(projections.install, prepare=prepare)):
         log.info("store.projections_rebuilt")
@@ -258,6 +263,10 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         resyncer=resyncer,
         runner=runner,
         hold=hold,
+        upkeep=(
+            SearchUpkeep(database, SEARCH, prepare).step,
+            _retention(settings, database, metrics, clock).step,
+        ),
         admin=admin,
         registry=registry,
         metrics=metrics,
@@ -276,6 +285,18 @@ def _runner(
         new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
         clock=world.clock,
         metrics=metrics,
+    )
+
+
+def _retention(
+    settings: Settings, database: Database, metrics: Metrics, clock: Clock
+) -> DeadLetterRetention:
+    return DeadLetterRetention(
+        database,
+        clock,
+        age_s_max=settings.storage.dead_letter_days_max * DAY_S,
+        letters_max=settings.storage.dead_letters_max,
+        on_dropped=metrics.dead_letters_dropped.inc,
     )
 
 

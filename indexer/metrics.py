@@ -121,6 +121,9 @@ class Metrics:
         self.records_indexed = _gauge(
             "records_indexed", "Record rows held", registry, collection=labels
         )
+        self.dead_letters_dropped = Counter(
+            "chive_dead_letters_dropped", "Refusals no longer kept", registry=registry
+        )
         self.dead_letters = _gauge("dead_letters", "Refusals kept", registry, reason=tuple(Check))
         self.sqlite_transaction_duration_seconds = Histogram(
             "chive_sqlite_transaction_duration_seconds",

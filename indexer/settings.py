@@ -86,6 +86,10 @@ class StorageSettings(Section):
     """Live commits kept for one repo while it is fetched, in bytes; the newest win."""
     backup_dir: File | None = None
     """Directory that createBackup writes copies into; without it there are none."""
+    dead_letter_days_max: Annotated[float, Field(gt=0, le=36_500)] = 30.0
+    """Dead letters are dropped after so many days."""
+    dead_letters_max: Annotated[int, Field(ge=100)] = 100_000
+    """Dead letters kept; beyond it the oldest of the account with most of them are dropped."""
 
 
 class FirehoseSettings(Section):

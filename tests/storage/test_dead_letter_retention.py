@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from indexer.errors import Check
+from indexer.model import DeadLetterDraft
+from storage.database import open_database
+from storage.dead_letter_retention import DAY_S, STEP_LETTERS, DeadLetterRetention
+from storage.dead_letters import insert_dead_letters
+from tests.storage.conftest import SteppedClock
+
+
+def letters(count: int, did: str | None) -> list[DeadLetterDraft]:
+    checks = list(Check)
+    return [DeadLetterDraft(checks[n // 20], f"letter {n}", did=did) for n in range(count)]
+
+
+async def drop_all(retention: DeadLetterRetention) -> int:
+    total = 0
+    while dropped := await retention.step():
+        assert dropped <= STEP_LETTERS
+        total += dropped
+    return total
+
+
+async def test_letters_are_dropped_when_they_are_too_old(tmp_path: Path, clock: SteppedClock):
+    async with open_database(tmp_path / "index.db") as database:
+        old, new = letters(300, "did:plc:a"), letters(3, "did:plc:b")
+        await database.write(lambda c: insert_dead_letters(c, old, now=clock.at - 30 * DAY_S - 1))
+        await database.write(lambda c: insert_dead_letters(c, new, now=clock.at - 30 * DAY_S + 1))
+        retention = DeadLetterRetention(database, clock, age_s_max=30 * DAY_S, letters_max=1000)
+        assert await drop_all(retention) == 300
+        assert await database.read("SELECT did, count(*) FROM dead_letters GROUP BY did") == [
+            ("did:plc:b", 3)
+        ]
+        assert await database.read("SELECT sum(total) FROM tally WHERE kind = 'dead_letter'") == [
+            (3,)
+        ]
+
+
+async def test_whoever_has_most_letters_loses_the_oldest(tmp_path: Path, clock: SteppedClock):
+    async with open_database(tmp_path / "index.db") as database:
+        for did, count in (("did:plc:a", 200), ("did:plc:b", 50), (None, 120), ("did:plc:c", 1)):
+            drafts = letters(count, did)
+            await database.write(lambda c, d=drafts: insert_dead_letters(c, d, now=clock.at))
+        newest = await database.read("SELECT max(id) FROM dead_letters WHERE did = 'did:plc:a'")
+        retention = DeadLetterRetention(database, clock, age_s_max=DAY_S, letters_max=171)
+        assert await drop_all(retention) == 200
+        kept = await database.read("SELECT did, count(*), max(id) FROM dead_letters GROUP BY did")
+        assert [(did, count) for did, count, _ in kept] == [
+            (None, 60), ("did:plc:a", 60), ("did:plc:b", 50), ("did:plc:c", 1),
+        ]  # fmt: skip
+        assert kept[1][2] == newest[0][0]
+        assert await drop_all(retention) == 0
