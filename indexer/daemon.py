@@ -292,12 +292,9 @@ def _retention(
     settings: Settings, database: Database, metrics: Metrics, clock: Clock
 ) -> DeadLetterRetention:
     return DeadLetterRetention(
-        database,
-        clock,
-        age_s_max=settings.storage.dead_letter_days_max * DAY_S,
-        letters_max=settings.storage.dead_letters_max,
-        on_dropped=metrics.dead_letters_dropped.inc,
-    )
+        database, clock, age_s_max=settings.storage.dead_letter_days_max * DAY_S,
+        letters_max=settings.storage.dead_letters_max, on_dropped=metrics.dead_letters_dropped.inc,
+    )  # fmt: skip
 
 
 async def _network(
