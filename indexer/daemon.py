@@ -250,6 +250,7 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
     )
     install_gauges(metrics, status, runner.running, settings.storage.path)
     hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
+    retention = _retention(settings, database, metrics, clock)
     audit = AuditStore(database, clock=clock)
     await audit.end_interrupted()
     admin = AdminPorts(
@@ -263,10 +264,7 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         resyncer=resyncer,
         runner=runner,
         hold=hold,
-        upkeep=(
-            SearchUpkeep(database, SEARCH, prepare).step,
-            _retention(settings, database, metrics, clock).step,
-        ),
+        upkeep=(SearchUpkeep(database, SEARCH, prepare).step, retention.step),
         admin=admin,
         registry=registry,
         metrics=metrics,

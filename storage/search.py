@@ -46,7 +46,7 @@ WITH ranked AS MATERIALIZED (
 )
 SELECT eprint.uri, eprint.did, eprint.created_at, eprint.license, eprint.doi,
        highlight(eprint_search, 0, '{BEGIN_MARK}', '{END_MARK}'),
-       snippet(eprint_search, -1, '{BEGIN_MARK}', '{END_MARK}', '...', {SNIPPET_TOKENS}),
+       snippet(eprint_search, 1, '{BEGIN_MARK}', '{END_MARK}', '...', {SNIPPET_TOKENS}),
        eprint_search.authors, -ranked.score
 FROM eprint_search
 CROSS JOIN ranked ON ranked.id = eprint_search.rowid
@@ -92,7 +92,7 @@ class FoundEprint:
     licence: str | None
     doi: str | None
     title: str
-    snippet: str
+    snippet: str  # of the abstract
     authors: tuple[str, ...]
     score: float  # greater is better; comparable within one search only
 

@@ -1,0 +1,194 @@
+"""Searching a populated store, through the command where the terminal matters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import click.testing
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from indexer.cli import commands
+from storage.search import BEGIN_MARK, END_MARK, SearchFilter, search_eprints
+from tests.storage.typed_world import ALICE, BOB, GOVERNANCE, typed_world
+from tests.unit.records.record_examples import minimal
+
+EPRINT, NODE, TAG = (
+    "pub.chive.eprint.submission", "pub.chive.graph.node", "pub.chive.eprint.userTag",
+)  # fmt: skip
+FIELD = f"at://{GOVERNANCE}/{NODE}/ornithology"
+
+
+def eprint(title: str, abstract: str = "", **fields: object) -> dict:
+    items = [{"$type": "pub.chive.richtext.defs#textItem", "type": "text", "content": abstract}]
+    return minimal(EPRINT) | {"title": title, "abstract": items} | fields
+
+
+EPRINTS = {
+    "3kherons22222": eprint(
+        "Herons of the Danube",
+        "We count grey herons; egrets too.",
+        authors=[{"name": "Émile Dûpont", "order": 1, "orcid": "0000-0002-1825-0097"}],
+        fieldUris=[FIELD],
+        createdAt="2024-05-01T00:00:00Z",
+    ),
+    "3kcafe2222222": eprint(
+        "Café culture in Vienna",
+        "Coffee and conversation near the Danube.",
+        authors=[{"name": "Ada Lovelace", "order": 1, "handle": "ada.example.com"}],
+        licenseSlug="MIT",
+        createdAt="2025-05-01T00:00:00Z",
+    ),
+    "3kevil2222222": eprint(
+        "\x1b[31mRed\x1b[0m \x02herring\x03", "Danube", createdAt="2025-06-01T00:00:00Z"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of a closed store."""
+    folder = tmp_path_factory.mktemp("search")
+
+    async def populate() -> Path:
+        async with typed_world(folder) as world:
+            await world.commit(ALICE, {f"{EPRINT}/{k}": value for k, value in EPRINTS.items()})
+            node = minimal(NODE) | {"label": "Ornithology"}
+            await world.commit(GOVERNANCE, {f"{NODE}/ornithology": node})
+            tag = minimal(TAG) | {
+                "eprintUri": f"at://{ALICE}/{EPRINT}/3kherons22222", "tag": "fieldwork",
+            }  # fmt: skip
+            await world.commit(BOB, {f"{TAG}/3ktag22222222": tag})
+            return world.path
+
+    return asyncio.run(populate())
+
+
+@pytest.fixture(scope="module")
+def reader(index: Path):
+    with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def find(reader: sqlite3.Connection) -> Callable[..., list[str]]:
+    def rkeys(query: str, **wanted: object) -> list[str]:
+        found = search_eprints(reader, query, SearchFilter(**wanted), limit=10)
+        return [eprint.uri.rpartition("/")[2][2:].rstrip("2") for eprint in found]
+
+    return rkeys
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("herons", ["herons"]),
+        ("HERONS", ["herons"]),
+        ("cafe", ["cafe"]),
+        ("CAFÉ", ["cafe"]),
+        ("dupont", ["herons"]),
+        ("hero*", ["herons"]),
+        ("hero", []),
+        ("danube herons", ["herons"]),
+        ('"grey herons"', ["herons"]),
+        ('"herons grey"', []),
+        ('"grey her"*', ["herons"]),
+        ("ornithology", ["herons"]),
+        ("fieldwork", ["herons"]),
+        ("herons OR coffee", []),
+        ("herons !!! -- ***", ["herons"]),
+        ("", []),
+        ("?!", []),
+        ("title:herons", ["herons"][:0]),
+    ],
+)
+def test_words_are_found_however_they_are_written(find, query, found):
+    assert find(query) == found
+
+
+def test_matches_in_the_title_rank_first(find):
+    assert find("danube")[0] == "herons"
+    assert sorted(find("danube")) == ["cafe", "evil", "herons"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"author": "dupont"}, ["herons"]),
+        ({"author": "emile dupont"}, ["herons"]),
+        ({"author": "danube"}, []),
+        ({"author": "0000-0002-1825-0097"}, ["herons"]),
+        ({"author": "https://orcid.org/0000-0002-1825-0097"}, ["herons"]),
+        ({"author": "@ada.example.com"}, ["cafe"]),
+        ({"author": ALICE}, ["cafe", "evil", "herons"]),
+        ({"author": BOB}, []),
+        ({"field": "ornithology"}, ["herons"]),
+        ({"field": FIELD}, ["herons"]),
+        ({"field": FIELD + "x"}, []),
+        ({"year": 2025}, ["cafe", "evil"]),
+        ({"licence": "mit"}, ["cafe"]),
+        ({"licence": "MIT", "year": 2024}, []),
+    ],
+)
+def test_filters_narrow_what_is_found(find, wanted, found):
+    assert sorted(find("danube", **wanted)) == found
+
+
+def test_what_matched_is_marked_in_title_and_snippet(reader):
+    found = search_eprints(reader, "herons", SearchFilter(), limit=1)[0]
+    assert found.title == f"{BEGIN_MARK}Herons{END_MARK} of the Danube"
+    assert f"{BEGIN_MARK}" in found.snippet
+    assert found.authors == ("Émile Dûpont",)
+
+
+def test_pages_do_not_overlap(reader):
+    pages = [
+        search_eprints(reader, "danube", SearchFilter(), limit=1, offset=at)[0].uri
+        for at in range(3)
+    ]
+    assert len(set(pages)) == 3
+    assert search_eprints(reader, "danube", SearchFilter(), limit=1, offset=3) == []
+
+
+SYNTAX = st.text(st.sampled_from('"*()^+-:{}~ \0\ud800éA中AND OR NOT NEAR')) | st.text(max_size=50)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    query=SYNTAX, author=st.none() | SYNTAX, field=st.none() | SYNTAX, licence=st.none() | SYNTAX
+)
+def test_no_query_is_an_error(reader, query, author, field, licence):
+    wanted = SearchFilter(author=author, field=field, licence=licence)
+    search_eprints(reader, query, wanted, limit=3)
+
+
+def run(index: Path, *arguments: str) -> click.testing.Result:
+    config = index.with_suffix(".toml")
+    config.write_text(f"[storage]\npath = {json.dumps(str(index))}\n")
+    runner = click.testing.CliRunner()
+    return runner.invoke(commands, [*arguments, "--config", str(config)], standalone_mode=False)
+
+
+def test_the_command_prints_results_that_steer_no_terminal(index):
+    shown = run(index, "search", "danube")
+    assert "Herons of the Danube" in shown.output
+    assert "Émile Dûpont; 2024; CC-BY-4.0" in shown.output
+    assert not set(shown.output) & {"\x1b", BEGIN_MARK, END_MARK}
+    assert "Nothing was found." in run(index, "search", "nowhere").output
+
+
+def test_the_command_prints_json(index):
+    shown = json.loads(run(index, "search", "herons", "--json").output)
+    assert shown["query"] == "herons"
+    [found] = shown["results"]
+    assert found["title"] == "Herons of the Danube"
+    assert found["matches"] == ["Herons", "herons"]
+    assert found["uri"] == f"at://{ALICE}/{EPRINT}/3kherons22222"
