@@ -41,7 +41,7 @@ class TypedWorld:
 
     def __init__(self, database: Database, path: Path, clock: SteppedClock, registry: Registry):
         self.database, self.path, self.clock, self.registry = database, path, clock, registry
-        self.projections = Projections(registry.types, SEARCH)
+        self.projections = Projections(registry.types, SEARCH, basis=registry.governance_did)
         self.tracked = TrackedRepos(database)
         self.upkeep = SearchUpkeep(database, SEARCH, partial(prepare_stored, registry=registry))
         records = RecordTable(self.projections)
