@@ -97,6 +97,9 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has been begun already")
         response.force_close()
+        response.headers["Connection"] = (
+            "close"  # the answer is one of HTTP/1.0, where it is implied
+        )
         return response
 
 

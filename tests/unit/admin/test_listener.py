@@ -53,6 +53,7 @@ async def test_what_is_not_http_is_answered_in_json_and_the_connection_closed(da
         await connection.send(data)
         answer = await connection.answer()
         assert (answer.status, answer.error) == (400, "InvalidRequest")
+        assert answer.headers["connection"] == "close"
         assert await connection.ended()
 
 
