@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
 import cbrrr
+import pytest
 
 from indexer.claims import Fetched, Identity, SnapshotChunk
 from indexer.model import PreparedRecord
@@ -34,6 +35,31 @@ GOVERNANCE = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
 REGISTRY = load_registry()
 Values = Mapping[str, dict | bytes | None]
 """collection/rkey -> ATProto JSON, a raw block, or None for a deletion."""
+
+
+class Crashed(Exception):
+    """The process ends here."""
+
+
+class CrashPoint:
+    """Ends the process, as far as the store can tell, at the named point of one transaction."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_armed = False
+
+    def reach(self, point: str) -> None:
+        if self.is_armed and point == self.name:
+            self.is_armed = False
+            raise Crashed
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """What happens within does not survive it."""
+        self.is_armed = True
+        with pytest.raises(Crashed):
+            yield
+        assert not self.is_armed
 
 
 class TypedWorld:
@@ -162,9 +188,14 @@ class TypedWorld:
 
 
 @asynccontextmanager
-async def typed_world(folder: Path, registry: Registry = REGISTRY) -> AsyncIterator[TypedWorld]:
+async def typed_world(
+    folder: Path,
+    registry: Registry = REGISTRY,
+    *,
+    reach: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[TypedWorld]:
     path = folder / "index.db"
-    async with open_database(path) as database:
+    async with open_database(path, reach=reach) as database:
         world = TypedWorld(database, path, SteppedClock(), registry)
         prepare = partial(prepare_stored, registry=registry)
         await database.write(partial(world.projections.install, prepare=prepare))
