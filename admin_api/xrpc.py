@@ -26,7 +26,7 @@ from aiohttp import web
 
 from admin_api.auth import Actor, Authenticator, Unauthenticated
 from admin_api.clients import BrowserGuard, ClientAddresses
-from admin_api.json_body import BODY_BYTES_MAX, read_json
+from admin_api.json_body import BODY_BYTES_MAX, INTEGER_MAX, read_json
 from admin_api.limits import Limited, RequestLimit
 from admin_api.ports import AuditLog
 from indexer.errors import LocalBusy, LocalFault, RequestRefused
@@ -200,6 +200,15 @@ class Dispatcher:
         except ValueError as exc:
             raise RequestRefused("InvalidRequest", f"the query string is invalid: {exc}") from exc
         params, problem = self._catalog.read_params(nsid, pairs)
+        if problem is None:
+            problem = next(
+                (
+                    f"{name}: is beyond 53 bits"
+                    for name, value in params.items()
+                    if isinstance(value, int) and abs(value) > INTEGER_MAX
+                ),
+                None,
+            )
         if problem is not None:
             raise RequestRefused("InvalidRequest", f"parameter {problem}")
         return cast("dict[str, Json]", params)  # what the lexicon types of parameters allow

@@ -264,6 +264,23 @@ async def test_a_letter_about_a_record_that_is_still_refused_stays_and_says_so(s
     assert letter["lastRetryAt"] >= letter["createdAt"]
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"limit": 0}, {"limit": 101}, {"limit": "1e3"}, {"limit": -1}, {"limit": ""},
+        {"offset": -1}, {"offset": 2**53}, {"offset": 10**19 - 1}, {"offset": "9" * 400},
+    ],
+)  # fmt: skip
+async def test_a_page_outside_its_bounds_is_refused(stage: Stage, params: dict[str, Any]):
+    status, body = await stage.daemon.query(ADMIN + "listDLQEntries", **params)
+    assert (status, body["error"]) == (400, "InvalidRequest")
+
+
+async def test_a_page_behind_the_last_entry_is_empty(stage: Stage):
+    page = await stage.get(ADMIN + "listDLQEntries", offset=10**12, limit=100)
+    assert page == {"entries": [], "total": 0}
+
+
 async def test_letters_are_dismissed_by_id_and_purged_by_age(stage: Stage):
     await refuse_a_commit(stage)
     [letter] = await letters(stage, 1)
