@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 from aiohttp import web
@@ -115,3 +115,26 @@ async def test_an_address_in_use_ends_the_start_with_the_setting_and_a_remedy():
         with pytest.raises(LocalFault, match=rf"admin.bind = .*admin.port = {port}: .*end the"):
             async with listen("admin", "127.0.0.1", port, echo):
                 pass
+
+
+async def test_a_request_that_comes_byte_by_byte_is_cut_off():
+    """The time runs from the beginning: bytes that trickle in do not lengthen it."""
+    loop = asyncio.get_running_loop()
+    async with listen("admin", "127.0.0.1", 0, echo, idle_s=0.3) as port:
+        async with AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(connected(port)) for _ in range(20)]
+            began = loop.time()
+            endings = [asyncio.create_task(each.ended()) for each in crowd]
+            head = request("/", ("X-Slow", "a" * 200))
+            sent = 0
+            while not all(each.done() for each in endings) and sent < len(head) - 1:
+                for connection, ending in zip(crowd, endings, strict=True):
+                    if not ending.done():
+                        with suppress(ConnectionError):
+                            await connection.send(head[sent : sent + 1])
+                sent += 1
+                await asyncio.sleep(0.02)
+            assert all([await each for each in endings])
+            assert 0.2 < loop.time() - began < 3.0
+            assert sent < len(head) - 1
+        assert (await exchange(port, request())).status == 200

@@ -1,0 +1,94 @@
+"""Crowds at the door: the daemon turns them away and goes on with its work."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from admin_api.listener import CONNECTIONS_MAX
+from tests.e2e.daemon import PASSWORD
+from tests.e2e.test_admin_methods import ADMIN, Stage, staged
+from tests.unit.admin.raw_http import Connection, connected, exchange, request
+
+SOCKETS = 5_000
+DIALS = 64
+LISTINGS = 1_000
+
+
+def admin_port(stage: Stage) -> int:
+    return int(stage.daemon.addresses.admin_url.rpartition(":")[2])
+
+
+async def write_and_wait(stage: Stage) -> float:
+    """Seconds until a record that is written now is in the index."""
+    started = time.monotonic()
+    stage.create(stage.admin)
+    await stage.equal(stage.admin)
+    return time.monotonic() - started
+
+
+async def open_many(port: int, count: int, stack: AsyncExitStack) -> list[Connection]:
+    turns = asyncio.Semaphore(DIALS)
+
+    async def dial() -> Connection:
+        async with turns:
+            return await stack.enter_async_context(connected(port))
+
+    return list(await asyncio.gather(*(dial() for _ in range(count))))
+
+
+async def test_five_thousand_idle_sockets_do_not_disturb_the_stream(tmp_path: Path):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    sockets = min(SOCKETS, hard // 2 - 1000)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        async with staged(tmp_path) as stage, AsyncExitStack() as stack:
+            await write_and_wait(stage)
+            port = admin_port(stage)
+            crowd = await open_many(port, sockets, stack)
+            assert len(crowd) > 10 * CONNECTIONS_MAX
+            turned = await exchange(port, request("/livez"))
+            assert (turned.status, turned.error) == (503, "NotEnoughResources")
+            assert await write_and_wait(stage) < 5.0
+            await stack.aclose()
+            async with asyncio.timeout(10):
+                while (await exchange(port, request("/livez"))).status != 200:
+                    await asyncio.sleep(0.05)
+            assert await write_and_wait(stage) < 5.0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_thousand_listings_at_once_are_limited_and_not_fatal(tmp_path: Path):
+    import aiohttp
+
+    async with staged(tmp_path, admin={"requests_per_s": 50.0}) as stage:
+        await write_and_wait(stage)
+        url = f"{stage.daemon.addresses.admin_url}/xrpc/{ADMIN}listDLQEntries"
+        auth = {"Authorization": aiohttp.encode_basic_auth("admin", PASSWORD)}
+        waits: list[int] = []
+
+        async def ask(session: aiohttp.ClientSession) -> int:
+            async with session.get(url, headers=auth) as response:
+                body = await response.json()
+                if response.status == 429:
+                    assert body["error"] == "RateLimitExceeded"
+                    assert response.headers["RateLimit-Remaining"] == "0"
+                    waits.append(int(response.headers["Retry-After"]))
+                return response.status
+
+        started = time.monotonic()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=50)) as session:
+            statuses = await asyncio.gather(*(ask(session) for _ in range(LISTINGS)))
+            took_s = time.monotonic() - started
+            assert set(statuses) == {200, 429}
+            assert 100 <= statuses.count(200) <= 100 + 50 * took_s + 1
+            assert waits
+            assert max(waits) == 1
+            await asyncio.sleep(max(waits))  # what we were told
+            assert await ask(session) == 200
+        assert await write_and_wait(stage) < 5.0
