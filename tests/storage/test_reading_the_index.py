@@ -1,0 +1,91 @@
+"""The document for readers: every query runs and finds something, every column is there."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.storage.column_reference import DOCUMENT, reference, written
+from tests.storage.typed_world import ALICE, BOB, GOVERNANCE, typed_world
+from tests.unit.records.record_examples import full, minimal
+
+EPRINT, COMMENT, ENDORSEMENT, TAG, NODE, EDGE = (
+    f"pub.chive.{name}"
+    for name in ("eprint.submission", "review.comment", "review.endorsement", "eprint.userTag",
+                 "graph.node", "graph.edge")
+)  # fmt: skip
+RKEY = "3kherons22222"
+URI = f"at://{ALICE}/{EPRINT}/{RKEY}"
+FIELD, NARROW = (f"at://{GOVERNANCE}/{NODE}/{name}" for name in ("zoology", "ornithology"))
+SHELF = f"at://{BOB}/{NODE}/shelf"
+PARAMETERS = {
+    "did": ALICE, "rkey": RKEY, "uri": URI, "words": "heron* AND danube", "field": FIELD,
+    "collection": SHELF,
+}  # fmt: skip
+BLOCKS = re.findall(r"### (.+?)\n.*?```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+
+ALICES = {
+    f"{EPRINT}/{RKEY}": full(EPRINT) | {"title": "Herons of the Danube", "fieldUris": [NARROW]},
+    f"{COMMENT}/3kanswer22222": minimal(COMMENT)
+    | {"eprintUri": URI, "parentComment": f"at://{BOB}/{COMMENT}/3kcomment2222"},
+}
+BOBS = {
+    f"{COMMENT}/3kcomment2222": minimal(COMMENT) | {"eprintUri": URI},
+    f"{ENDORSEMENT}/3kendorse2222": full(ENDORSEMENT) | {"eprintUri": URI},
+    f"{TAG}/3ktag22222222": full(TAG) | {"eprintUri": URI},
+    f"{TAG}/3kinvalid2222": {"$type": TAG},
+    f"{NODE}/shelf": minimal(NODE) | {"subkind": "collection"},
+    f"{EDGE}/item": minimal(EDGE)
+    | {"sourceUri": SHELF, "targetUri": URI, "relationSlug": "contains"},
+}
+GOVERNMENTS = {
+    f"{NODE}/zoology": minimal(NODE) | {"label": "Zoology"},
+    f"{NODE}/ornithology": minimal(NODE) | {"label": "Ornithology"},
+    f"{EDGE}/broader": minimal(EDGE)
+    | {"sourceUri": NARROW, "targetUri": FIELD, "relationSlug": "broader", "status": "established"},
+}
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("reading")
+
+    async def populate() -> Path:
+        async with typed_world(folder) as world:
+            for did, values in ((ALICE, ALICES), (BOB, BOBS), (GOVERNANCE, GOVERNMENTS)):
+                await world.commit(did, values)
+            return world.path
+
+    path = asyncio.run(populate())
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        yield connection
+
+
+def test_there_are_ten_queries_and_one_for_operators():
+    assert [title.split(".")[0] for title, _ in BLOCKS] == [
+        *map(str, range(1, 11)), BLOCKS[-1][0],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("title", "sql"), BLOCKS, ids=[title for title, _ in BLOCKS])
+def test_every_query_runs_and_finds_something(reader: sqlite3.Connection, title: str, sql: str):
+    assert reader.execute(sql, PARAMETERS).fetchall()
+
+
+def test_the_discussion_is_a_tree(reader: sqlite3.Connection):
+    sql = dict(BLOCKS)["5. The discussion of an eprint as a tree"]
+    assert [did for _, did in reader.execute(sql, PARAMETERS)] == [BOB, ALICE]
+
+
+def test_a_look_up_by_did_and_rkey_walks_through_no_table(reader: sqlite3.Connection):
+    plan = reader.execute("EXPLAIN QUERY PLAN " + BLOCKS[0][1], PARAMETERS).fetchall()
+    assert not [row for row in plan if row[3].startswith("SCAN")], plan
+
+
+def test_all_views_and_columns_are_listed(reader: sqlite3.Connection):
+    assert written() == reference(reader), "python -m tests.storage.column_reference"
