@@ -17,7 +17,7 @@ from indexer.records.projection import (
     RecordType,
     SearchIndex,
 )
-from storage.records import ProjectionWrite
+from storage.records import ProjectionWrite, judge_again
 from storage.relation_views import create_relation_views
 from storage.rows import insert_rows
 from storage.search_rows import PrepareStored, Reached, SearchRow, SearchRows
@@ -71,27 +71,21 @@ class Projections:
         last, total = 0, 0
         while True:
             rows = connection.execute(
-                "SELECT record.id, repo.id, repo.did, path, cid, value, indexed_at"
+                "SELECT record.id, repo.id, repo.did, path, cid, value, indexed_at, problem"
                 " FROM record JOIN repo ON repo.id = record.repo_id"
                 " WHERE record.id > ? AND value IS NOT NULL ORDER BY record.id LIMIT ?",
                 (last, REBUILD_ROWS),
             ).fetchall()
             if not rows:
                 return total
-            writes = [
-                ProjectionWrite(
-                    record_id, repo_id, did, path, at, prepare(did, path, cid, value), is_new=True
+            writes = []
+            for record_id, repo_id, did, path, cid, value, at, problem in rows:
+                record = prepare(did, path, cid, value)
+                writes.append(
+                    ProjectionWrite(record_id, repo_id, did, path, at, record, is_new=True)
                 )
-                for record_id, repo_id, did, path, cid, value, at in rows
-            ]
-            connection.executemany(
-                "UPDATE record SET problem = ? WHERE id = ? AND problem IS NOT ?",
-                [
-                    (write.record.problem, write.record_id, write.record.problem)
-                    for write in writes
-                    if write.record is not None
-                ],
-            )
+                if record.problem != problem:
+                    judge_again(connection, record_id, did, record)
             self.write(connection, writes)
             last, total = rows[-1][0], total + len(rows)
 

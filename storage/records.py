@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,17 @@ class RecordTable:
         insert_dead_letters(connection, letters, now=now)
         self._projector.write(connection, projections)
         return counts
+
+
+def judge_again(
+    connection: sqlite3.Connection, record_id: int, did: str, record: PreparedRecord
+) -> None:
+    """A stored value is held to other lexicons than when it came: its verdict and its letter."""
+    connection.execute("UPDATE record SET problem = ? WHERE id = ?", (record.problem, record_id))
+    delete_record_letters(connection, [f"at://{did}/{record.path}"])
+    if record.problem is not None:
+        letter = _record_letter(did, record.path, record.problem)
+        insert_dead_letters(connection, [letter], now=time.time())
 
 
 def _load_existing(

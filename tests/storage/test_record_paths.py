@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import json
 import random
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from indexer.records.registry import load_registry
 from storage.database import open_database
 from storage.export import PAGE_ROWS, exported_records
 from storage.reading import open_reader
@@ -25,7 +27,14 @@ from tests.storage.typed_world import (
     Values,
     typed_world,
 )
-from tests.unit.records.record_examples import RECORD_NSIDS, full, minimal, mutants, record_key
+from tests.unit.records.record_examples import (
+    DOCUMENTS,
+    RECORD_NSIDS,
+    full,
+    minimal,
+    mutants,
+    record_key,
+)
 
 TYPED = sorted(REGISTRY.types)
 FLOAT = b"\xa1\x61\x61\xfb\x3f\xf8\x00\x00\x00\x00\x00\x00"  # {"a": 1.5}
@@ -280,3 +289,25 @@ async def test_export_writes_every_record_of_visible_accounts_page_by_page(tmp_p
             }  # fmt: skip
             assert len(list(exported_records(reader, collection="app.any.thing"))) == len(many)
             assert list(exported_records(reader, did=GOVERNANCE)) == []
+
+
+async def test_a_rebuild_under_other_lexicons_judges_anew_and_says_so(tmp_path: Path):
+    nsid = "pub.chive.actor.mute"
+    folder = tmp_path / "lexicons"
+    folder.mkdir()
+    document = copy.deepcopy(DOCUMENTS[nsid])
+    document["defs"]["main"]["record"]["required"].append("reason")
+    (folder / "mute.json").write_text(json.dumps(document))
+    stricter = load_registry(lexicon_dir=folder, governance_did=GOVERNANCE)
+    letters = "SELECT uri, message FROM dead_letters"
+    uri = f"at://{ALICE}/{nsid}/3k22222222222"
+    async with typed_world(tmp_path) as world:
+        await world.commit(ALICE, {f"{nsid}/3k22222222222": minimal(nsid)})
+        assert await world.rows(letters) == []
+    for registry, found in ((stricter, [(uri, "reason: is required")]), (REGISTRY, [])):
+        async with open_database(tmp_path / "index.db") as database:
+            await database.write(lambda c: c.execute("UPDATE projection SET fingerprint = ''"))
+        async with typed_world(tmp_path, registry) as world:
+            assert await world.rows(letters) == found
+            assert await world.one("SELECT valid FROM records") == int(not found)
+            assert await world.one("SELECT count(*) FROM actor_mute") == int(not found)
