@@ -21,7 +21,7 @@ Step = Callable[[], Awaitable[int]]
 """Does a part of its work, one short transaction; 0 when there was none."""
 
 
-async def keep_up(steps: Sequence[Step]) -> None:
+async def keep_up(steps: Sequence[Step], *, idle_s: float = IDLE_S, busy_s: float = BUSY_S) -> None:
     """Take the steps in turns, until cancelled; a store that is short of room is waited for."""
     is_busy = False
     while True:
@@ -31,7 +31,7 @@ async def keep_up(steps: Sequence[Step]) -> None:
             if not is_busy:
                 log.warning("upkeep.delayed", reason=str(error))
             is_busy = True
-            await asyncio.sleep(BUSY_S)
+            await asyncio.sleep(busy_s)
             continue
         is_busy = False
-        await asyncio.sleep(0 if any(worked) else IDLE_S)
+        await asyncio.sleep(0 if any(worked) else idle_s)
