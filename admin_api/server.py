@@ -167,10 +167,17 @@ async def serve_metrics(
 
 
 def _read_only(request: web.BaseRequest) -> web.Response | None:
-    """The refusal of a request that is not a plain read; None for one that is."""
+    """The refusal of a request that is not a plain read; None for one that is.
+
+    Under /xrpc/ that is a bad request, as for every method there.
+    """
     if request.method in READ_METHODS:
         return None
-    return error_response(405, "InvalidRequest", "use GET")
+    if request.path.startswith(PREFIX):
+        return error_response(400, "InvalidRequest", "use GET")
+    response = error_response(405, "InvalidRequest", "use GET")
+    response.headers["Allow"] = "GET, HEAD"
+    return response
 
 
 async def _health(status: Status, on_fault: OnFault) -> web.Response:
