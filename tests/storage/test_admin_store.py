@@ -1,0 +1,155 @@
+"""What admins read and change, on a real file."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import LocalBusy, RequestRefused
+from indexer.model import AuditDraft
+from storage.accepted_tokens import AcceptedTokens
+from storage.audit import ENTRIES_MAX, AuditStore
+from storage.backup import BackupFolder
+from storage.database import open_database
+from storage.dead_letter_queue import LETTERS_MAX, DeadLetterStore
+from tests.storage.conftest import DID, SteppedClock, World, commit, put
+
+CALL = AuditDraft(actor="did:web:a.example", action="pub.chive.x", target=None, details="{}")
+
+
+def letters(world: World, woken: list[bool]) -> DeadLetterStore:
+    return DeadLetterStore(
+        world.database, world.tracked, on_work=lambda: woken.append(True), clock=world.clock
+    )
+
+
+async def add_letters(world: World, count: int, *, did: str = "'did:plc:x' || value") -> None:
+    def change(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT ?)"
+            f" INSERT INTO dead_letter (reason, did, message, retry_count, created_at)"
+            f" SELECT 'chain', {did}, 'm', 0, ? FROM n",
+            (count, world.clock.now()),
+        )
+
+    await world.database.write(change)
+
+
+async def test_a_call_that_was_cut_off_is_marked_at_the_next_start(
+    tmp_path: Path, clock: SteppedClock
+):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        audit = AuditStore(database, clock=clock)
+        await audit.begin(CALL)
+        await audit.end(await audit.begin(CALL), "ok")
+    async with open_database(path) as database:
+        audit = AuditStore(database, clock=clock)
+        await audit.end_interrupted()
+        entries, total = await audit.entries(actor=None, before=None, limit=10)
+        assert [entry.outcome for entry in entries] == ["ok", "interrupted"]
+        assert total == 2
+
+
+async def test_the_audit_log_keeps_its_newest_rows(world: World):
+    audit = AuditStore(world.database, clock=world.clock)
+    first = await audit.begin(CALL)
+    await world.database.write(
+        lambda connection: (
+            connection.execute(
+                "UPDATE sqlite_sequence SET seq = ? WHERE name = 'audit_entry'",
+                (first + ENTRIES_MAX - 2,),
+            ).rowcount
+        )
+    )
+    await audit.begin(CALL)
+    assert (await audit.entries(actor=CALL.actor, before=None, limit=10))[1] == 2
+    newest = await audit.begin(CALL)
+    entries, total = await audit.entries(actor=CALL.actor, before=None, limit=10)
+    assert ([entry.id for entry in entries], total) == ([newest, newest - 1], 2)
+
+
+async def test_the_newest_accepted_token_is_durable_and_never_moves_back(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        tokens = AcceptedTokens(database)
+        assert await tokens.load() == 0
+        await tokens.raise_to(7)
+        await tokens.raise_to(5)
+    async with open_database(path) as database:
+        assert await AcceptedTokens(database).load() == 7
+
+
+async def test_many_letters_are_retried_in_short_transactions(world: World):
+    count, woken, took = 3 * LETTERS_MAX + 7, [], []
+    await add_letters(world, count)
+    await add_letters(world, 2, did="NULL")
+    world.database._observe_s = took.append
+    assert await letters(world, woken).retry_all(None) == count
+    assert woken
+    assert len(took) == 4
+    assert sorted(took)[len(took) // 2] < 0.05, took
+    rows = await world.rows(
+        "SELECT count(*) FROM repo WHERE wanted <> 0 AND retry_at <= ?", world.clock.at
+    )
+    assert rows == [(count,)]
+    rows = await world.rows("SELECT retry_count, count(*) FROM dead_letter GROUP BY 1 ORDER BY 1")
+    assert rows == [(0, 2), (1, count)]
+    assert "did:plc:x1" in world.tracked
+
+
+async def test_a_letter_without_an_account_cannot_be_retried(world: World):
+    await add_letters(world, 1, did="NULL")
+    store = letters(world, [])
+    assert await store.retry(1) is None
+    assert await world.rows("SELECT retry_count FROM dead_letter") == [(0,)]
+    for unknown in (2, 0, -5, 2**63, -(2**63) - 1):
+        with pytest.raises(RequestRefused, match=f"no dead letter has id {unknown}"):
+            await store.retry(unknown)
+        with pytest.raises(RequestRefused, match=f"no dead letter has id {unknown}"):
+            await store.dismiss(unknown)
+
+
+async def test_a_retry_while_the_repo_is_fetched_asks_for_another_look(world: World):
+    await world.apply(commit("3ka", None, put("a", "c1"), prev_data=None))
+    claim = await world.resyncs.claim_next()
+    assert claim is not None
+    await add_letters(world, 1, did=f"'{DID}'")
+    assert await letters(world, []).retry(1) == DID
+    rows = await world.rows("SELECT wanted <> 0, claimed <> 0, claim FROM repo")
+    assert rows == [(1, 1, claim.repo.claim)]
+
+
+async def test_old_letters_are_purged_and_new_ones_stay(world: World):
+    await add_letters(world, 2 * LETTERS_MAX + 1)
+    world.clock.at += 86_400
+    await add_letters(world, 3)
+    store = letters(world, [])
+    assert await store.purge(86_401) == 0
+    assert await store.purge(86_399) == 2 * LETTERS_MAX + 1
+    assert await world.rows("SELECT total FROM tally WHERE kind = 'dead_letter'") == [(3,)]
+
+
+async def test_a_backup_that_cannot_be_written_leaves_nothing_and_harms_nothing(
+    world: World, tmp_path: Path
+):
+    folder = tmp_path / "a file"
+    folder.write_text("in the way")
+    with pytest.raises(LocalBusy, match=r"storage\.backup_dir: "):
+        await BackupFolder(world.path, folder, clock=world.clock).create()
+    assert folder.read_text() == "in the way"
+
+
+async def test_a_backup_has_all_that_was_committed_before_it(world: World, tmp_path: Path):
+    await add_letters(world, 5)
+    folder = tmp_path / "deep" / "copies"
+    name, size_bytes = await BackupFolder(world.path, folder, clock=world.clock).create()
+    assert name == "index-20270115T080000-000Z.db"
+    assert [(each.name, each.stat().st_size) for each in folder.iterdir()] == [(name, size_bytes)]
+    with closing(sqlite3.connect(folder / name)) as copy:
+        assert copy.execute("SELECT count(*) FROM dead_letters").fetchone() == (5,)
+    async with open_database(folder / name):
+        pass  # it is a store

@@ -1,0 +1,106 @@
+"""The operator's hold: one at most, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from indexer import stream_switch
+from indexer.errors import LocalBusy
+from indexer.model import FirehoseStatus
+from indexer.stream_switch import HELD_S_MAX, OperatorHold
+
+
+@dataclass
+class Machine:
+    """A clock that is moved, and a stream that counts how often it is held."""
+
+    at: float = 1_800_000_000.0
+    holds: int = 0
+    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    event_at: float | None = None
+    is_busy: bool = False
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def pause(self) -> None:
+        self.holds += 1
+
+    def resume(self) -> None:
+        self.holds -= 1
+
+    async def paused(self) -> None:
+        await self.quiet.wait()
+
+    async def drained(self) -> None:
+        pass
+
+    async def status(self) -> FirehoseStatus:
+        if self.is_busy:
+            raise LocalBusy("SQLITE_BUSY")
+        return FirehoseStatus(
+            url="ws://relay",
+            connected=not self.holds,
+            paused=self.holds > 0,
+            cursor=7,
+            last_event_at=self.event_at,
+            last_received_at=None,
+        )
+
+
+@pytest.fixture
+def machine() -> Machine:
+    made = Machine()
+    made.quiet.set()
+    return made
+
+
+def hold_on(machine: Machine) -> OperatorHold:
+    return OperatorHold(machine, drained=machine.drained, status=machine.status, clock=machine)
+
+
+async def released(machine: Machine) -> None:
+    async with asyncio.timeout(stream_switch.LOOK_S + 5):
+        while machine.holds:
+            await asyncio.sleep(0.02)
+
+
+async def test_holding_twice_is_holding_once(machine: Machine):
+    hold = hold_on(machine)
+    assert await hold.resume() == 7
+    assert [await hold.pause(), await hold.pause()] == [7, 7]
+    assert machine.holds == 1
+    assert [await hold.resume(), await hold.resume()] == [7, 7]
+    assert machine.holds == 0
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_a_hold_that_is_forgotten_ends_after_its_longest_time(
+    machine: Machine, is_busy: bool
+):
+    hold = hold_on(machine)
+    watch = asyncio.create_task(hold.run())
+    await hold.pause()
+    machine.is_busy = is_busy
+    machine.at += HELD_S_MAX
+    await released(machine)
+    machine.is_busy = False
+    await hold.resume()
+    assert machine.holds == 0
+    watch.cancel()
+
+
+async def test_a_hold_ends_once_the_relay_may_forget_what_comes_next(machine: Machine):
+    hold = hold_on(machine)
+    watch = asyncio.create_task(hold.run())
+    machine.event_at = machine.at - HELD_S_MAX + 60
+    await hold.pause()
+    machine.at += 60
+    await released(machine)
+    watch.cancel()
