@@ -1,6 +1,6 @@
 """`python -m tests.bench [--quick] [--only NAME]`: run the suite, print the table, write the JSON.
 
-`--quick` is a check that everything runs, in under a minute; its figures are no evidence.
+`--quick` is a check that everything runs, in two minutes; its figures are no evidence.
 `--contender` leaves out the others, such as when no daemon is there to be measured.
 """
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small, short, one minute")
+    parser.add_argument("--quick", action="store_true", help="small, short, two minutes")
     parser.add_argument(
         "--only", default="", metavar="NAME", help="that one, or those with it in their name"
     )

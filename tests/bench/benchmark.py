@@ -90,11 +90,23 @@ class Result:
     @property
     def ratio(self) -> float | None:
         """How many times the second contender's `per_s` ours has; None without a second."""
+        return self._median_quotient("per_s")
+
+    @property
+    def cpu_ratio(self) -> float | None:
+        """How many times our CPU time per event the second contender takes.
+
+        Says what the work costs where something else has the machine too, which `ratio` cannot.
+        """
+        quotient = self._median_quotient("cpu_us")
+        return None if not quotient else 1 / quotient
+
+    def _median_quotient(self, figure: str) -> float | None:
         names = [contender.name for contender in self.benchmark.contenders]
-        if len(names) < 2:
+        if len(names) < 2 or figure not in self.runs[names[0]][0]:
             return None
         pairs = zip(self.runs[names[0]], self.runs[names[1]], strict=True)
-        return median(ours["per_s"] / theirs["per_s"] for ours, theirs in pairs)
+        return median(ours[figure] / theirs[figure] for ours, theirs in pairs)
 
 
 def measure(benchmark: Benchmark, session: Session, *, progress: Callable[[str], None]) -> Result:

@@ -56,18 +56,19 @@ def machine() -> dict[str, object]:
 
 def table(results: Sequence[Result]) -> str:
     """One line per contender; ours carries the ratio."""
-    lines = [["benchmark", "contender", *(title for _, title, _ in COLUMNS), "spread", "ratio"]]
+    titles = (title for _, title, _ in COLUMNS)
+    lines = [["benchmark", "contender", *titles, "spread", "CPU ratio", "ratio"]]
     for result in results:
         for place, contender in enumerate(result.benchmark.contenders):
             figures = result.median(contender.name)
-            ratio = result.ratio if place == 0 else None
+            ratios = (result.cpu_ratio, result.ratio) if place == 0 else (None, None)
             lines.append(
                 [
                     result.benchmark.title if place == 0 else "",
                     contender.name,
                     *(_cell(figures, name, shape) for name, _, shape in COLUMNS),
                     _spread(result, contender.name),
-                    "" if ratio is None else f"{ratio:.1f}x",
+                    *("" if ratio is None else f"{ratio:.1f}x" for ratio in ratios),
                 ]
             )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -104,6 +105,7 @@ def write_json(path: Path, results: Sequence[Result], facts: dict[str, object]) 
                 "title": result.benchmark.title,
                 "targets": list(result.benchmark.targets),
                 "ratio": result.ratio,
+                "cpu_ratio": result.cpu_ratio,
                 "contenders": {
                     name: {"median": result.median(name), "rounds": runs}
                     for name, runs in result.runs.items()

@@ -4,6 +4,8 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from tests.bench.__main__ import chosen, parse
 from tests.bench.benchmark import Benchmark, Contender, Figures, Session, measure
 from tests.bench.corpus import Corpus
@@ -21,7 +23,8 @@ class Scripted:
 
         def run(_session: Session) -> Figures:
             self.turns.append(name)
-            return {"per_s": left.pop(0), "rss_mb": 50.0}
+            per_s = left.pop(0)
+            return {"per_s": per_s, "cpu_us": 5e5 / per_s, "rss_mb": 50.0}
 
         return Contender(name, run)
 
@@ -38,6 +41,7 @@ def test_rounds_are_interleaved_and_the_ratio_is_of_rounds(bench_corpus: Corpus,
     result = measure(compared(script), session, progress=lambda _line: None)
     assert script.turns == ["daemon", "sdk"] * 3
     assert result.ratio == 9.0
+    assert result.cpu_ratio == pytest.approx(9.0)
     assert result.median("daemon")["per_s"] == 900.0
     assert result.spread("daemon", "per_s") == (100.0, 1200.0)
 
@@ -54,7 +58,17 @@ def test_table_and_json_tell_the_medians(bench_corpus: Corpus, tmp_path: Path):
     write_json(tmp_path / "out.json", [result], {"quick": True})
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["benchmarks"][0]["ratio"] == 9.0
+    assert document["benchmarks"][0]["cpu_ratio"] == pytest.approx(9.0)
     assert len(document["benchmarks"][0]["contenders"]["sdk"]["rounds"]) == 3
+
+
+def test_without_a_second_contender_there_is_no_ratio(bench_corpus: Corpus, tmp_path: Path):
+    session = Session(tmp_path, bench_corpus, tmp_path, is_quick=True)
+    alone = Scripted().contender("daemon", [1.0])
+    benchmark = Benchmark(name="fetch", title="fetch", contenders=[alone], rounds=1)
+    result = measure(benchmark, session, progress=lambda _line: None)
+    assert (result.ratio, result.cpu_ratio) == (None, None)
+    assert "x |" not in table([result])
 
 
 def test_a_run_that_fails_leaves_its_directory(bench_corpus: Corpus, tmp_path: Path):
