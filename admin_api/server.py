@@ -16,7 +16,7 @@ from aiohttp import web
 
 from admin_api.auth import Authenticator, Passwords
 from admin_api.clients import BrowserGuard, ClientAddresses
-from admin_api.handlers import all_handlers
+from admin_api.handlers import METHODS, all_handlers
 from admin_api.limits import FailureLimit, RequestLimit
 from admin_api.listener import listen
 from admin_api.ports import AdminPorts
@@ -35,6 +35,8 @@ from indexer.metrics import Metrics
 from indexer.model import Json
 from indexer.ports import Status
 from indexer.protocol.lexicon import LexiconCatalog
+
+__all__ = ["METHODS", "AdminSettings", "serve_admin", "serve_metrics"]
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 HEALTH_PATH = "/xrpc/_health"

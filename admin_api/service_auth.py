@@ -147,8 +147,8 @@ class ServiceTokens:
         await self._check_signature(token)
         self._use(token)
         if token.iat > self._newest_iat:
-            self._newest_iat = token.iat
             await self._accepted.raise_to(token.iat)
+            self._newest_iat = max(self._newest_iat, token.iat)
         return token.iss
 
     async def _check_signature(self, token: Token) -> None:

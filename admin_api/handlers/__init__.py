@@ -11,13 +11,34 @@ from admin_api.handlers.dead_letters import dead_letter_handlers
 from admin_api.handlers.repos import repo_handlers
 from admin_api.handlers.status import status_handlers
 from admin_api.ports import AdminPorts
-from admin_api.xrpc import Handler
+from admin_api.xrpc import Handler, LexiconBroken
 from indexer.clock import Clock
+
+METHODS = frozenset(
+    {
+        *(
+            f"pub.chive.admin.{name}"
+            for name in (
+                "cancelBackfill", "dismissDLQEntry", "getAuditLog", "getBackfillHistory",
+                "getBackfillStatus", "getFirehoseStatus", "getOverview", "getSystemHealth",
+                "listDLQEntries", "purgeOldDLQ", "rescanPDS", "retryAllDLQ", "retryDLQEntry",
+                "triggerBackfill", "triggerCitationExtraction", "triggerDIDSync",
+                "triggerFreshnessScan", "triggerFullReindex", "triggerGovernanceSync",
+                "triggerPDSScan",
+            )
+        ),
+        *(
+            f"pub.chive.indexer.{name}"
+            for name in ("createBackup", "getRepoState", "listRepos", "pauseStream", "resumeStream")
+        ),
+    }
+)  # fmt: skip
+"""All methods that are served; for documents and tests to be held against."""
 
 
 def all_handlers(ports: AdminPorts, *, clock: Clock) -> Mapping[str, Handler]:
-    """NSID -> handler, of every method that is served."""
-    return {
+    """NSID -> handler, of every method in `METHODS`."""
+    handlers = {
         **backfill_handlers(ports.backfills, clock=clock),
         **status_handlers(ports.status, clock=clock),
         **dead_letter_handlers(ports.letters),
@@ -25,3 +46,7 @@ def all_handlers(ports: AdminPorts, *, clock: Clock) -> Mapping[str, Handler]:
         **repo_handlers(ports.repos),
         **daemon_handlers(ports.stream, ports.backups),
     }
+    if handlers.keys() != METHODS:
+        odd = ", ".join(sorted(handlers.keys() ^ METHODS))
+        raise LexiconBroken(f"METHODS and handlers differ: {odd}")
+    return handlers

@@ -40,8 +40,8 @@ from admin_api.service_auth import (
     RETRY_S,
     ServiceTokens,
 )
-from admin_api.xrpc import json_response, refusal
-from indexer.errors import RequestRefused
+from admin_api.xrpc import error_response, json_response, refusal
+from indexer.errors import LocalBusy, RequestRefused
 from indexer.metrics import Metrics
 from tests.devnet.keys import derive_key, high_s, multibase
 
@@ -86,6 +86,8 @@ class Door:
             actor = await self._auth.authenticate(incoming, path.removeprefix("/xrpc/"))
         except RequestRefused as error:
             return refusal(error)
+        except LocalBusy as error:
+            return error_response(503, "NotEnoughResources", str(error))
         return json_response(200, {"did": actor.did, "own": actor.own_did})
 
     async def knock(self, *credentials: str, nsid: str = NSID) -> Answer:
@@ -354,6 +356,15 @@ async def test_a_used_token_stays_used_after_a_restart(door: Door):
     assert door.counted() == {"token_stale": 1}
     door.clock.at += 1
     assert (await door.knock("Bearer " + mint(iat=NOW + 1))).status == 200
+
+
+async def test_nobody_is_let_in_while_it_cannot_be_remembered(door: Door):
+    door.horizon.is_full = True
+    for number in range(2):
+        assert (await door.knock("Bearer " + mint(jti=str(number)))).status == 503
+    door.horizon.is_full = False
+    assert (await door.knock("Bearer " + mint(jti="3"))).status == 200
+    assert door.horizon.at == NOW
 
 
 async def test_a_full_table_of_used_tokens_forgets_none_that_could_be_used_again(door: Door):

@@ -6,7 +6,7 @@ import base64
 import json
 from typing import Any
 
-from indexer.errors import DidGone, Unavailable
+from indexer.errors import DidGone, LocalBusy, Unavailable
 from indexer.protocol.did_document import DidDocument
 from tests.devnet.keys import SigningKey, derive_key, multibase
 
@@ -61,12 +61,15 @@ class Horizon:
 
     def __init__(self) -> None:
         self.at = 0
+        self.is_full = False
 
     async def load(self) -> int:
         return self.at
 
     async def raise_to(self, issued_at: int) -> None:
         assert issued_at > self.at
+        if self.is_full:
+            raise LocalBusy("SQLITE_FULL")
         self.at = issued_at
 
 
