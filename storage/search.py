@@ -38,8 +38,7 @@ _FOUND = f"""
 WITH ranked AS MATERIALIZED (
     SELECT id, score FROM (
         SELECT eprint_search.rowid AS id, bm25(eprint_search, {WEIGHTS}) AS score
-        FROM eprint_search
-        CROSS JOIN eprint_submission AS eprint ON eprint.rowid = eprint_search.rowid
+        FROM eprint_search{{joined}}
         WHERE eprint_search MATCH :match{{filters}}
         ORDER BY eprint_search.rowid DESC LIMIT {RANKED_MAX})
     ORDER BY score, id DESC LIMIT :limit OFFSET :offset
@@ -56,15 +55,22 @@ WHERE eprint_search MATCH :match
 ORDER BY ranked.score, ranked.id DESC
 """  # noqa: S608 - constants
 
+# Only where a filter asks for it: the rows are wide, and most matches are never shown. The index
+# holds visible accounts, give or take the second that it lags; what is shown is looked up in views.
+_JOINED = f"""
+        CROSS JOIN eprint_submission{GENERATION} AS eprint
+            ON eprint.record_id = eprint_search.rowid"""
 _AUTHOR = f"""
-          AND (eprint.did = :author OR eprint.submitted_by = :author OR EXISTS (
+          AND (eprint.submitted_by = :author OR EXISTS (
               SELECT 1 FROM eprint_author{GENERATION} AS author
-              WHERE author.record_id = eprint.rowid
-                AND :author IN (author.author_did, author.handle, author.orcid)))"""  # noqa: S608 - constants
+              WHERE author.record_id = eprint.record_id
+                AND :author IN (author.author_did, author.handle, author.orcid)) OR EXISTS (
+              SELECT 1 FROM record JOIN repo ON repo.id = record.repo_id
+              WHERE record.id = eprint.record_id AND repo.did = :author))"""  # noqa: S608 - constants
 _FIELD = f"""
           AND EXISTS (
               SELECT 1 FROM mark{GENERATION} AS mark
-              WHERE mark.record_id = eprint.rowid AND mark.name = 'field'
+              WHERE mark.record_id = eprint.record_id AND mark.name = 'field'
                 AND mark.subject = :field)"""  # noqa: S608 - constants
 _YEAR = """
           AND substr(eprint.created_at, 1, 4) = :year"""
@@ -134,7 +140,8 @@ def search_eprints(
     if not terms:
         return []
     parameters["match"] = " AND ".join(terms)
-    rows = connection.execute(_FOUND.format(filters=filters), parameters)
+    statement = _FOUND.format(joined=_JOINED if filters else "", filters=filters)
+    rows = connection.execute(statement, parameters)
     return [
         FoundEprint(
             uri=row[0],

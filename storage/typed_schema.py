@@ -67,7 +67,7 @@ def create_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[
     yield SEARCH_TRIGGER
     yield (
         f'CREATE VIRTUAL TABLE "{search.table}" USING fts5({", ".join(search.columns)},'
-        " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"
+        " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3 4')"
     )
 
 
