@@ -59,6 +59,8 @@ def _copy(database: Path, target: Path) -> int:
     partial = target.with_name(target.name + PARTIAL)
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in target.parent.glob(f"index-*{PARTIAL}"):
+            left.unlink(missing_ok=True)  # by a process that was killed: there is no other writer
         _check_space(database, target.parent)
         try:
             _vacuum_into(database, partial)

@@ -21,7 +21,7 @@ from storage.tracked import TrackedRepos
 
 _T = TypeVar("_T")
 
-LETTERS_MAX = 250
+LETTERS_MAX = 100
 """Letters changed in one transaction, which may hold the writer for 50 ms at most."""
 
 LETTER_ID_MAX = 2**63 - 1
