@@ -22,6 +22,9 @@ from storage.typed_schema import GENERATION
 INLINE_ROWS = 50
 """Rows of other records rewritten in the transaction that reaches them: some 20 ms."""
 
+RECEIVED_MAX = 2000
+"""Records of others, the first known, whose texts a row holds: each new one reads all of them."""
+
 PrepareStored = Callable[[str, str, str, str], PreparedRecord]
 """(did, path, CID text, stored JSON) -> the record made ready, as on every other path."""
 
@@ -42,10 +45,11 @@ ORDER BY own.text
 
 _RECEIVED = f"""
 SELECT DISTINCT mark.text
-FROM mark{GENERATION} AS mark
+FROM (SELECT record_id, text FROM mark{GENERATION}
+      WHERE name = ? AND subject = ? ORDER BY record_id LIMIT {RECEIVED_MAX}) AS mark
 JOIN record ON record.id = mark.record_id
 JOIN repo ON repo.id = record.repo_id
-WHERE mark.name = ? AND mark.subject = ? AND repo.account_status = 'active'
+WHERE repo.account_status = 'active'
 ORDER BY mark.text
 """  # noqa: S608 - constants
 

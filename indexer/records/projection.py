@@ -22,11 +22,13 @@ The contract with storage, for each type of the registry:
     - each of `labels`: a JSON list of `{"uri", "label", "id"}` over the subjects of this record's
       own marks named `mark`, in order of `text`: label is the text of the subject's mark `label`
       upon itself (null until it arrives), id the last part of the URI.
-* Where `Projection.search` is set, one row of the FTS5 table `SEARCH.table` with rowid = record id
+* Where `Projection.search` is set and the account is visible, one row of the FTS5 table
+  `SEARCH.table` with rowid = record id
   and `SEARCH.columns`: `SEARCH.own` from the projection; `SEARCH.labels` maps a column to a mark of
   this record, whose subjects' labels it holds; `SEARCH.received` maps a column to a mark that
-  other records set on this URI, whose texts it holds. When a mark named in `received` or `label`
-  changes, the rows that it reaches are written again in the same transaction.
+  other records set on this URI, whose texts it holds; both of visible accounts. When a mark named
+  in `received` or `label` changes, the rows that it reaches are written again in the same
+  transaction, and those beyond what one transaction may take soon after.
 """
 
 from __future__ import annotations

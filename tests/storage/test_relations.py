@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.search_rows import RECEIVED_MAX
 from tests.storage.typed_world import ALICE, BOB, CAROL, GOVERNANCE, TypedWorld, typed_world
 from tests.unit.records.record_examples import CID, full, minimal
 
@@ -293,3 +294,20 @@ async def test_field_labels_are_json_whatever_they_hold(world):
     ]
     await world.commit(BOB, {f"{EPRINT}/3k22222222222": minimal(EPRINT)})
     assert await world.one("SELECT fields FROM eprint_submission") == "[]"
+
+
+async def test_tags_beyond_the_bound_wait_until_others_are_gone(world):
+    eprint_path = PAPER.split("/", 3)[3]
+    tag = "pub.chive.eprint.userTag"
+    await world.commit(BOB, {eprint_path: minimal(EPRINT)})
+    paths = [f"{tag}/tag{n:05}" for n in range(RECEIVED_MAX + 1)]
+    await world.fetch(
+        ALICE,
+        {path: minimal(tag) | {"eprintUri": PAPER, "tag": path[-5:]} for path in paths},
+    )
+    matching = "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH ?"
+    ids = dict(await world.rows("SELECT tag, rowid FROM eprint_user_tag"))
+    first, last = min(ids, key=ids.get), max(ids, key=ids.get)
+    assert (await world.one(matching, first), await world.one(matching, last)) == (1, 0)
+    await world.commit(ALICE, {f"{tag}/tag{first}": None})
+    assert (await world.one(matching, first), await world.one(matching, last)) == (0, 1)
