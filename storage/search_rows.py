@@ -22,6 +22,9 @@ from storage.typed_schema import GENERATION
 INLINE_ROWS = 50
 """Rows of other records rewritten in the transaction that reaches them: some 20 ms."""
 
+REPO_TASK, _RECEIVED_TASK = "repo", "received"
+"""Kinds of the queue, besides the names of marks whose subject has another label."""
+
 RECEIVED_MAX = 2000
 """Records of others, the first known, whose texts a row holds: each new one reads all of them."""
 
@@ -70,6 +73,7 @@ WHERE record_id IN (SELECT value FROM json_each(?))
 
 _QUEUE = f"INSERT OR REPLACE INTO search_queue{GENERATION} VALUES (?, ?, ?)"  # noqa: S608 - a constant
 _NEXT = f"SELECT kind, subject, after FROM search_queue{GENERATION} LIMIT 1"  # noqa: S608 - a constant
+_SAME = f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ? LIMIT ?"  # noqa: S608 - a constant
 _DONE = f"DELETE FROM search_queue{GENERATION} WHERE kind = ? AND subject = ?"  # noqa: S608 - a constant
 
 _OF_REPO = """
@@ -137,9 +141,10 @@ class SearchRows:
                     if row.repo_id in visible
                 ],
             )
-        own = {row.uri for row in rows}
-        for uri in reached.received - own:
+        others = sorted(reached.received - {row.uri for row in rows})
+        for uri in others[:INLINE_ROWS]:
             self._rewrite_received(connection, uri)
+        connection.executemany(_QUEUE, [(_RECEIVED_TASK, uri, "") for uri in others[INLINE_ROWS:]])
         for uri in reached.labelled:
             for name in self._search.labels.values():
                 self._rewrite_labels(connection, name, uri, after=0)
@@ -171,8 +176,12 @@ class SearchRows:
         if task is None:
             return False
         kind, subject, after = task
-        if kind == "repo":
+        if kind == REPO_TASK:
             self._turn_repo(connection, int(subject), after, prepare, rows_max)
+        elif kind == _RECEIVED_TASK:
+            for (uri,) in connection.execute(_SAME, (kind, rows_max)).fetchall():
+                connection.execute(_DONE, (kind, uri))
+                self._rewrite_received(connection, uri)
         else:
             connection.execute(_DONE, (kind, subject))
             self._rewrite_labels(connection, kind, subject, after=int(after), rows_max=rows_max)
@@ -199,9 +208,9 @@ class SearchRows:
                 rows.append(SearchRow(record_id, repo_id, f"at://{did}/{path}", projection))
         self.insert(connection, rows, reached)
         if len(found) < rows_max:
-            connection.execute(_DONE, ("repo", str(repo_id)))
+            connection.execute(_DONE, (REPO_TASK, str(repo_id)))
         else:
-            connection.execute(_QUEUE, ("repo", str(repo_id), found[-1][2]))
+            connection.execute(_QUEUE, (REPO_TASK, str(repo_id), found[-1][2]))
 
     def _labels(self, connection: sqlite3.Connection, record_id: int, name: str) -> str:
         return _joined(connection.execute(_LABELS, (LABEL_MARK, record_id, name)))

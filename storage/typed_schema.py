@@ -21,8 +21,8 @@ CREATE TABLE mark{GENERATION} (
 
 SEARCH_QUEUE = f"""
 CREATE TABLE search_queue{GENERATION} (
-    kind TEXT NOT NULL,                     -- repo | name of a mark whose subject has another label
-    subject TEXT NOT NULL,                  -- id of the repo | URI of the subject
+    kind TEXT NOT NULL,                     -- repo | received | name of a mark
+    subject TEXT NOT NULL,                  -- id of the repo | URI: received other texts | labelled
     after TEXT NOT NULL,                    -- last path or record id that is done
     PRIMARY KEY (kind, subject)
 ) STRICT, WITHOUT ROWID

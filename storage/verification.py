@@ -19,7 +19,7 @@ from indexer.protocol.cbor import json_to_dag_cbor
 from indexer.protocol.cid import cid_text, dag_cbor_cid
 from indexer.records.projection import Projection, RecordType, SearchIndex
 from storage.database import file_lock
-from storage.search_rows import PrepareStored, SearchRow, SearchRows
+from storage.search_rows import REPO_TASK, PrepareStored, SearchRow, SearchRows
 from storage.typed_schema import GENERATION
 
 CHUNK_ROWS = 500
@@ -230,12 +230,18 @@ class Verification:
 
     def _check_search(self, chunk: _Chunk) -> Iterator[Difference]:
         """Rows that the queue still owes are not held against it."""
-        queue = self._connection.execute(
-            f"SELECT kind, subject FROM search_queue{GENERATION}"  # noqa: S608 - a constant
-        ).fetchall()
-        owed = {int(subject) for kind, subject in queue if kind == "repo"}
+        is_owing = self._connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM search_queue{GENERATION})"  # noqa: S608 - a constant
+        ).fetchone()[0]
+        owed = {
+            int(row[0])
+            for row in self._connection.execute(
+                f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ?",  # noqa: S608 - a constant
+                (REPO_TASK,),
+            )
+        }
         columns = (*self._search.own, *self._search.labels, *self._search.received)
-        compared = len(self._search.own) if queue else len(columns)
+        compared = len(self._search.own) if is_owing else len(columns)
         names = ", ".join(f'"{column}"' for column in columns)
         stored = {
             row[0]: tuple(row[1 : 1 + compared])

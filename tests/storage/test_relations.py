@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.search_rows import RECEIVED_MAX
+from storage.search_rows import INLINE_ROWS, RECEIVED_MAX
 from tests.storage.typed_world import ALICE, BOB, CAROL, GOVERNANCE, TypedWorld, typed_world
 from tests.unit.records.record_examples import CID, full, minimal
 
@@ -311,3 +311,21 @@ async def test_tags_beyond_the_bound_wait_until_others_are_gone(world):
     assert (await world.one(matching, first), await world.one(matching, last)) == (1, 0)
     await world.commit(ALICE, {f"{tag}/tag{first}": None})
     assert (await world.one(matching, first), await world.one(matching, last)) == (0, 1)
+
+
+async def test_tags_on_many_eprints_reach_all_of_them_in_parts(world):
+    tag, count = "pub.chive.eprint.userTag", 2 * INLINE_ROWS + 1
+    rkeys = [f"n{n:03}" for n in range(count)]
+    await world.fetch(BOB, {f"{EPRINT}/{rkey}": minimal(EPRINT) for rkey in rkeys})
+    on = (f"at://{BOB}/{EPRINT}/{rkey}" for rkey in rkeys)
+    tags = {
+        f"{tag}/t{n}": minimal(tag) | {"eprintUri": uri, "tag": "birds"} for n, uri in enumerate(on)
+    }
+    await world.commit(ALICE, tags)
+    tagged = "SELECT count(*) FROM eprint_search WHERE tags = 'birds'"
+    assert await world.one(tagged) == INLINE_ROWS
+    await world.settle()
+    assert await world.one(tagged) == count
+    await world.purge(ALICE)
+    await world.settle()
+    assert await world.one(tagged) == 0

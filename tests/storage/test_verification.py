@@ -167,3 +167,16 @@ def test_tables_of_another_governance_account_are_refused(index: Path):
     runner = click.testing.CliRunner()
     result = runner.invoke(commands, ["verify", "--config", str(config)], standalone_mode=False)
     assert "made by another version or for another governance.did" in str(result.exception)
+
+
+async def test_what_the_queue_still_owes_is_no_difference(tmp_path: Path):
+    async with typed_world(tmp_path) as world:
+        await world.commit(ALICE, {f"{EPRINT}/3kabcdefghi2b": minimal(EPRINT)})
+        await world.commit(
+            BOB, {f"{TAG}/3ktag22222222": minimal(TAG) | {"eprintUri": URI, "tag": "fieldwork"}}
+        )
+        for did in (ALICE, BOB):
+            await world.set_account(did, active=False)
+            assert (await asyncio.to_thread(verify, world.path))[0] == 0
+            await world.settle()
+            assert (await asyncio.to_thread(verify, world.path))[0] == 0
