@@ -25,6 +25,7 @@ PASSWORD = "interop admin password"
 READY_S = 30.0
 STOP_S = 15.0
 OPERATION_S = 60.0
+METRIC_S = 30.0
 LOG_TAIL = 4000
 
 Labels = frozenset[tuple[str, str]]
@@ -136,6 +137,17 @@ class DaemonProcess:
     async def metric(self, name: str) -> float:
         """The sum of one metric over its labels."""
         return sum((await self.metrics(name)).values())
+
+    async def metric_becomes(self, name: str, value: float) -> None:
+        ends = time.monotonic() + METRIC_S
+        while (found := await self.metric(name)) != value:
+            assert time.monotonic() < ends, f"{name} is {found}, not {value}\n{self.log}"
+            await asyncio.sleep(0.05)
+
+    async def live_records(self) -> float:
+        """How many changes of records came from verified commits, not from fetched repos."""
+        samples = await self.metrics("chive_records_total")
+        return sum(n for labels, n in samples.items() if ("source", "live") in labels)
 
     async def verify_failures(self) -> dict[str, float]:
         """Check -> how often upstream data failed it; checks that never failed are left out."""
