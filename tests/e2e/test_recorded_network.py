@@ -38,9 +38,9 @@ def expected(network: RecordedNetwork) -> dict[str, tuple[str, Any]]:
     return records
 
 
-NO_DIFFERENCE: dict[str, list[str]] = dict.fromkeys(
-    ("missing", "extra", "cid", "value", "hidden"), []
-)
+NO_DIFFERENCE: dict[str, list[str]] = {
+    kind: [] for kind in ("missing", "extra", "cid", "value", "hidden")
+}
 
 
 def hidden_records(network: RecordedNetwork, want: dict[str, tuple[str, Any]]) -> set[str]:
