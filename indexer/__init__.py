@@ -1,0 +1,1 @@
+"""The daemon: everything but its store, its admin surface and its tests."""
