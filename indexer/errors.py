@@ -96,6 +96,10 @@ class Unavailable(ChiveIndexerError):
         self.retry_after_s = retry_after_s
 
 
+class NotServed(Unavailable):
+    """A host does not offer a method, or not in the form that we need: use another one there."""
+
+
 class LocalBusy(ChiveIndexerError):
     """This machine is short of something that will come back: wait, retry, pause intake."""
 

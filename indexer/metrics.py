@@ -27,7 +27,16 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from indexer.errors import Check
-from indexer.model import AccountStatus, Applied, OperationStatus, OperationType, RepoState, Source
+from indexer.model import (
+    AccountStatus,
+    Applied,
+    FetchMethod,
+    GapReason,
+    OperationStatus,
+    OperationType,
+    RepoState,
+    Source,
+)
 from indexer.planning import Outcome
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no annotation here
@@ -90,8 +99,9 @@ class Metrics:
             "chive_firehose_reconnects", "Connections given up", ["reason"], registry=registry
         )
         self.firehose_gaps = _counter(
-            "firehose_gaps", "Losses noticed", registry, reason=("outdated_cursor",)
+            "firehose_gaps", "Losses noticed", registry, reason=tuple(GapReason)
         )
+        self.firehose_gaps_open = _gauge("firehose_gaps_open", "Losses not yet repaired", registry)
         self.event_outcomes = Counter(
             "chive_event_outcomes",
             "What became of events of tracked repos",
@@ -156,7 +166,7 @@ class Metrics:
             "chive_resync_duration_seconds", "Resync attempts", buckets=SLOW_S, registry=registry
         )
         self.resync_bytes = _counter(
-            "resync_bytes", "Bytes fetched from repos", registry, method=("car",)
+            "resync_bytes", "Bytes fetched from repos", registry, method=tuple(FetchMethod)
         )
 
     def _define_backfills(self) -> None:
@@ -225,6 +235,8 @@ class Metrics:
             self.event_outcomes.labels(outcome, source).inc(count)
         for check, count in applied.checks.items():
             self.verify_failures.labels(check).inc(count)
+        for reason, count in applied.gaps.items():
+            self.firehose_gaps.labels(reason).inc(count)
         self.count_records(applied.records, source)
 
     def count_records(self, records: Mapping[tuple[str, str], int], source: str) -> None:

@@ -118,6 +118,23 @@ class Source(StrEnum):
     BACKFILL = "backfill"
 
 
+class GapReason(StrEnum):
+    """Why part of a stream was not seen: label of `chive_firehose_gaps_total`."""
+
+    OUTDATED_CURSOR = "outdated_cursor"
+    """The relay no longer has what followed our cursor."""
+    SEQ_REGRESSION = "seq_regression"
+    """A sequence number came after higher ones that had been applied."""
+    QUARANTINED = "quarantined"
+    """A frame that cannot be decoded was passed over."""
+    RELAY_CHANGED = "relay_changed"
+    """A stream without a cursor of its own is followed after another one."""
+    FUTURE_CURSOR = "future_cursor"
+    """The relay's numbers ended before our cursor, and its present is followed."""
+    CURSOR_RESET = "cursor_reset"
+    """An operator moved the cursor ahead."""
+
+
 class OperationType(StrEnum):
     """The six backfills, spelled as the lexicon of `pub.chive.admin.triggerBackfill` does."""
 
@@ -154,6 +171,15 @@ class KeyRange:
         """First key after the range: the prefix with its last byte raised by one."""
         raw = self.prefix.encode()
         return raw[:-1] + bytes([raw[-1] + 1])
+
+
+class FetchMethod(StrEnum):
+    """How the content of a repo is fetched: label of `chive_resyncs_total`."""
+
+    CAR = "car"
+    """Whole, by getRepo."""
+    SPARSE = "sparse"
+    """Only the part of the tree that is in scope, by getRecord and getBlocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +243,33 @@ class Applied:
     records: Counter[tuple[str, str]] = field(default_factory=Counter)  # (collection, action)
     tracked: list[str] = field(default_factory=list)  # DIDs tracked from now on
     is_work_added: bool = False  # whether a resync worker has something new to claim
+    gaps: Counter[GapReason] = field(default_factory=Counter)  # opened
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapSeen:
+    """Part of a stream was missed. A bound of None is what the cursor says, or not known yet."""
+
+    reason: GapReason
+    after_seq: int | None = None  # last event before it
+    before_seq: int | None = None  # first event after it
+    before_at: float | None = None  # its `time`, unix seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A durable gap. Times are unix seconds; None: not known, or not yet."""
+
+    id: int
+    url: str
+    reason: str
+    after_seq: int | None
+    after_at: float | None
+    before_seq: int | None
+    before_at: float | None
+    detected_at: float
+    surveyed_at: float | None  # when its repair began
+    repaired_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +295,8 @@ class Operation:
     checkpoint: Json  # the type's own, from which a restart resumes
     error: str | None
     cancel_requested: bool
+    units_failed: int = 0
+    note: str | None = None  # what an operator should know of how it ran
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,8 +306,18 @@ class SettledUnit:
     unit: str
     outcome: str
     records: int
+    is_failed: bool = False  # whether it counts among the failures
     message: str | None = None  # why, where it failed
     checkpoint: Json = None  # where to resume from, saved in the same transaction; None: as it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedUnit:
+    """One of the units of an operation that failed."""
+
+    unit: str
+    outcome: str
+    message: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +340,7 @@ class StoreCounts:
     accounts: dict[str, int]  # AccountStatus value -> repos
     records: dict[str, int]  # collection -> rows
     dead_letters: dict[str, int]  # reason -> rows
+    open_gaps: int = 0  # of the streams, not repaired yet
 
 
 @dataclass(frozen=True, slots=True)

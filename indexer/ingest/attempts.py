@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from indexer.model import AccountStatus
+from indexer.model import AccountStatus, FetchMethod
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
 
@@ -25,6 +25,13 @@ class Result(StrEnum):
     TOO_LARGE = "too_large"
     FAILED = "failed"
     STALE = "stale"
+
+
+@dataclass(slots=True)
+class Route:
+    """By which method an attempt fetches; it counts as `car` until it fetches."""
+
+    method: FetchMethod = FetchMethod.CAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,3 +90,16 @@ class RepoHosts(Protocol):
 
     def fetch_repo(self, pds_url: str, did: str) -> AbstractAsyncContextManager[Archive]:
         """The whole repo. Raises `RepoTooLarge` beyond the byte cap."""
+
+    async def fetch_proof(
+        self, pds_url: str, did: str, path: tuple[str, str], *, bytes_max: int
+    ) -> bytes:
+        """Archive of the commit and the tree's nodes from its root to `path`, present or absent.
+
+        `path` is (collection, rkey). Raises `NotServed` where the host has no proof to give.
+        """
+
+    async def fetch_blocks(
+        self, pds_url: str, did: str, cids: Sequence[bytes], *, bytes_max: int
+    ) -> bytes | None:
+        """Archive of these blocks, without a root; None where the host refuses to give them."""

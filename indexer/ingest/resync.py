@@ -37,15 +37,15 @@ from indexer.errors import (
     RepoTooLarge,
     Unavailable,
 )
-from indexer.ingest.attempts import Archive, RepoHosts, Result, Resync
-from indexer.ingest.snapshot import Leaves, RepoSnapshot, narrowed, open_snapshot, prepare_chunk
+from indexer.ingest.attempts import RepoHosts, Result, Resync, Route
+from indexer.ingest.reading import RepoReader
+from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
-from indexer.model import AccountStatus, DeadLetterDraft, RepoState, Wanted
+from indexer.model import AccountStatus, DeadLetterDraft, FetchMethod, RepoState, Wanted
 from indexer.planning import CommitSeen, Repo
 from indexer.ports import RepoRows, WorkQueue
 from indexer.protocol.commit import REV_AHEAD_S_MAX
-from indexer.protocol.frame import decode_frame
 from indexer.protocol.keys import VerifyingKey
 from indexer.protocol.syntax import is_tid, tid_timestamp_us
 
@@ -108,6 +108,10 @@ class Resyncer:
         self._metrics = metrics
         self._stream_at = stream_at  # time of the newest applied live event, unix seconds
         self._work = asyncio.Event()
+        self._reader = RepoReader(hosts, rows, verifier.scope, clock=clock, metrics=metrics)
+        for result in Result:
+            for method in FetchMethod:
+                metrics.resyncs.labels(result, method)
 
     def wake(self) -> None:
         """Something has been added to the queue."""
@@ -155,8 +159,9 @@ class Resyncer:
     async def attempt(self, claim: Claim, *, is_operator: bool = False) -> Resync:
         """Do what the claim asks for; the repo row says afterwards how it went."""
         started = self._clock.monotonic()
+        route = Route()
         try:
-            outcome = await self._attempt(claim, is_operator=is_operator)
+            outcome = await self._attempt(claim, route, is_operator=is_operator)
         except StaleClaim as error:
             outcome = Resync(result=Result.STALE, reason=str(error))
         except RepoTooLarge as error:
@@ -175,18 +180,19 @@ class Resyncer:
             # An operation was cancelled, or the process stops: somebody else will do the work.
             await asyncio.shield(self._settle(claim, Result.STALE, "cancelled", given_back, None))
             raise
-        self._metrics.resyncs.labels(outcome.result, "car").inc()
+        self._metrics.resyncs.labels(outcome.result, route.method).inc()
         self._metrics.resync_duration_seconds.observe(self._clock.monotonic() - started)
         log.info(
             "repo.resynced" if outcome.reason is None else "repo.resync_ended",
             did=claim.did,
             result=outcome.result,
+            method=route.method,
             records=outcome.records,
             reason=outcome.reason,
         )
         return outcome
 
-    async def _attempt(self, claim: Claim, *, is_operator: bool) -> Resync:  # noqa: PLR0911 - one a way that it can end
+    async def _attempt(self, claim: Claim, route: Route, *, is_operator: bool) -> Resync:  # noqa: PLR0911 - one a way that it can end
         try:
             document = await self._hosts.resolve(claim.did)
         except DidGone as gone:
@@ -224,7 +230,7 @@ class Resyncer:
             later = await self._worth_waiting_until(claim, status.rev)
             if later is not None:
                 return await self._finish(claim, None, key, is_confirmed=True, look_again_at=later)
-        return await self._fetch(claim, document.pds_url, key, status.rev)
+        return await self._fetch(claim, route, document.pds_url, key, status.rev)
 
     async def _worth_waiting_until(self, claim: Claim, host_rev: str | None) -> float | None:
         """Unix seconds at which to compare again, where a fetch may be spared; None: fetch now."""
@@ -255,44 +261,21 @@ class Resyncer:
         return host_rev is not None and host_rev == known
 
     async def _fetch(
-        self, claim: Claim, pds_url: str, key: VerifyingKey, host_rev: str | None
+        self, claim: Claim, route: Route, pds_url: str, key: VerifyingKey, host_rev: str | None
     ) -> Resync:
         claim = await self._rows.begin_fetch(claim)
-        async with self._hosts.fetch_repo(pds_url, claim.did) as archive:
-            self._metrics.resync_bytes.labels("car").inc(archive.size_bytes)
-            snapshot = await self._open(claim, archive, key)
+        async with self._reader.open(claim, route, pds_url, key) as snapshot:
             rev = snapshot.commit.rev
             if claim.repo.rev is not None and rev < claim.repo.rev:
                 raise Unavailable(f"the host serves {rev}, older than our {claim.repo.rev}")
             return await self._merge(claim, snapshot, key, host_rev)
-
-    async def _open(self, claim: Claim, archive: Archive, key: VerifyingKey) -> RepoSnapshot:
-        """The archive's verified commit; the directory's log is asked only where it may help."""
-        opened = partial(
-            open_snapshot,
-            archive.root,
-            archive.load,
-            did=claim.did,
-            key=key,
-            scope=self._verifier.scope,
-            known=(claim.repo.rev, claim.repo.data),
-            now_s=self._clock.now(),
-        )
-        try:
-            return await asyncio.to_thread(opened)
-        except InvalidUpstream as error:
-            if error.check is not Check.SIGNATURE:
-                raise
-        return await asyncio.to_thread(opened, former=await self._hosts.former_keys(claim.did))
 
     async def _merge(
         self, claim: Claim, snapshot: RepoSnapshot, key: VerifyingKey, host_rev: str | None
     ) -> Resync:
         rest: Leaves | None = None
         while True:
-            found = await asyncio.to_thread(snapshot.next_leaves) if rest is None else rest
-            ours = await self._rows.cids_between(claim, found.after, found.upto)
-            leaves, rest = narrowed(found, ours)
+            leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
             texts, records = await asyncio.to_thread(
                 prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
             )
@@ -352,7 +335,7 @@ class Resyncer:
     ) -> list[tuple[int, CommitSeen]]:
         if not pending:
             return []
-        frames = [RawFrame(decode_frame(data), data) for _, data in pending]
+        frames = [RawFrame.decoded(data) for _, data in pending]
         commits = await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
         return [(row[0], commit) for row, commit in zip(pending, commits, strict=True)]
 

@@ -6,13 +6,15 @@ small enough for one transaction each.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from indexer.claims import CHUNK_ROWS
+from indexer.claims import CHUNK_ROWS, Claim
 from indexer.errors import Check, InvalidUpstream
 from indexer.model import PreparedRecord, Scope
+from indexer.ports import RepoRows
 from indexer.protocol.cid import cid_text
 from indexer.protocol.commit import (
     SignedCommit,
@@ -130,6 +132,19 @@ def narrowed(leaves: Leaves, ours: dict[str, str]) -> tuple[Leaves, Leaves | Non
     within = [item for item in leaves.items if item[0] <= cut]
     beyond = leaves.items[len(within) :]
     return Leaves(leaves.after, cut, tuple(within)), Leaves(cut, leaves.upto, beyond)
+
+
+async def compare_next(
+    rows: RepoRows, claim: Claim, snapshot: RepoSnapshot, rest: Leaves | None
+) -> tuple[Leaves, Leaves | None, dict[str, str]]:
+    """The next leaves, what remains of their chunk, and our rows in their range: path -> CID text.
+
+    `rest` is what remained the last time.
+    """
+    found = await asyncio.to_thread(snapshot.next_leaves) if rest is None else rest
+    ours = await rows.cids_between(claim, found.after, found.upto)
+    leaves, rest = narrowed(found, ours)
+    return leaves, rest, ours
 
 
 def prepare_chunk(

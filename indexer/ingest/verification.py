@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from indexer.clock import Clock
 from indexer.errors import InvalidUpstream
@@ -23,7 +24,7 @@ from indexer.planning import (
 from indexer.protocol.cid import cid_text
 from indexer.protocol.commit import VerifiedCommit, verify_commit, verify_sync
 from indexer.protocol.events import CommitEvent, parse_account, parse_commit, parse_sync
-from indexer.protocol.frame import Frame
+from indexer.protocol.frame import Frame, decode_frame
 from indexer.protocol.keys import VerifyingKey
 from indexer.protocol.syntax import datetime_to_unix, is_tid
 
@@ -37,6 +38,11 @@ class RawFrame:
 
     frame: Frame
     data: bytes
+
+    @classmethod
+    def decoded(cls, data: bytes) -> Self:
+        """Both, of the bytes. Raises `InvalidUpstream`."""
+        return cls(decode_frame(data), data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
-from indexer.errors import Check, InvalidUpstream, RepoTooLarge, Unavailable
+from indexer.errors import Check, InvalidUpstream, NotServed, RepoTooLarge, Unavailable
 from indexer.model import AccountStatus, account_status
 from indexer.network.answers import XrpcFailure
 from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
 from indexer.network.spool import CarSpool, SpoolFolder
+from indexer.protocol.cid import cid_text
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import is_tid
@@ -101,6 +103,49 @@ class RepoNetwork:
                 raise _of_the_moment(error) from error
             yield spool
 
+    async def fetch_proof(
+        self, pds_url: str, did: str, path: tuple[str, str], *, bytes_max: int
+    ) -> bytes:
+        """Archive of the commit and the tree's nodes from its root to `path`, present or absent.
+
+        `path` is (collection, rkey). Raises `NotServed` where the host has no proof to give,
+        `InvalidUpstream` (`LIMITS`) beyond `bytes_max`.
+        """
+        collection, rkey = path
+        query = [("did", did), ("collection", collection), ("rkey", rkey)]
+        try:
+            return await self._get_archive(pds_url, "getRecord", query, bytes_max)
+        except XrpcFailure as error:
+            if _is_about_repo(error):
+                raise Unavailable(f"{pds_url}: getRecord: {error}") from error
+            raise NotServed(f"{pds_url}: getRecord: {error}") from error
+
+    async def fetch_blocks(
+        self, pds_url: str, did: str, cids: Sequence[bytes], *, bytes_max: int
+    ) -> bytes | None:
+        """Archive of these blocks, without a root; None where the host refuses to give them.
+
+        Hosts refuse all of them when one is gone, in the same words as a method that they do not
+        know. Raises `InvalidUpstream` (`LIMITS`) beyond `bytes_max`.
+        """
+        query = [("did", did), *(("cids", cid_text(cid)) for cid in cids)]
+        try:
+            return await self._get_archive(pds_url, "getBlocks", query, bytes_max)
+        except XrpcFailure as error:
+            if _is_about_repo(error):
+                raise Unavailable(f"{pds_url}: getBlocks: {error}") from error
+            return None
+
+    async def _get_archive(
+        self, pds_url: str, method: str, query: list[tuple[str, str]], bytes_max: int
+    ) -> bytes:
+        return await self._http.get_bytes(
+            f"{pds_url}/xrpc/com.atproto.sync.{method}?{urlencode(query)}",
+            service="pds",
+            bytes_max=bytes_max,
+            timeout_s=self._idle_s,
+        )
+
     async def _download(self, pds_url: str, did: str, spool: CarSpool) -> None:
         async with self._http.stream(
             f"{pds_url}/xrpc/com.atproto.sync.getRepo",
@@ -113,6 +158,10 @@ class RepoNetwork:
             async for chunk in body.chunks:
                 await asyncio.to_thread(spool.feed, chunk)
             await asyncio.to_thread(spool.finish)
+
+
+def _is_about_repo(error: XrpcFailure) -> bool:
+    return error.name == "RepoNotFound" or error.name in INACTIVE_ERRORS
 
 
 def _of_the_moment(error: InvalidUpstream) -> InvalidUpstream | Unavailable:

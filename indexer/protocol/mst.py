@@ -9,6 +9,7 @@ Source: the repository specification, MST structure.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,9 @@ NODE_ENTRIES_MAX = 512
 NODE_BYTES_MAX = NODE_ENTRIES_MAX * (KEY_BYTES_MAX + 256)
 HEIGHT_MAX = 32
 """Finding a key of height 11 takes a miner seconds, each further level four times as long."""
+
+FANOUT = 4
+"""One key in four has height 1 or more, one in sixteen 2 or more, and so on."""
 
 _is_collection = lru_cache(maxsize=256)(is_nsid)  # a repo has thousands of keys, few collections
 
@@ -171,6 +175,89 @@ def walk(
             continue
         cid, height, low, high = item
         _push(todo, decode_subtree(load(cid), height), (height, low, high), ranges)
+
+
+class Frontier:
+    """The nodes that reading `ranges` needs, found from the root down while blocks come in.
+
+    Once nothing is missing, every subtree that could hold a key of the ranges has been followed to
+    its end: the keys before and after each range have been seen, so that `walk` over the same
+    blocks gives all leaves, and an author or host can hide none.
+    """
+
+    def __init__(self, root: bytes, ranges: Sequence[tuple[bytes, bytes]]) -> None:
+        self._root: bytes | None = root
+        self._ranges = ranges
+        self._places: list[tuple[bytes, int, bytes | None, bytes | None]] = []
+        self._leaves = 0
+
+    @property
+    def expected_leaves(self) -> int:
+        """Leaves seen within the ranges, and those to expect in missing subtrees between them.
+
+        A subtree of height h has `FANOUT ** (h + 1)` leaves on average. Those at the edge of a
+        range count as none: how much of them lies within it cannot be told.
+        """
+        between: int = sum(
+            FANOUT ** (height + 1)
+            for _, height, low, high in self._places
+            if low is not None
+            and high is not None
+            and any(start <= low and high < end for start, end in self._ranges)
+        )
+        return self._leaves + between
+
+    def advance(self, load: Load) -> list[bytes]:
+        """Follow all that `load` has; the CIDs of the nodes that it lacks, each needed.
+
+        Raises `InvalidUpstream` at the first node that breaks a rule.
+        """
+        todo: list[tuple[bytes, int, bytes | None, bytes | None] | tuple[bytes, bytes]] = []
+        todo += self._places
+        if self._root is not None:
+            try:
+                node = decode_node(load(self._root))
+            except MissingBlock:
+                return [self._root]
+            height = root_height(node)
+            check_heights(node, height)
+            _push(todo, node, (height, None, None), self._ranges)
+            self._root = None
+        self._places = []
+        while todo:
+            item = todo.pop()
+            if len(item) == 2:
+                self._leaves += 1
+                continue
+            cid, height, low, high = item
+            try:
+                block = load(cid)
+            except MissingBlock:
+                self._places.append(item)
+                continue
+            _push(todo, decode_subtree(block, height), (height, low, high), self._ranges)
+        return [cid for cid, *_ in self._places]
+
+
+def estimated_leaves(root: bytes, key: bytes, load: Load) -> int:
+    """How many leaves a tree has, judged by the one path to `key` as far as `load` has it.
+
+    Each node on the path stands for all of its height: a node's keys count as often as the nodes
+    above it have subtrees. Exact where no node has more than one. Raises `InvalidUpstream`.
+    """
+    leaves, alike = 0, 1
+    cid: bytes | None = root
+    for _ in range(HEIGHT_MAX + 1):
+        if cid is None:
+            break
+        try:
+            node = decode_node(load(cid))
+        except MissingBlock:
+            break
+        leaves += alike * len(node.keys)
+        alike *= max(1, len(node.children) - node.children.count(None))
+        cid = node.children[bisect_left(node.keys, key)]
+    return leaves
 
 
 def _push(

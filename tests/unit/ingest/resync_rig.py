@@ -21,7 +21,6 @@ from indexer.network.pacing import Pacing
 from indexer.network.pds import RepoNetwork
 from indexer.network.spool import SpoolFolder
 from indexer.planning import EventBatch, Policy
-from indexer.protocol.frame import decode_frame
 from indexer.records.prepare import prepare_record
 from indexer.records.registry import load_registry
 from storage.database import Database, open_database
@@ -67,6 +66,7 @@ class Rig:
     store: ResyncStore
     resyncer: Resyncer
     verifier: Verifier
+    metrics: Metrics
     heard: int = 0  # frames of the relay that have been applied
 
     async def hear(self) -> None:
@@ -74,7 +74,7 @@ class Rig:
         entries = self.net.relay.stream.after(self.heard, 10_000)
         if not entries:
             return
-        raws = [RawFrame(decode_frame(entry.frame), entry.frame) for entry in entries]
+        raws = [RawFrame.decoded(entry.frame) for entry in entries]
         dids = {raw.frame.did for raw in raws if raw.frame.did}
         keys = await self.live.signing_keys([did for did in dids if self.live.is_tracked(did)])
         events = self.verifier.events(raws, keys)
@@ -104,7 +104,18 @@ class Rig:
         return found[0]
 
     def archives_sent(self) -> int:
-        return sum(pds.server.requests["com.atproto.sync.getRepo"] for pds in self.net.pds)
+        return self.asked("getRepo")
+
+    def asked(self, method: str) -> int:
+        """Requests that the hosts have had for a method of `com.atproto.sync`."""
+        return sum(pds.server.requests[f"com.atproto.sync.{method}"] for pds in self.net.pds)
+
+    def bytes_fetched(self, method: str) -> float:
+        """`chive_resync_bytes_total` of a fetch method."""
+        labels = {"method": method}
+        found = self.metrics.registry.get_sample_value("chive_resync_bytes_total", labels)
+        assert found is not None
+        return found
 
 
 @asynccontextmanager
@@ -152,4 +163,4 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             metrics=metrics,
             stream_at=lambda: None,
         )
-        yield Rig(net, database, path, clock, live, store, resyncer, verifier)
+        yield Rig(net, database, path, clock, live, store, resyncer, verifier, metrics)
