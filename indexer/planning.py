@@ -1,11 +1,10 @@
 """The one decision: what we have and what we verified -> what changes.
 
-Every way into the store (live commit, `#sync`, `#identity`, `#account`, buffered commit, snapshot)
-ends in a function of this module, called by the writer inside its transaction with the repo row
-as it is then. Nothing here reads or writes anything; the same inputs give the same change.
+Every way into the store (live event, buffered commit, snapshot) ends in a function of this module,
+called by the writer inside its transaction with the repo row as it is then. Nothing has effects.
 
-A change never carries rows of a commit that does not continue the chain of the stored one: what
-cannot be applied raises `wanted` bits, and a resync worker does the rest.
+A change never carries rows of a commit that does not continue the stored chain: that raises
+`wanted` bits, and a resync worker does the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from indexer.errors import Check, InvalidUpstream
 from indexer.model import (
     AccountStatus,
     DeadLetterDraft,
+    GapSeen,
     PreparedRecord,
     Priority,
     RepoState,
@@ -161,6 +161,7 @@ class EventBatch:
     events: Sequence[Event]
     seq: int | None  # of the last event, relevant to us or not; None leaves the cursor alone
     event_at: float | None  # its `time`, unix seconds
+    gaps: Sequence[GapSeen] = ()  # noticed between the events
 
 
 class Outcome(StrEnum):
@@ -430,7 +431,6 @@ def _plan_identity(event: IdentitySeen, repo: Repo | None, policy: Policy, now: 
         return Change(Outcome.UNTRACKED)
     if event.time + DIRECTORY_LAG_S < repo.identity_at:
         return Change(Outcome.REPLAYED, repo)  # the document we hold is newer than the event
-    # A document that was no use may have been mended.
     return Change(Outcome.NOTED, _asked(_revived(repo, policy, now), Wanted.IDENTITY, policy, now))
 
 

@@ -9,6 +9,7 @@ from indexer.clock import Clock
 from indexer.model import Applied, Source, utc_text
 from indexer.planning import EventBatch, Policy
 from storage.database import Database
+from storage.gaps import save_batch_gaps
 from storage.records import RecordTable
 from storage.session import Session
 from storage.tracked import TrackedRepos
@@ -64,8 +65,10 @@ class LiveStore:
             session.load({event.did for event in batch.events if event.did is not None})
             for event in batch.events:
                 session.plan(event)
+            gaps = save_batch_gaps(connection, batch, now=now)
             if batch.seq is not None:
                 save_cursor(connection, batch.url, batch.seq, batch.event_at, at=utc_text(now))
+            session.applied.gaps += gaps
             return session.flush()
 
         return await self._database.write(

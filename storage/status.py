@@ -19,6 +19,8 @@ SELECT (SELECT count(*) FROM eprint_submission),
        (SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'repo_state')
 """
 
+_OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL"
+
 
 class StatusStore:
     """Read-only questions, answered from the tallies that the triggers keep."""
@@ -36,6 +38,7 @@ class StatusStore:
             accounts=totals.get("account_status", {}),
             records=totals.get("collection", {}),
             dead_letters=totals.get("dead_letter", {}),
+            open_gaps=(await self._database.read(_OPEN_GAPS))[0][0],
         )
 
     async def overview(self) -> Overview:

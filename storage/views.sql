@@ -45,7 +45,21 @@ FROM operation;
 
 DROP VIEW IF EXISTS firehose;
 CREATE VIEW firehose AS
-SELECT url, seq AS cursor, updated_at FROM firehose_cursor;
+SELECT url, nullif(seq, -1) AS cursor, updated_at FROM firehose_cursor;
+
+DROP VIEW IF EXISTS gaps;
+CREATE VIEW gaps AS
+SELECT id,
+       url,
+       reason,
+       after_seq,
+       strftime('%Y-%m-%dT%H:%M:%fZ', after_at, 'unixepoch') AS after_at,
+       before_seq,
+       strftime('%Y-%m-%dT%H:%M:%fZ', before_at, 'unixepoch') AS before_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', detected_at, 'unixepoch') AS detected_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', surveyed_at, 'unixepoch') AS surveyed_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', repaired_at, 'unixepoch') AS repaired_at
+FROM gap;
 
 DROP VIEW IF EXISTS dead_letters;
 CREATE VIEW dead_letters AS

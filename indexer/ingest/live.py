@@ -22,10 +22,11 @@ import structlog
 
 from indexer.clock import Clock
 from indexer.errors import InvalidUpstream, LocalBusy
+from indexer.ingest.continuity import Patience, SeqOrder
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.verification import RawFrame, Verifier, is_relevant
 from indexer.metrics import Metrics
-from indexer.model import Applied, Scope
+from indexer.model import Applied, GapReason, GapSeen, Scope
 from indexer.planning import CommitSeen, Event, EventBatch, FrameRefused
 from indexer.ports import LiveIndex
 from indexer.protocol.frame import Frame, decode_frame
@@ -52,9 +53,7 @@ WRITES_MAX = 200
 """Rows, of records and of repos, that one transaction may change to take less than 50 ms."""
 
 POISON_REMEMBERED = 16
-POISON_RECONNECTS_MAX = 5
-POISON_WINDOW_S = 3600.0
-"""So many times in this time a frame that is none costs the connection; then only the frame."""
+"""Frames that cannot be decoded and have cost a connection: seen again, they cost no other."""
 
 
 class FrameBatch(Protocol):
@@ -93,6 +92,26 @@ class _Decoded:
     seq: int | None = None
     event_at: float | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    taken: list[Frame] = field(default_factory=list)  # with a seq, in order
+    gaps: list[GapSeen] = field(default_factory=list)
+
+    def take(self, frame: Frame) -> None:
+        """The next frame: it ends the gaps before it."""
+        self.taken.append(frame)
+        for at, gap in enumerate(self.gaps):
+            if gap.before_seq is None:
+                self.gaps[at] = replace(gap, before_seq=frame.seq, before_at=_event_at(frame))
+
+    def forget_from(self, seq: int) -> None:
+        """Leave everything from `seq` on to the next connection."""
+        self.taken = [frame for frame in self.taken if (frame.seq or 0) < seq]
+        self.relevant = [raw for raw in self.relevant if (raw.frame.seq or 0) < seq]
+        self.gaps = [gap for gap in self.gaps if (gap.before_seq or 0) < seq]
+
+    def close(self) -> None:
+        """Set the cursor that is true once the batch is applied."""
+        if self.taken:
+            self.seq, self.event_at = self.taken[-1].seq, _event_at(self.taken[-1])
 
 
 class LiveIngest:
@@ -117,10 +136,11 @@ class LiveIngest:
         self._to_verify: asyncio.Queue[_Decoded | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
         self._to_apply: asyncio.Queue[EventBatch | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
         self._connection = -1
-        self._last_seq = 0  # of the current connection
+        self._order = SeqOrder()  # of the current connection
         self._dropped_connection = -1  # frames of it are discarded: we asked for another
         self._poison: deque[bytes] = deque(maxlen=POISON_REMEMBERED)
-        self._poisoned_at: deque[float] = deque(maxlen=POISON_RECONNECTS_MAX)
+        self._poison_patience = Patience(clock)
+        self._order_patience = Patience(clock)
         self._unsaved: EventBatch | None = None
         self._saved_at = clock.monotonic()
         self._stopping = asyncio.Event()
@@ -167,9 +187,8 @@ class LiveIngest:
         if batch.connection == self._dropped_connection:
             return None
         if batch.connection != self._connection:
-            self._connection, self._last_seq = batch.connection, 0
+            self._connection, self._order = batch.connection, SeqOrder()
         decoded = _Decoded(batch.url)
-        newest: Frame | None = None
         for data in batch.frames:
             try:
                 frame = decode_frame(data)
@@ -178,23 +197,51 @@ class LiveIngest:
                     continue
                 break
             decoded.counts[frame.type] += 1
-            if frame.seq is None:
-                if self._control(frame):
-                    break
-            elif frame.seq <= self._last_seq:
-                decoded.counts["repeated"] += 1
-            else:
-                self._last_seq = frame.seq
-                newest = frame
-                self._keep_if_relevant(frame, data, decoded)
-        if newest is not None:
-            decoded.seq = newest.seq
-            decoded.event_at = _event_at(newest)
+            if not self._take_in(frame, data, decoded):
+                break
+        decoded.close()
+        self._order.handed_on = decoded.seq or self._order.handed_on
         return decoded
 
-    def _keep_if_relevant(self, frame: Frame, data: bytes, decoded: _Decoded) -> None:
-        if is_relevant(frame, self.scope, self._index.is_tracked):
-            decoded.relevant.append(RawFrame(frame, data))
+    def _take_in(self, frame: Frame, data: bytes, decoded: _Decoded) -> bool:
+        """Whether the connection is good for further frames after this one."""
+        if frame.seq is None:
+            return self._heed(frame, decoded)
+        if self._order.is_next(frame.seq):
+            decoded.take(frame)
+            if is_relevant(frame, self.scope, self._index.is_tracked):
+                decoded.relevant.append(RawFrame(frame, data))
+        elif self._order.is_repeated(frame.seq):
+            decoded.counts["repeated"] += 1
+        else:
+            return self._is_passed_over(frame.seq, decoded)
+        return True
+
+    def _is_passed_over(self, seq: int, decoded: _Decoded) -> bool:
+        """Whether to go on past a number that runs backwards.
+
+        It shows that something was missed before. Where what came instead has not been applied
+        yet the next connection brings all of it in order; else that is a gap.
+        """
+        is_worn_out = self._order_patience.is_worn_out
+        is_past = seq <= self._order.handed_on
+        log.warning("firehose.out_of_order", seq=seq, after=self._order.last, is_past=is_past)
+        if is_past or is_worn_out:
+            decoded.gaps.append(
+                GapSeen(
+                    reason=GapReason.SEQ_REGRESSION,
+                    after_seq=seq - 1,
+                    before_seq=self._order.last,
+                )
+            )
+        if is_worn_out:
+            self._order.remember(seq)
+            return True
+        if not is_past:
+            decoded.forget_from(seq)
+        self._order_patience.spend()
+        self._drop_connection(ReconnectReason.OUT_OF_ORDER)
+        return False
 
     def _quarantine(self, data: bytes, error: InvalidUpstream, decoded: _Decoded) -> bool:
         """Whether to go on past a frame that cannot be decoded.
@@ -204,35 +251,33 @@ class LiveIngest:
         too many connections were given up.
         """
         digest = hashlib.sha256(data).digest()
-        now = self._clock.monotonic()
         self._metrics.verify_failures.labels(error.check).inc()
-        is_worn_out = (
-            len(self._poisoned_at) == POISON_RECONNECTS_MAX
-            and now - self._poisoned_at[0] < POISON_WINDOW_S
-        )
-        if digest in self._poison or is_worn_out:
+        if digest in self._poison or self._poison_patience.is_worn_out:
             decoded.refused.append(FrameRefused(did=None, seq=None, frame=data, error=error))
+            decoded.gaps.append(
+                GapSeen(reason=GapReason.QUARANTINED, after_seq=self._order.last or None)
+            )
             log.error("firehose.frame_quarantined", reason=error.detail, sha256=digest.hex())
             return True
         self._poison.append(digest)
-        self._poisoned_at.append(now)
+        self._poison_patience.spend()
         log.warning("firehose.frame_refused", reason=error.detail, sha256=digest.hex())
         self._drop_connection(ReconnectReason.POISON)
         return False
 
-    def _control(self, frame: Frame) -> bool:
-        """React to a frame without a seq; True when the connection is given up."""
+    def _heed(self, frame: Frame, decoded: _Decoded) -> bool:
+        """React to a frame without a seq; False when the connection is given up."""
         name = str(frame.body.get("error") or frame.body.get("name") or "")[:100]
         message = str(frame.body.get("message") or "")[:1000]
         if frame.type == "#error":
             log.error("firehose.error_received", error=name, message=message)
             self._drop_connection(ERROR_REASONS.get(name, ReconnectReason.ERROR_FRAME))
-            return True
+            return False
         if frame.type == "#info":
             log.warning("firehose.info_received", name=name, message=message)
             if name == "OutdatedCursor":
-                self._metrics.firehose_gaps.labels("outdated_cursor").inc()
-        return False
+                decoded.gaps.append(GapSeen(reason=GapReason.OUTDATED_CURSOR))
+        return True
 
     def _drop_connection(self, reason: ReconnectReason) -> None:
         self._dropped_connection = self._connection
@@ -250,6 +295,7 @@ class LiveIngest:
                     events=events,
                     seq=decoded.seq,
                     event_at=decoded.event_at,
+                    gaps=decoded.gaps,
                 )
             )
             self._to_verify.task_done()
@@ -279,11 +325,11 @@ class LiveIngest:
 
     async def _take(self, batch: EventBatch) -> None:
         """Write what changes rows; remember what only moves the cursor, until it is due."""
-        if batch.seq is None and not batch.events:
+        if batch.seq is None and not batch.events and not batch.gaps:
             return  # it would only hide a cursor that waits to be saved
-        if batch.events:
-            if batch.seq is None:
-                await self._save_cursor()
+        if batch.events or batch.gaps:
+            if batch.seq is None or batch.gaps:
+                await self._save_cursor()  # a gap begins at what was applied before it
             for portion in portions(batch):
                 await self._write(portion)
         elif self._clock.monotonic() - self._saved_at >= CURSOR_SAVE_S:
@@ -342,7 +388,7 @@ def portions(batch: EventBatch) -> Iterator[EventBatch]:
         rows = 1 + len(event.writes) if isinstance(event, CommitSeen) else 1
         if part and weight + rows > WRITES_MAX:
             yield replace(batch, events=part, seq=part[-1].seq, event_at=None)
-            part, weight = [], 0
+            batch, part, weight = replace(batch, gaps=()), [], 0
         part.append(event)
         weight += rows
     yield replace(batch, events=part)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from indexer.errors import LocalBusy, LocalFault
+from indexer.ingest.continuity import RECONNECTS_MAX
 from indexer.ingest.endings import ReconnectReason
-from indexer.ingest.live import POISON_RECONNECTS_MAX, WRITES_MAX, LiveIngest, portions
+from indexer.ingest.live import WRITES_MAX, LiveIngest, portions
 from indexer.metrics import Metrics
 from indexer.model import Applied
 from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
@@ -88,9 +89,13 @@ class Stage:
     store: BusyStore
     live: LiveIngest
     task: asyncio.Task[None]
+    metrics: Metrics
 
     async def cursor(self) -> int | None:
         return await self.rig.live.load_cursor(URL)
+
+    async def gaps(self) -> list[tuple[object, ...]]:
+        return await self.rig.rows("SELECT reason, after_seq, before_seq FROM gaps")
 
     async def send_all(self) -> None:
         """Everything that the relay has, in batches of seven frames."""
@@ -111,13 +116,13 @@ class Stage:
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     async with Devnet(seed=6) as net, open_rig(net, tmp_path) as rig:
         script, store = Script(), BusyStore(rig.live)
+        metrics = Metrics(REGISTRY.types)
         live = LiveIngest(
-            script, store, rig.verifier, clock=rig.clock, metrics=Metrics(REGISTRY.types),
-            on_work=lambda: None,
-        )  # fmt: skip
+            script, store, rig.verifier, clock=rig.clock, metrics=metrics, on_work=lambda: None
+        )
         task = asyncio.create_task(live.run())
         try:
-            yield Stage(rig, script, store, live, task)
+            yield Stage(rig, script, store, live, task, metrics)
         finally:
             live.stop()
             await asyncio.wait([task])
@@ -195,10 +200,10 @@ async def test_poison_costs_the_connection_once_and_then_only_itself(stage: Stag
 
 
 async def test_a_stream_full_of_poison_does_not_reconnect_for_ever(stage: Stage):
-    for number in range(POISON_RECONNECTS_MAX + 5):
+    for number in range(RECONNECTS_MAX + 5):
         await stage.script.send([b"\x00 poison %d" % number])
         await stage.drained()
-    assert stage.script.reconnects == [ReconnectReason.POISON] * POISON_RECONNECTS_MAX
+    assert stage.script.reconnects == [ReconnectReason.POISON] * RECONNECTS_MAX
     assert await stage.rig.rows("SELECT count(*) FROM dead_letters") == [(5,)]
 
 
@@ -242,6 +247,94 @@ async def test_what_was_received_before_the_stop_is_applied(stage: Stage):
     await asyncio.wait_for(stage.task, 10)
     assert_store_equals(stage.rig.net, stage.rig.path)
     assert await stage.cursor() == entries[-1].seq
+
+
+async def test_a_cursor_that_is_outdated_is_one_gap_up_to_the_first_event(stage: Stage):
+    account = await followed(stage)
+    before = await stage.cursor()
+    for _ in range(2):
+        stage.script.connection += 1
+        await stage.script.send([info_message("OutdatedCursor", "gone")])
+        await stage.drained()
+        assert await stage.gaps() == [("outdated_cursor", before, None)]
+    tag(stage, account)
+    tag(stage, account)
+    await stage.script.send([stage.rig.net.relay.stream.after(before or 0)[-1].frame])
+    await stage.drained()
+    assert await stage.gaps() == [("outdated_cursor", before, (before or 0) + 2)]
+    assert (await stage.rig.rows("SELECT after_at IS NULL, repaired_at FROM gaps"))[0] == (0, None)
+    opened = stage.metrics.registry.get_sample_value(
+        "chive_firehose_gaps_total", {"reason": "outdated_cursor"}
+    )
+    assert opened == 1
+
+
+async def test_a_frame_in_quarantine_is_a_gap_between_its_neighbours(stage: Stage):
+    account = await followed(stage)
+    poison = stage.rig.net.faults.schedule(FaultKind.POISON_FRAME, did=account.did)
+    tag(stage, account)
+    stage.rig.net.emit_sync(account)
+    await stage.send_all()
+    assert poison.fired == 1
+    assert await stage.gaps() == []
+    await stage.send_all()
+    newest = stage.rig.net.relay.stream.last_seq
+    assert await stage.gaps() == [("quarantined", newest - 2, newest)]
+
+
+async def test_frames_out_of_order_in_one_batch_come_in_order_on_the_next_connection(stage: Stage):
+    account = await followed(stage)
+    before = await stage.cursor() or 0
+    for _ in range(3):
+        tag(stage, account)
+    first, second, third = (entry.frame for entry in stage.rig.net.relay.stream.after(before))
+    await stage.script.send([first, third, second])
+    await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.OUT_OF_ORDER]
+    assert await stage.cursor() == before + 1
+    await stage.send_all()
+    await stage.rig.work()  # the replayed #identity asked for the document
+    assert await stage.gaps() == []
+    assert_store_equals(stage.rig.net, stage.rig.path)
+    assert_heads_equal(stage.rig.net, stage.rig.path)
+
+
+async def test_a_number_below_what_is_applied_is_a_gap_and_ends_the_connection(stage: Stage):
+    account = await followed(stage)
+    before = await stage.cursor() or 0
+    tag(stage, account)
+    tag(stage, account)
+    first, second = (entry.frame for entry in stage.rig.net.relay.stream.after(before))
+    stage.script.connection += 1
+    await stage.script.send([second])
+    await stage.drained()
+    await stage.script.send([first])
+    await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.OUT_OF_ORDER]
+    assert await stage.gaps() == [("seq_regression", before, before + 2)]
+
+
+async def test_a_relay_that_never_keeps_the_order_is_followed_all_the_same(stage: Stage):
+    await followed(stage)
+    stream = stage.rig.net.relay.stream
+    for _ in range(RECONNECTS_MAX + 2):
+        await stage.rig.net.create_account()
+        *_, older, newest = (entry.frame for entry in stream.after(0))
+        await stage.script.send([newest, older])
+        await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.OUT_OF_ORDER] * RECONNECTS_MAX
+    assert await stage.cursor() == stream.last_seq
+    assert {reason for reason, *_ in await stage.gaps()} == {"seq_regression"}
+
+
+async def test_a_frame_that_comes_again_is_no_gap(stage: Stage):
+    account = await followed(stage)
+    tag(stage, account)
+    newest = stage.rig.net.relay.stream.after(0)[-1].frame
+    await stage.script.send([newest, newest])
+    await stage.script.send([newest])
+    await stage.drained()
+    assert stage.script.reconnects == [] and await stage.gaps() == []
 
 
 def commit(seq: int, writes: int) -> CommitSeen:

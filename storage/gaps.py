@@ -1,0 +1,89 @@
+"""Gaps of the streams as rows: written with the batch that reveals them, listed for operators."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from indexer.model import Gap, GapReason, GapSeen
+from indexer.planning import EventBatch
+from storage.database import Database
+
+FROM_NOW_ON = -1
+"""The cursor of a stream that is to be followed from its present, whatever was before."""
+
+COLUMNS = (
+    "id, url, reason, after_seq, after_at, before_seq, before_at, detected_at, surveyed_at,"
+    " repaired_at"
+)
+
+# The same loss is told again on every connection until an event has moved the cursor past it.
+_OPEN = """
+INSERT INTO gap (url, reason, after_seq, after_at, before_seq, before_at, detected_at)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
+WHERE NOT EXISTS (SELECT 1 FROM gap WHERE repaired_at IS NULL AND url = ?1 AND reason = ?2
+                  AND after_seq IS ?3 AND (before_seq IS NULL OR before_seq IS ?5))
+"""
+
+_BOUND = """
+UPDATE gap SET before_seq = ?, before_at = ?
+WHERE repaired_at IS NULL AND url = ? AND before_seq IS NULL AND detected_at < ?
+"""
+
+
+def save_batch_gaps(
+    connection: sqlite3.Connection, batch: EventBatch, *, now: float
+) -> Counter[GapReason]:
+    """The gaps that a batch reveals, before its cursor is saved; how many of each are new.
+
+    A stream without a cursor, where another has one, is a gap of its own.
+    """
+    before = connection.execute(
+        "SELECT seq, event_at FROM firehose_cursor WHERE url = ?", (batch.url,)
+    ).fetchone()
+    gaps = list(batch.gaps)
+    if before is None:
+        other = connection.execute(
+            "SELECT event_at FROM firehose_cursor ORDER BY updated_at DESC LIMIT 1"
+        ).fetchone()
+        before = (None, None if other is None else other[0])
+        if other is not None and batch.seq is not None:
+            changed = GapSeen(
+                reason=GapReason.RELAY_CHANGED, before_seq=batch.seq, before_at=batch.event_at
+            )
+            gaps.insert(0, changed)
+    opened: Counter[GapReason] = Counter()
+    cursor = None if before[0] == FROM_NOW_ON else before[0]
+    for gap in gaps:
+        known = replace(gap, after_seq=cursor if gap.after_seq is None else gap.after_seq)
+        opened[gap.reason] += open_gap(connection, batch.url, known, after_at=before[1], now=now)
+    if batch.seq is not None and batch.seq > 0:
+        connection.execute(_BOUND, (batch.seq, batch.event_at, batch.url, now))
+    return +opened
+
+
+def open_gap(
+    connection: sqlite3.Connection, url: str, gap: GapSeen, *, after_at: float | None, now: float
+) -> int:
+    """Write one gap; 0 where it is known already and not repaired."""
+    return connection.execute(
+        _OPEN, (url, gap.reason, gap.after_seq, after_at, gap.before_seq, gap.before_at, now)
+    ).rowcount
+
+
+class GapListing:
+    """The rows, for people to look at."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def gaps(self, *, before: int | None, limit: int) -> Sequence[Gap]:
+        """Those with an id below `before`, newest first."""
+        rows = await self._database.read(
+            f"SELECT {COLUMNS} FROM gap WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2",  # noqa: S608 - a constant
+            (before, limit),
+        )
+        names = [name.strip() for name in COLUMNS.split(",")]
+        return [Gap(**dict(zip(names, row, strict=True))) for row in rows]

@@ -1,0 +1,45 @@
+"""Gap rows on a real file."""
+
+from __future__ import annotations
+
+from indexer.model import GapReason, GapSeen
+from indexer.planning import EventBatch
+from storage.gaps import GapListing
+from tests.storage.conftest import World
+
+
+def batch(url: str, seq: int | None, *gaps: GapSeen, at: float | None = None) -> EventBatch:
+    return EventBatch(url=url, events=(), seq=seq, event_at=at, gaps=gaps)
+
+
+async def test_the_first_stream_of_all_is_no_gap_and_the_first_event_of_the_next_is(world: World):
+    assert not (await world.live.apply(batch("ws://one", 7, at=70.0))).gaps
+    applied = await world.live.apply(batch("ws://two", 90_000, at=71.0))
+    assert applied.gaps == {GapReason.RELAY_CHANGED: 1}
+    rows = await world.rows("SELECT url, reason, after_seq, before_seq FROM gaps")
+    assert rows == [("ws://two", "relay_changed", None, 90_000)]
+    assert await world.rows("SELECT after_at, before_at FROM gap") == [(70.0, 71.0)]
+    assert not (await world.live.apply(batch("ws://one", 8))).gaps
+    assert not (await world.live.apply(batch("ws://two", 90_001))).gaps
+
+
+async def test_a_gap_and_the_cursor_behind_it_are_one_transaction(world: World):
+    await world.live.apply(batch("ws://one", 7))
+    seen = GapSeen(reason=GapReason.OUTDATED_CURSOR, before_seq=20)
+    assert (await world.live.apply(batch("ws://one", 25, seen))).gaps == {seen.reason: 1}
+    assert await world.live.load_cursor("ws://one") == 25
+    assert await world.rows("SELECT after_seq, before_seq FROM gap") == [(7, 20)]
+
+
+async def test_gaps_are_listed_newest_first_page_by_page(world: World):
+    for after in range(5):
+        seen = GapSeen(
+            reason=GapReason.QUARANTINED, after_seq=10 * after, before_seq=10 * after + 2
+        )
+        await world.live.apply(batch("ws://one", 10 * after + 5, seen))
+    listing = GapListing(world.database)
+    page = await listing.gaps(before=None, limit=2)
+    assert [gap.after_seq for gap in page] == [40, 30]
+    page = await listing.gaps(before=page[-1].id, limit=9)
+    assert [gap.after_seq for gap in page] == [20, 10, 0]
+    assert page[0].detected_at == world.clock.at and page[0].repaired_at is None
