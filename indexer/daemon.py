@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 
 import structlog
 
@@ -26,29 +25,22 @@ from admin_api.server import AdminSettings, serve_admin, serve_metrics
 from indexer.clock import Clock, SystemClock
 from indexer.errors import ConfigurationError, LocalFault
 from indexer.gauges import install_gauges, measure_loop_lag
-from indexer.ingest.dialing import open_any_socket
-from indexer.ingest.firehose import Firehose, FirehoseSettings
+from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.live import LiveIngest
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import Verifier
-from indexer.ingest.websocket import WebsocketSettings
 from indexer.metrics import Metrics
 from indexer.model import Scope
-from indexer.network.http import HttpClient
-from indexer.network.identity import IdentityResolver
-from indexer.network.pacing import Pacing
-from indexer.network.pds import RepoNetwork
-from indexer.network.sockets import endpoint_of, open_public_socket
-from indexer.network.spool import SpoolFolder
-from indexer.network.ssrf import check_url
 from indexer.operations.did_sync import DidSync
 from indexer.operations.runner import Runner
+from indexer.outbound import open_network
 from indexer.planning import Policy
 from indexer.records.prepare import prepare_record, prepare_stored
 from indexer.records.projection import SEARCH
 from indexer.records.registry import Registry, load_registry
 from indexer.settings import Settings, read_passwords
 from indexer.status import DaemonStatus
+from indexer.stream_parts import open_stream
 from indexer.stream_switch import OperatorHold
 from indexer.upkeep import Step, keep_up
 from storage.accepted_tokens import AcceptedTokens
@@ -57,7 +49,9 @@ from storage.backup import BackupFolder
 from storage.database import Database, open_database
 from storage.dead_letter_queue import DeadLetterStore
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
+from storage.gap_repair import GapRepairStore
 from storage.live import LiveStore
+from storage.operation_units import OperationRetention, OperationUnits
 from storage.operations import OperationStore
 from storage.projections import Projections
 from storage.records import RecordTable
@@ -74,9 +68,6 @@ EXIT_BUG = 70
 EXIT_STORAGE = 74
 EXIT_CONFIGURATION = 78
 EXIT_FORCED = 130
-SILENCE_S = 10.0
-"""A connected stream that brings nothing for this long has nothing older to tell."""
-
 STOP_S = 8.0
 """Time for what was received to be committed after a signal, within the 10 s promised."""
 
@@ -149,6 +140,7 @@ async def run_daemon_until(
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(parts.resyncer.run(), name="resync"),
+                group.create_task(parts.gap_repair.run(), name="gap-repair"),
                 group.create_task(parts.runner.run(), name="operations"),
                 group.create_task(parts.hold.run(), name="operator-hold"),
                 group.create_task(measure_loop_lag(parts.metrics), name="loop-lag"),
@@ -190,6 +182,7 @@ class _Fault:
 class _Parts:
     live: LiveIngest
     resyncer: Resyncer
+    gap_repair: GapRepair
     runner: Runner
     hold: OperatorHold
     upkeep: tuple[Step, ...]
@@ -234,15 +227,28 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         database, tracked, records, policy, clock=clock, pending_bytes_max=pending_bytes_max
     )
     await resync_store.give_back_all()
-    identities, hosts = await _network(settings, world, metrics, stack)
-    firehose, live, resyncer = _ingest(
+    identities, hosts, listings = await open_network(settings, world.clock, metrics, stack)
+    stream = open_stream(
         settings,
-        world,
+        clock,
+        world.rng,
         metrics=metrics,
         verifier=verifier,
         live_store=live_store,
         resync_store=resync_store,
         hosts=hosts,
+    )
+    firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
+    gap_store = GapRepairStore(database, tracked, clock=clock)
+    gap_repair = GapRepair(
+        gap_store,
+        gap_store,
+        listings,
+        hosts,
+        collections=[nsid for nsid in registry.types if f"{nsid}/" in scope],
+        clock=clock,
+        stream_at=stream.at,
+        on_work=resyncer.wake,
     )
     runner = _runner(settings, world, database, resyncer, metrics)
     status = DaemonStatus(
@@ -250,7 +256,6 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
     )
     install_gauges(metrics, status, runner.running, settings.storage.path)
     hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
-    retention = _retention(settings, database, metrics, clock)
     audit = AuditStore(database, clock=clock)
     await audit.end_interrupted()
     admin = AdminPorts(
@@ -259,17 +264,14 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database),
     )  # fmt: skip
-    return _Parts(
-        live=live,
-        resyncer=resyncer,
-        runner=runner,
-        hold=hold,
-        upkeep=(SearchUpkeep(database, SEARCH, prepare).step, retention.step),
-        admin=admin,
-        registry=registry,
-        metrics=metrics,
-        clock=clock,
+    upkeep = (
+        SearchUpkeep(database, SEARCH, prepare).step,
+        *_retention(settings, database, metrics, clock),
     )
+    return _Parts(
+        live=live, resyncer=resyncer, runner=runner, hold=hold, upkeep=upkeep, admin=admin,
+        registry=registry, metrics=metrics, clock=clock,
+    )  # fmt: skip
 
 
 def _runner(
@@ -278,6 +280,7 @@ def _runner(
     """All types of operation."""
     return Runner(
         OperationStore(database, clock=world.clock),
+        OperationUnits(database),
         [DidSync(resyncer)],
         max_running=settings.backfill.max_running,
         new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
@@ -288,120 +291,14 @@ def _runner(
 
 def _retention(
     settings: Settings, database: Database, metrics: Metrics, clock: Clock
-) -> DeadLetterRetention:
-    return DeadLetterRetention(
+) -> tuple[Step, ...]:
+    """What drops rows that have been kept for long enough."""
+    letters = DeadLetterRetention(
         database, clock, age_s_max=settings.storage.dead_letter_days_max * DAY_S,
         letters_max=settings.storage.dead_letters_max, on_dropped=metrics.dead_letters_dropped.inc,
     )  # fmt: skip
-
-
-async def _network(
-    settings: Settings, world: World, metrics: Metrics, stack: AsyncExitStack
-) -> tuple[IdentityResolver, RepoNetwork]:
-    network = settings.network
-    configured = [settings.identity.plc_url, settings.identity.handle_resolver_url]
-    http = await stack.enter_async_context(
-        HttpClient(
-            user_agent=_user_agent(settings),
-            allow_private=network.allow_private_hosts,
-            exempt=[url for url in configured if url is not None],
-            pacing=Pacing(clock=world.clock, rate=network.requests_per_s_per_host),
-            clock=world.clock,
-            metrics=metrics,
-        )
-    )
-    identities = IdentityResolver(
-        http,
-        plc_url=settings.identity.plc_url,
-        handle_resolver_url=settings.identity.handle_resolver_url,
-        allow_private=network.allow_private_hosts,
-        clock=world.clock,
-    )
-    folder = SpoolFolder(
-        settings.storage.path.with_name(settings.storage.path.name + ".spool"),
-        bytes_max=settings.resync.spool_bytes_max,
-        archive_bytes_max=settings.resync.repo_bytes_max,
-    )
-    hosts = RepoNetwork(
-        http,
-        identities,
-        folder,
-        idle_s=settings.resync.idle_s,
-        total_s=settings.resync.total_s,
-    )
-    return identities, hosts
-
-
-def _ingest(
-    settings: Settings,
-    world: World,
-    *,
-    metrics: Metrics,
-    verifier: Verifier,
-    live_store: LiveStore,
-    resync_store: ResyncStore,
-    hosts: RepoNetwork,
-) -> tuple[Firehose, LiveIngest, Resyncer]:
-    """The stream, the live path behind it and the resync beside it, which wake each other."""
-    allow_private = settings.network.allow_private_hosts
-    # A relay of the operator's own may be at a private address; one that it redirects to may not.
-    configured = frozenset(map(endpoint_of, settings.firehose.url))
-    open_socket = partial(open_public_socket, exempt=configured)
-    live: LiveIngest
-
-    async def load_cursor(url: str) -> int | None:
-        await live.drained()
-        cursor = await live_store.load_cursor(url)
-        if cursor is not None:
-            return cursor
-        start = settings.firehose.start
-        return {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
-
-    firehose = Firehose(
-        settings=FirehoseSettings(
-            urls=settings.firehose.url,
-            user_agent=_user_agent(settings),
-            websocket=WebsocketSettings(
-                batch_frames=settings.firehose.batch_frames,
-                batch_s=settings.firehose.batch_ms / 1000,
-            ),
-        ),
-        clock=world.clock,
-        rng=world.rng,
-        metrics=metrics,
-        load_cursor=load_cursor,
-        check_url=partial(check_url, allow_private=allow_private),
-        open_socket=open_any_socket if allow_private else open_socket,
-    )
-
-    def stream_at() -> float | None:
-        """How far the stream has come, unix seconds: to the present once it has fallen silent."""
-        heard_at = max(firehose.connected_since or 0.0, firehose.last_received_at or 0.0)
-        now = world.clock.now()
-        if firehose.is_connected and now - heard_at > SILENCE_S:
-            return now
-        return live.stream_at
-
-    resyncer = Resyncer(
-        resync_store,
-        resync_store,
-        hosts,
-        verifier,
-        workers=settings.resync.workers,
-        clock=world.clock,
-        rng=world.rng,
-        metrics=metrics,
-        stream_at=stream_at,
-    )
-    live = LiveIngest(
-        firehose,
-        live_store,
-        verifier,
-        clock=world.clock,
-        metrics=metrics,
-        on_work=resyncer.wake,
-    )
-    return firehose, live, resyncer
+    history_s_max = settings.backfill.history_days_max * DAY_S
+    return letters.step, OperationRetention(database, clock, age_s_max=history_s_max).step
 
 
 async def _listen(settings: Settings, parts: _Parts, stack: AsyncExitStack) -> Addresses:
@@ -437,10 +334,6 @@ async def _listen(settings: Settings, parts: _Parts, stack: AsyncExitStack) -> A
         f"http://{_host(admin.bind)}:{admin_port}",
         f"http://{_host(settings.metrics.bind)}:{metrics_port}/metrics",
     )
-
-
-def _user_agent(settings: Settings) -> str:
-    return f"chive-indexer/{version('chive-indexer')} (+{settings.network.contact})"
 
 
 def _host(bind: str) -> str:

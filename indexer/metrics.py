@@ -184,6 +184,9 @@ class Metrics:
         self.backfill_records_processed = _counter(
             "backfill_records_processed", "Records compared or rebuilt", registry, type=types
         )
+        self.backfill_progress_ratio = _gauge(
+            "backfill_progress_ratio", "Settled share of the units at work", registry, type=types
+        )
         self.backfill_last_progress_timestamp_seconds = _gauge(
             "backfill_last_progress_timestamp_seconds", "Last unit settled", registry, type=types
         )

@@ -16,6 +16,7 @@ from indexer.model import (
     Applied,
     DeadLetter,
     DeadLetterDraft,
+    FailedUnit,
     FirehoseStatus,
     Json,
     Operation,
@@ -47,6 +48,9 @@ class Backfills(Protocol):
 
     async def get(self, operation_id: str) -> Operation | None:
         """The operation with this id."""
+
+    async def failures(self, operation_id: str) -> Sequence[FailedUnit]:
+        """The first of its units that failed; a hundred are kept."""
 
     async def list(
         self, *, status: OperationStatus | None = None, limit: int = 100
@@ -161,8 +165,11 @@ class RepoRows(Protocol):
 class OperationRows(Protocol):
     """The durable rows of operations."""
 
-    async def insert(self, operation: Operation) -> Operation:
-        """Store a new running operation, or return the running one with its type and key."""
+    async def insert(self, operation: Operation, *, running_max: int) -> Operation | None:
+        """Store a new running operation, or return the running one with its type and key.
+
+        None: as many are running or queued as may be.
+        """
 
     async def load(self, operation_id: str) -> Operation | None:
         """One operation by id."""
@@ -173,11 +180,27 @@ class OperationRows(Protocol):
     async def request_cancel(self, operation_id: str) -> bool:
         """Record that an admin wants it ended; False when it is not running."""
 
-    async def set_phase(self, operation_id: str, phase: str) -> None:
-        """Say what a running operation is doing: queued, running, paused."""
-
-    async def settle_unit(self, operation_id: str, unit: SettledUnit) -> bool:
-        """Count one unit, once: False when it had been settled before."""
+    async def begin(self, operation_id: str) -> Operation:
+        """Say that an operation has got its turn; its row then."""
 
     async def end(self, operation_id: str, status: OperationStatus, error: str | None) -> Operation:
         """The one transition out of `running`; with a cancel requested it is to `cancelled`."""
+
+
+class OperationUnits(Protocol):
+    """What becomes of the units that operations work through."""
+
+    async def begin(self, operation_id: str, unit: str) -> bool:
+        """Say that work on a unit starts; False when it has outlived enough crashes."""
+
+    async def settle(self, operation_id: str, unit: SettledUnit) -> Operation | None:
+        """Count one unit, once; the row then. None when it had been settled, or all had ended."""
+
+    async def put_down(self, operation_id: str) -> None:
+        """The work stops in good order: what was in progress has not crashed."""
+
+    async def count_crashes(self) -> int:
+        """At a start, before any work: units that the last process left in progress."""
+
+    async def failures(self, operation_id: str) -> list[FailedUnit]:
+        """The first failed units, by unit."""

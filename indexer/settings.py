@@ -145,6 +145,8 @@ class NetworkSettings(Section):
 
     allow_private_hosts: bool = False
     """Development only: permits http and loopback targets."""
+    relay_url: Origin | None = None
+    """Relay that lists repos by collection; the https form of firehose.url when absent."""
     requests_per_s_per_host: Annotated[float, Field(gt=0, le=1000)] = 10.0
     """Requests a second to any one host; the PDS's own limit is 3,000 in five minutes."""
     contact: HeaderText = "https://github.com/chive-pub"
@@ -186,6 +188,8 @@ class BackfillSettings(Section):
 
     max_running: Annotated[int, Field(ge=1, le=64)] = 4
     """Operations at work at the same time; others wait their turn."""
+    history_days_max: Annotated[float, Field(gt=0, le=36_500)] = 90.0
+    """Operations are forgotten so many days after they ended."""
 
 
 class GovernanceSettings(Section):

@@ -7,25 +7,16 @@ import sqlite3
 
 from indexer.clock import Clock
 from indexer.errors import LocalFault
-from indexer.model import Operation, OperationStatus, OperationType, SettledUnit
+from indexer.model import Operation, OperationStatus, OperationType
 from storage.database import Database, Row
 
 _COLUMNS = (
     "id, type, key, mode, phase, params, status, started_at, completed_at, started_by,"
     " records_processed, total_records, unit, units_processed, total_units, outcomes,"
-    " checkpoint, error, cancel_requested"
+    " checkpoint, error, cancel_requested, units_failed, note"
 )
 
-_INSERT = f"INSERT INTO operation ({_COLUMNS}) VALUES ({', '.join('?' * 19)})"  # noqa: S608 - constants
-
-_SETTLE = """
-UPDATE operation SET records_processed = records_processed + ?,
-                     units_processed = units_processed + 1,
-                     outcomes = json_set(outcomes, '$."' || ? || '"',
-                         coalesce(json_extract(outcomes, '$."' || ? || '"'), 0) + 1),
-                     checkpoint = coalesce(?, checkpoint)
-WHERE id = ? AND status = 'running'
-"""
+_INSERT = f"INSERT INTO operation ({_COLUMNS}) VALUES ({', '.join('?' * 21)})"  # noqa: S608 - constants
 
 _END = """
 UPDATE operation SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE ? END,
@@ -43,10 +34,13 @@ class OperationStore:
         self._database = database
         self._clock = clock
 
-    async def insert(self, operation: Operation) -> Operation:
-        """Store a new running operation, or return the running one with its type and key."""
+    async def insert(self, operation: Operation, *, running_max: int) -> Operation | None:
+        """Store a new running operation, or return the running one with its type and key.
 
-        def change(connection: sqlite3.Connection) -> Operation:
+        None: as many are running or queued as may be.
+        """
+
+        def change(connection: sqlite3.Connection) -> Operation | None:
             row = connection.execute(
                 f"SELECT {_COLUMNS} FROM operation"  # noqa: S608 - a constant
                 " WHERE type = ? AND key = ? AND status = 'running'",
@@ -54,6 +48,11 @@ class OperationStore:
             ).fetchone()
             if row is not None:
                 return _operation_from_row(row)
+            running = connection.execute(
+                "SELECT count(*) FROM operation WHERE status = 'running'"
+            ).fetchone()[0]
+            if running >= running_max:
+                return None
             connection.execute(_INSERT, _row_from_operation(operation))
             return operation
 
@@ -88,33 +87,15 @@ class OperationStore:
 
         return await self._database.write(change)
 
-    async def set_phase(self, operation_id: str, phase: str) -> None:
-        """Say what a running operation is doing."""
+    async def begin(self, operation_id: str) -> Operation:
+        """Say that an operation has got its turn; its row then."""
 
-        def change(connection: sqlite3.Connection) -> None:
+        def change(connection: sqlite3.Connection) -> Operation:
             connection.execute(
-                "UPDATE operation SET phase = ? WHERE id = ? AND status = 'running'",
-                (phase, operation_id),
+                "UPDATE operation SET phase = 'running' WHERE id = ? AND status = 'running'",
+                (operation_id,),
             )
-
-        await self._database.write(change)
-
-    async def settle_unit(self, operation_id: str, unit: SettledUnit) -> bool:
-        """Count one unit, once: False when it had been settled before."""
-        checkpoint = None if unit.checkpoint is None else json.dumps(unit.checkpoint)
-
-        def change(connection: sqlite3.Connection) -> bool:
-            inserted = connection.execute(
-                "INSERT INTO operation_unit (operation_id, unit, outcome, records, message)"
-                " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (operation_id, unit.unit, unit.outcome, unit.records, unit.message),
-            )
-            if inserted.rowcount == 0:
-                return False
-            connection.execute(
-                _SETTLE, (unit.records, unit.outcome, unit.outcome, checkpoint, operation_id)
-            )
-            return True
+            return load_operation(connection, operation_id)
 
         return await self._database.write(change)
 
@@ -124,15 +105,20 @@ class OperationStore:
 
         def change(connection: sqlite3.Connection) -> Operation:
             connection.execute(_END, (status, error, now, operation_id))
-            row = connection.execute(
-                f"SELECT {_COLUMNS} FROM operation WHERE id = ?",  # noqa: S608 - a constant
-                (operation_id,),
-            ).fetchone()
-            if row is None:
-                raise LocalFault(f"operation {operation_id} has vanished")
-            return _operation_from_row(row)
+            return load_operation(connection, operation_id)
 
         return await self._database.write(change)
+
+
+def load_operation(connection: sqlite3.Connection, operation_id: str) -> Operation:
+    """The row of an operation that must be there, inside a transaction."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM operation WHERE id = ?",  # noqa: S608 - a constant
+        (operation_id,),
+    ).fetchone()
+    if row is None:
+        raise LocalFault(f"operation {operation_id} has vanished")
+    return _operation_from_row(row)
 
 
 def _row_from_operation(operation: Operation) -> tuple[object, ...]:
@@ -156,6 +142,8 @@ def _row_from_operation(operation: Operation) -> tuple[object, ...]:
         None if operation.checkpoint is None else json.dumps(operation.checkpoint),
         operation.error,
         operation.cancel_requested,
+        operation.units_failed,
+        operation.note,
     )
 
 
@@ -180,4 +168,6 @@ def _operation_from_row(row: Row) -> Operation:
         checkpoint=None if row[16] is None else json.loads(row[16]),
         error=row[17],
         cancel_requested=bool(row[18]),
+        units_failed=row[19],
+        note=row[20],
     )

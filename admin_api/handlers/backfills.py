@@ -69,7 +69,13 @@ def backfill_handlers(backfills: Backfills, *, clock: Clock) -> Mapping[str, Han
     async def status(call: Call) -> Json:
         if (identifier := call.params.get("id")) is not None:
             operation = await _operation(backfills, str(identifier))
-            return {"operation": operation_json(operation, now=clock.now())}
+            value = operation_json(operation, now=clock.now())
+            if operation.units_failed:
+                value["failures"] = [
+                    {"unit": each.unit, "outcome": each.outcome, "message": each.message or ""}
+                    for each in await backfills.failures(operation.id)
+                ]
+            return {"operation": value}
         wanted = call.params.get("status")
         listed = await backfills.list(
             status=None if wanted is None else _status(str(wanted)), limit=LISTED_MAX
@@ -108,7 +114,7 @@ def _status(text: str) -> OperationStatus:
         ) from None
 
 
-def operation_json(operation: Operation, *, now: float) -> Json:
+def operation_json(operation: Operation, *, now: float) -> dict[str, Json]:
     """An operation as the lexicon has it; `now` in unix seconds. What is unknown is left out."""
     value: dict[str, Json] = {
         "id": operation.id,
@@ -120,6 +126,7 @@ def operation_json(operation: Operation, *, now: float) -> Json:
         "phase": operation.phase,
         "unit": operation.unit,
         "unitsProcessed": operation.units_processed,
+        "unitsFailed": operation.units_failed,
         "cancelRequested": operation.cancel_requested,
         "outcomes": [
             {"name": name, "units": units} for name, units in sorted(operation.outcomes.items())
@@ -130,6 +137,7 @@ def operation_json(operation: Operation, *, now: float) -> Json:
         "totalRecords": operation.total_records,
         "totalUnits": operation.total_units,
         "error": operation.error,
+        "note": operation.note,
         "startedBy": operation.started_by,
         **_progress(operation, now),
     }

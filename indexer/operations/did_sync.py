@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 from indexer.errors import InvalidUpstream, RequestRefused
 from indexer.model import Json, OperationType, SettledUnit
-from indexer.operations.operation import (
-    Context,
-    OperationFailed,
-    Request,
-    refuse_foreign_params,
-)
+from indexer.operations.operation import Context, Request, insist, refuse_foreign_params
 from indexer.protocol.syntax import parse_did
 
 CLAIMS_MAX = 5
@@ -68,8 +64,10 @@ class DidSync:
     async def run(self, context: Context) -> None:
         """One repo is one unit; a resumed run finds equal revs and costs one request."""
         did = context.operation.key
+        if not await context.begin(did):
+            return
         for _ in range(CLAIMS_MAX):
-            outcome = await self._repos.sync_now(did)
+            outcome = await insist(partial(self._repos.sync_now, did))
             if outcome.result != "stale":
                 break
         await context.settle(
@@ -77,8 +75,7 @@ class DidSync:
                 unit=did,
                 outcome=outcome.result,
                 records=outcome.records,
+                is_failed=outcome.result not in GOOD_RESULTS,
                 message=outcome.reason,
             )
         )
-        if outcome.result not in GOOD_RESULTS:
-            raise OperationFailed(outcome.reason or outcome.result)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
-from indexer.errors import ChiveIndexerError, RequestRefused
+import structlog
+
+from indexer.errors import ChiveIndexerError, LocalBusy, RequestRefused
 from indexer.model import Json, Operation, OperationType, SettledUnit
-from indexer.ports import OperationRows
+from indexer.ports import OperationUnits
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+BUSY_RETRY_S = 1.0
+
+POISONED = "poisoned"
+"""Outcome of a unit that is skipped, because the process crashed over it too often."""
 
 
 class OperationFailed(ChiveIndexerError):
@@ -27,13 +40,42 @@ class Request:
 class Context:
     """An operation's hold on its own row while it runs."""
 
-    def __init__(self, operation: Operation, rows: OperationRows) -> None:
-        self.operation = operation
-        self._rows = rows
+    def __init__(
+        self,
+        operation: Operation,
+        units: OperationUnits,
+        on_settled: Callable[[Operation, int], None],
+    ) -> None:
+        self.operation = operation  # as of the last unit
+        self._units = units
+        self._on_settled = on_settled
+
+    async def begin(self, unit: str) -> bool:
+        """Say that work on a unit starts; call it before what may bring the process down.
+
+        False for a unit that has done so too often: it is settled and has to be skipped.
+        """
+        if await insist(partial(self._units.begin, self.operation.id, unit)):
+            return True
+        await self.settle(
+            SettledUnit(
+                unit=unit,
+                outcome=POISONED,
+                records=0,
+                is_failed=True,
+                message="the process ended over it more than once",
+            )
+        )
+        return False
 
     async def settle(self, unit: SettledUnit) -> bool:
         """Count a finished unit, once; False when it had been settled before a restart."""
-        return await self._rows.settle_unit(self.operation.id, unit)
+        row = await insist(partial(self._units.settle, self.operation.id, unit))
+        if row is None:
+            return False
+        self.operation = row
+        self._on_settled(row, unit.records)
+        return True
 
 
 class OperationKind(Protocol):
@@ -70,3 +112,13 @@ def refuse_foreign_params(
             raise RequestRefused(
                 "InvalidRequest", f"parameter {name} does not apply to type {type_name}"
             )
+
+
+async def insist(step: Callable[[], Awaitable[T]]) -> T:
+    """A step that has to be taken, however long the machine is short of something."""
+    while True:
+        try:
+            return await step()
+        except LocalBusy as error:
+            log.warning("operation.store_busy", reason=str(error))
+            await asyncio.sleep(BUSY_RETRY_S)

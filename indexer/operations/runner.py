@@ -3,26 +3,30 @@
 The row comes first: it is committed before the reply to triggerBackfill, and a boot takes up
 every row that still says `running`. A shutdown is not a cancel: the task ends, the row stays.
 The only way out of `running` is `OperationRows.end`, which a requested cancel always turns into
-`cancelled`.
+`cancelled`. What its units came to decides how an operation ends that was carried through: it has
+failed when all of them have.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 
 import structlog
 
 from indexer.clock import Clock
 from indexer.errors import (
     ChiveIndexerError,
+    LocalBusy,
     LocalFault,
     RequestRefused,
 )
 from indexer.metrics import Metrics
-from indexer.model import Json, Operation, OperationStatus, OperationType
-from indexer.operations.operation import Context, OperationKind
-from indexer.ports import OperationRows
+from indexer.model import FailedUnit, Json, Operation, OperationStatus, OperationType
+from indexer.operations.operation import Context, OperationKind, insist
+from indexer.ports import OperationRows, OperationUnits
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +40,7 @@ class Runner:
     def __init__(
         self,
         rows: OperationRows,
+        units: OperationUnits,
         kinds: Sequence[OperationKind],
         *,
         max_running: int,
@@ -44,12 +49,15 @@ class Runner:
         metrics: Metrics,
     ) -> None:
         self._rows = rows
+        self._units = units
         self._kinds = {kind.type: kind for kind in kinds}
         self._slots = asyncio.Semaphore(max_running)
         self._new_id = new_id
         self._clock = clock
         self._metrics = metrics
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelled: set[str] = set()  # tasks that an admin has ended, not a shutdown
+        self._progress: dict[str, Operation] = {}  # rows of what is at work
         self._group: asyncio.TaskGroup | None = None
         self._is_ready = asyncio.Event()
 
@@ -61,7 +69,10 @@ class Runner:
         """Resume what a restart interrupted, then work until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            interrupted = await self._rows.list(OperationStatus.RUNNING, QUEUED_MAX)
+            if crashed := await insist(self._units.count_crashes):
+                log.warning("operation.units_interrupted", units=crashed)
+            listed = partial(self._rows.list, OperationStatus.RUNNING, QUEUED_MAX)
+            interrupted = await insist(listed)
             for operation in reversed(interrupted):
                 if operation.cancel_requested:
                     await self._end(operation, OperationStatus.CANCELLED, None)
@@ -79,10 +90,6 @@ class Runner:
         """
         kind = self._kind(type_name)
         request = kind.parse(params)
-        if self._group is None or len(self._tasks) >= QUEUED_MAX:
-            raise RequestRefused(
-                "RateLimitExceeded", "too many operations wait already", status=429
-            )
         wanted = Operation(
             id=self._new_id(),
             type=kind.type,
@@ -104,7 +111,11 @@ class Runner:
             error=None,
             cancel_requested=False,
         )
-        operation = await self._rows.insert(wanted)
+        operation = await self._rows.insert(wanted, running_max=QUEUED_MAX)
+        if operation is None:
+            raise RequestRefused(
+                "RateLimitExceeded", "too many operations wait already", status=429
+            )
         if operation.id == wanted.id:
             log.info(
                 "operation.started",
@@ -123,13 +134,19 @@ class Runner:
         if not await self._rows.request_cancel(operation_id):
             return False
         task = self._tasks.get(operation_id)
-        if task is not None:
+        # Once only: a second one would interrupt the ending of the row.
+        if task is not None and operation_id not in self._cancelled:
+            self._cancelled.add(operation_id)
             task.cancel()
         return True
 
     async def get(self, operation_id: str) -> Operation | None:
         """The operation with this id."""
         return await self._rows.load(operation_id)
+
+    async def failures(self, operation_id: str) -> Sequence[FailedUnit]:
+        """The first of its units that failed; a hundred are kept."""
+        return await self._units.failures(operation_id)
 
     async def list(
         self, *, status: OperationStatus | None = None, limit: int = 100
@@ -172,37 +189,86 @@ class Runner:
     async def _carry_out(self, operation: Operation) -> None:
         """One operation from its slot to its end."""
         try:
+            try:
+                status, error = await self._work(operation)
+            except asyncio.CancelledError:
+                if operation.id not in self._cancelled:
+                    with suppress(LocalBusy):
+                        await asyncio.shield(self._units.put_down(operation.id))
+                    raise  # the process stops; the next boot resumes
+                status, error = OperationStatus.CANCELLED, None
+            await asyncio.shield(self._end(operation, status, error))
+        finally:
+            del self._tasks[operation.id]
+            self._cancelled.discard(operation.id)
+            if self._progress.pop(operation.id, None) is not None:
+                self._show_progress(operation.type)
+
+    async def _work(self, operation: Operation) -> tuple[OperationStatus, str | None]:
+        """Wait for a slot and do the work; how it ended and why."""
+        try:
             async with self._slots:
-                await self._rows.set_phase(operation.id, "running")
-                await self._kinds[operation.type].run(Context(operation, self._rows))
-        except asyncio.CancelledError:
-            row = await asyncio.shield(self._rows.load(operation.id))
-            if row is None or not row.cancel_requested:
-                raise  # the process stops; the next boot resumes
-            await asyncio.shield(self._end(operation, OperationStatus.CANCELLED, None))
+                row = await insist(partial(self._rows.begin, operation.id))
+                if row.cancel_requested:  # before there was a task that could be told
+                    return OperationStatus.CANCELLED, None
+                self._progress[row.id] = row
+                self._show_progress(row.type)
+                context = Context(row, self._units, self._on_settled)
+                await self._kinds[row.type].run(context)
         except LocalFault:
             raise
         except ChiveIndexerError as error:
-            await self._end(operation, OperationStatus.FAILED, str(error))
+            return OperationStatus.FAILED, str(error)
         except Exception as error:
             log.exception("operation.crashed", operation_id=operation.id)
-            await self._end(operation, OperationStatus.FAILED, f"bug: {error!r}")
-        else:
-            await self._end(operation, OperationStatus.COMPLETED, None)
-        finally:
-            self._tasks.pop(operation.id, None)
+            return OperationStatus.FAILED, f"bug: {error!r}"
+        return verdict(context.operation, await insist(partial(self._units.failures, operation.id)))
+
+    def _on_settled(self, operation: Operation, records: int) -> None:
+        metrics, kind = self._metrics, operation.type
+        metrics.backfill_records_processed.labels(kind).inc(records)
+        metrics.backfill_last_progress_timestamp_seconds.labels(kind).set(self._clock.now())
+        self._progress[operation.id] = operation
+        self._show_progress(kind)
+
+    def _show_progress(self, kind: OperationType) -> None:
+        """The settled share of all units that the operations at work of this type know of."""
+        known = [
+            (row.units_processed, row.total_units)
+            for row in self._progress.values()
+            if row.type is kind and row.total_units
+        ]
+        total = sum(units for _, units in known)
+        ratio = sum(done for done, _ in known) / total if total else 0.0
+        self._metrics.backfill_progress_ratio.labels(kind).set(min(ratio, 1.0))
 
     async def _end(self, operation: Operation, status: OperationStatus, error: str | None) -> None:
-        ended = await self._rows.end(operation.id, status, error)
+        ended = await insist(partial(self._rows.end, operation.id, status, error))
         self._metrics.backfill_operations.labels(ended.type, ended.status).inc()
         self._metrics.backfill_duration_seconds.labels(ended.type).observe(
             (ended.completed_at or ended.started_at) - ended.started_at
         )
         log.info(
-            f"operation.{ended.status}",
+            "operation.ended",
             operation_id=ended.id,
+            status=ended.status,
             type=ended.type,
             key=ended.key,
             records=ended.records_processed,
             reason=ended.error,
         )
+
+
+def verdict(
+    operation: Operation, failures: Sequence[FailedUnit]
+) -> tuple[OperationStatus, str | None]:
+    """How an operation ends whose work was carried through, and what its `error` says."""
+    failed, units = operation.units_failed, operation.units_processed
+    if not failed or not failures:
+        return OperationStatus.COMPLETED, None
+    first = failures[0]
+    reason = first.message or first.outcome
+    if units == 1:
+        return OperationStatus.FAILED, reason
+    status = OperationStatus.FAILED if failed == units else OperationStatus.COMPLETED
+    return status, f"{failed} of {units} {operation.unit}s failed, such as {first.unit}: {reason}"

@@ -14,7 +14,8 @@ from indexer.metrics import Metrics
 from indexer.model import Operation, OperationStatus, OperationType, SettledUnit
 from indexer.operations.did_sync import DidSync
 from indexer.operations.operation import Context, OperationFailed, Request
-from indexer.operations.runner import Runner
+from indexer.operations.runner import QUEUED_MAX, Runner
+from storage.operation_units import FAILURES_KEPT, OperationRetention, OperationUnits
 from storage.operations import OperationStore
 from tests.storage.conftest import DID, World
 
@@ -29,6 +30,8 @@ class Steps:
         self.permits = asyncio.Semaphore(0)
         self.ran: list[int] = []
         self.failure: Exception | None = None
+        self.bad: frozenset[int] = frozenset()  # units that fail
+        self.metrics = Metrics()
 
     def parse(self, params) -> Request:
         return Request(key=str(params.get("did", "x")), params=dict(params), total_units=5)
@@ -40,8 +43,16 @@ class Steps:
             if self.failure:
                 raise self.failure
             self.ran.append(number)
+            is_bad = number in self.bad
             await context.settle(
-                SettledUnit(unit=str(number), outcome="ok", records=10, checkpoint=number + 1)
+                SettledUnit(
+                    unit=str(number),
+                    outcome="bad" if is_bad else "ok",
+                    records=10,
+                    is_failed=is_bad,
+                    message=f"{number} is bad" if is_bad else None,
+                    checkpoint=number + 1,
+                )
             )
 
 
@@ -52,9 +63,10 @@ async def until(condition, deadline_s: float = 5.0) -> None:
 
 
 class Engine:
-    def __init__(self, runner: Runner, rows: OperationStore) -> None:
+    def __init__(self, runner: Runner, rows: OperationStore, units: OperationUnits) -> None:
         self.runner = runner
         self.rows = rows
+        self.units = units
 
     async def ended(self, operation: Operation) -> Operation:
         async def is_ended() -> bool:
@@ -73,18 +85,20 @@ IDS = count()
 @asynccontextmanager
 async def engine(world: World, kind, *, max_running: int = 2) -> AsyncIterator[Engine]:
     rows = OperationStore(world.database, clock=world.clock)
+    units = OperationUnits(world.database)
     runner = Runner(
         rows,
+        units,
         [kind],
         max_running=max_running,
         new_id=lambda: f"op{next(IDS)}",
         clock=world.clock,
-        metrics=Metrics(),
+        metrics=getattr(kind, "metrics", None) or Metrics(),
     )
     task = asyncio.get_running_loop().create_task(runner.run())
     await runner.ready()
     try:
-        yield Engine(runner, rows)
+        yield Engine(runner, rows, units)
     finally:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -223,10 +237,202 @@ async def test_a_unit_settled_twice_counts_once(world: World):
     async with engine(world, Steps()) as one:
         operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
         unit = SettledUnit(unit="u", outcome="it's", records=3)
-        assert await one.rows.settle_unit(operation.id, unit)
-        assert not await one.rows.settle_unit(operation.id, unit)
+        assert await one.units.settle(operation.id, unit)
+        assert not await one.units.settle(operation.id, unit)
         found = await one.rows.load(operation.id)
         assert found is not None and found.records_processed == 3 and found.outcomes == {"it's": 1}
+
+
+def sample(kind: Steps, name: str, **labels: str) -> float:
+    value = kind.metrics.registry.get_sample_value(name, {"type": "didSync", **labels})
+    assert value is not None
+    return value
+
+
+async def test_an_operation_whose_units_all_failed_has_failed(world: World):
+    kind = Steps()
+    kind.bad = frozenset(range(5))
+    async with engine(world, kind) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        for _ in range(5):
+            kind.permits.release()
+        ended = await one.ended(operation)
+        assert (ended.status, ended.units_failed) == (OperationStatus.FAILED, 5)
+        assert ended.error == "5 of 5 repos failed, such as 0: 0 is bad"
+
+
+async def test_an_operation_of_which_a_part_failed_completes_and_says_so(world: World):
+    kind = Steps()
+    kind.bad = frozenset({1, 3})
+    async with engine(world, kind) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        for _ in range(5):
+            kind.permits.release()
+        ended = await one.ended(operation)
+        assert (ended.status, ended.outcomes) == (OperationStatus.COMPLETED, {"ok": 3, "bad": 2})
+        assert ended.error == "2 of 5 repos failed, such as 1: 1 is bad"
+        failures = await one.runner.failures(operation.id)
+        assert [(each.unit, each.outcome, each.message) for each in failures] == [
+            ("1", "bad", "1 is bad"),
+            ("3", "bad", "3 is bad"),
+        ]
+
+
+async def test_the_first_hundred_failures_stay_listed_and_the_others_counted(world: World):
+    async with engine(world, Steps()) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        for number in range(FAILURES_KEPT + 5):
+            unit = SettledUnit(unit=f"{number:03}", outcome="bad", records=0, is_failed=True)
+            assert await one.units.settle(operation.id, unit)
+        row = await one.rows.end(operation.id, OperationStatus.FAILED, "all")
+        assert row.units_failed == row.outcomes["bad"] == FAILURES_KEPT + 5
+        listed = await one.units.failures(operation.id)
+        assert [each.unit for each in listed] == [f"{n:03}" for n in range(FAILURES_KEPT)]
+
+
+async def test_the_metrics_follow_the_units(world: World):
+    kind = Steps()
+    async with engine(world, kind) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        for _ in range(2):
+            kind.permits.release()
+
+        async def is_shown() -> bool:
+            return sample(kind, "chive_backfill_progress_ratio") == 0.4
+
+        await until(is_shown)
+        assert sample(kind, "chive_backfill_records_processed_total") == 20
+        assert sample(kind, "chive_backfill_last_progress_timestamp_seconds") == world.clock.now()
+        for _ in range(3):
+            kind.permits.release()
+        await one.ended(operation)
+
+        async def is_over() -> bool:
+            return sample(kind, "chive_backfill_progress_ratio") == 0
+
+        await until(is_over)
+        assert sample(kind, "chive_backfill_records_processed_total") == 50
+        assert sample(kind, "chive_backfill_operations_total", status="completed") == 1
+
+
+async def test_a_full_queue_refuses_what_is_new_and_joins_what_runs(world: World):
+    insert = (
+        "INSERT INTO operation (id, type, key, mode, phase, params, status, started_at,"
+        " records_processed, unit, units_processed, outcomes, cancel_requested)"
+        " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+        " SELECT 'q' || i, 'didSync', 'key' || i, 'supplement', 'queued', '{}', 'running', i,"
+        " 0, 'repo', 0, '{}', 0 FROM n"
+    )
+    await world.database.write(lambda connection: connection.execute(insert, (QUEUED_MAX,)))
+    kind = Steps()
+    async with engine(world, kind) as one:
+        assert one.runner.running()[OperationType.DID_SYNC] == QUEUED_MAX
+        with pytest.raises(RequestRefused) as refused:
+            await one.runner.start("didSync", {"did": "new"}, started_by=None)
+        assert (refused.value.status, refused.value.name) == (429, "RateLimitExceeded")
+        joined = await one.runner.start("didSync", {"did": "key7"}, started_by=None)
+        assert joined.id == "q7"
+        assert await one.runner.cancel("q1000")
+        await one.ended(await one.runner.get("q1000"))
+        assert (await one.runner.start("didSync", {"did": "new"}, started_by=None)).key == "new"
+
+
+async def test_a_second_cancel_does_not_disturb_the_first(world: World):
+    async with engine(world, Steps()) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(one.runner.cancel(operation.id))
+        assert (await one.ended(operation)).status is OperationStatus.CANCELLED
+
+
+class OneUnit:
+    """An operation of one unit that waits until it is let go on."""
+
+    type = OperationType.DID_SYNC
+    unit = "repo"
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.goes_on = asyncio.Event()
+
+    def parse(self, params) -> Request:
+        return Request(key=str(params["did"]), params=dict(params), total_units=1)
+
+    async def run(self, context: Context) -> None:
+        if await context.begin("unit"):
+            self.begun.set()
+            await self.goes_on.wait()
+            await context.settle(SettledUnit(unit="unit", outcome="ok", records=1))
+
+
+async def crash(world: World, operation_id: str) -> None:
+    """As if the process had ended while the operation's unit was in progress."""
+    await OperationUnits(world.database).begin(operation_id, "unit")
+
+
+async def test_a_unit_in_progress_at_two_crashes_is_poisoned(world: World):
+    async with engine(world, OneUnit()) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+    await crash(world, operation.id)
+    second = OneUnit()
+    async with engine(world, second):
+        await asyncio.wait_for(second.begun.wait(), 5)
+    await crash(world, operation.id)
+    third = OneUnit()
+    async with engine(world, third) as one:
+        ended = await one.ended(operation)
+    assert not third.begun.is_set()
+    assert (ended.status, ended.outcomes) == (OperationStatus.FAILED, {"poisoned": 1})
+    assert "more than once" in (ended.error or "")
+
+
+async def test_stops_in_good_order_poison_nothing(world: World):
+    async with engine(world, OneUnit()) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+    for _ in range(4):
+        kind = OneUnit()
+        async with engine(world, kind):
+            await asyncio.wait_for(kind.begun.wait(), 5)
+    last = OneUnit()
+    last.goes_on.set()
+    async with engine(world, last) as one:
+        assert (await one.ended(operation)).outcomes == {"ok": 1}
+
+
+async def test_units_fold_into_counters_and_old_operations_are_forgotten(world: World):
+    kind = Steps()
+    kind.bad = frozenset({2})
+    retention = OperationRetention(world.database, world.clock, age_s_max=1000.0)
+    async with engine(world, kind) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        assert await retention.step() == 0
+        for _ in range(5):
+            kind.permits.release()
+        ended = await one.ended(operation)
+        while await retention.step():
+            pass
+        assert await one.rows.load(operation.id) == ended
+        left = await world.rows("SELECT unit FROM operation_unit")
+        assert left == [("2",)]
+        running = await one.runner.start("didSync", {"did": "b"}, started_by=None)
+        world.clock.at += 1001
+        while await retention.step():
+            pass
+        assert await one.rows.load(operation.id) is None
+        assert await one.rows.load(running.id) is not None
+        assert await world.rows("SELECT unit FROM operation_unit") == []
+
+
+async def test_nothing_is_settled_of_an_operation_that_has_ended(world: World):
+    async with engine(world, Steps()) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        assert await one.runner.cancel(operation.id)
+        ended = await one.ended(operation)
+        unit = SettledUnit(unit="late", outcome="ok", records=1)
+        assert await one.units.settle(operation.id, unit) is None
+        assert await one.rows.load(operation.id) == ended
+        assert await world.rows("SELECT * FROM operation_unit") == []
 
 
 @pytest.mark.parametrize(

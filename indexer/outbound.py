@@ -1,0 +1,60 @@
+"""The daemon's outbound side, wired: one session, its pacing, identities, hosts of repos."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+from indexer.clock import Clock
+from indexer.metrics import Metrics
+from indexer.network.http import HttpClient
+from indexer.network.identity import IdentityResolver
+from indexer.network.listings import RepoListings
+from indexer.network.pacing import Pacing
+from indexer.network.pds import RepoNetwork
+from indexer.network.spool import SpoolFolder
+from indexer.settings import Settings
+
+
+async def open_network(
+    settings: Settings, clock: Clock, metrics: Metrics, stack: AsyncExitStack
+) -> tuple[IdentityResolver, RepoNetwork, RepoListings]:
+    """Who accounts are, where their repos lie, who lists them; `stack` closes the session."""
+    network = settings.network
+    relay_url = network.relay_url or "http" + settings.firehose.url[0].removeprefix("ws")
+    configured = [settings.identity.plc_url, settings.identity.handle_resolver_url, relay_url]
+    http = await stack.enter_async_context(
+        HttpClient(
+            user_agent=user_agent(settings),
+            allow_private=network.allow_private_hosts,
+            exempt=[url for url in configured if url is not None],
+            pacing=Pacing(clock=clock, rate=network.requests_per_s_per_host),
+            clock=clock,
+            metrics=metrics,
+        )
+    )
+    identities = IdentityResolver(
+        http,
+        plc_url=settings.identity.plc_url,
+        handle_resolver_url=settings.identity.handle_resolver_url,
+        allow_private=network.allow_private_hosts,
+        clock=clock,
+    )
+    folder = SpoolFolder(
+        settings.storage.path.with_name(settings.storage.path.name + ".spool"),
+        bytes_max=settings.resync.spool_bytes_max,
+        archive_bytes_max=settings.resync.repo_bytes_max,
+    )
+    hosts = RepoNetwork(
+        http,
+        identities,
+        folder,
+        idle_s=settings.resync.idle_s,
+        total_s=settings.resync.total_s,
+    )
+    return identities, hosts, RepoListings(http, relay_url=relay_url)
+
+
+def user_agent(settings: Settings) -> str:
+    """How we present ourselves to other people's hosts."""
+    return f"chive-indexer/{version('chive-indexer')} (+{settings.network.contact})"

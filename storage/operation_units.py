@@ -1,0 +1,154 @@
+"""Units of operations: settled once, begun before they are worked on, folded when all is over."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from indexer.clock import Clock
+from indexer.model import FailedUnit, Operation, SettledUnit
+from storage.database import Database
+from storage.operations import load_operation
+
+FAILURES_KEPT = 100
+"""Failed units of one operation that stay listed."""
+
+CRASHES_MAX = 2
+"""A unit in progress at so many crashes is not tried again."""
+
+STEP_ROWS = 250
+"""Rows removed in one transaction."""
+
+_SETTLE = """
+UPDATE operation SET records_processed = records_processed + ?,
+                     units_processed = units_processed + 1,
+                     units_failed = units_failed + ?,
+                     outcomes = json_set(outcomes, '$."' || ? || '"',
+                         coalesce(json_extract(outcomes, '$."' || ? || '"'), 0) + 1),
+                     checkpoint = coalesce(?, checkpoint)
+WHERE id = ?
+"""
+
+_BEGIN = """
+INSERT INTO operation_unit_begun (operation_id, unit, is_at_work, crashes) VALUES (?, ?, 1, 0)
+ON CONFLICT DO UPDATE SET is_at_work = 1
+RETURNING crashes
+"""
+
+_COUNT_CRASHES = """
+UPDATE operation_unit_begun SET is_at_work = 0, crashes = crashes + 1 WHERE is_at_work = 1
+"""
+
+_PUT_DOWN = "UPDATE operation_unit_begun SET is_at_work = 0 WHERE operation_id = ?"
+
+_FOLD = """
+DELETE FROM operation_unit WHERE (operation_id, unit) IN (
+    SELECT operation_id, unit FROM operation_unit
+    WHERE operation_id = ?1 AND is_kept = 0 LIMIT ?2)
+"""
+
+_TOO_OLD = """
+SELECT id FROM operation
+WHERE started_at < ?1 AND completed_at < ?1 AND is_folded ORDER BY started_at LIMIT 1
+"""
+
+
+class OperationUnits:
+    """The rows behind `indexer.ports.OperationUnits`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def begin(self, operation_id: str, unit: str) -> bool:
+        """Say that work on a unit starts; False when it has outlived enough crashes."""
+
+        def change(connection: sqlite3.Connection) -> bool:
+            crashes = connection.execute(_BEGIN, (operation_id, unit)).fetchone()[0]
+            return int(crashes) < CRASHES_MAX
+
+        return await self._database.write(change)
+
+    async def settle(self, operation_id: str, unit: SettledUnit) -> Operation | None:
+        """Count one unit, once; the row then. None when it had been settled, or all had ended."""
+        checkpoint = None if unit.checkpoint is None else json.dumps(unit.checkpoint)
+
+        def change(connection: sqlite3.Connection) -> Operation | None:
+            row = connection.execute(
+                "SELECT units_failed FROM operation WHERE id = ? AND status = 'running'",
+                (operation_id,),
+            ).fetchone()
+            if row is None:
+                return None
+            is_kept = unit.is_failed and row[0] < FAILURES_KEPT
+            inserted = connection.execute(
+                "INSERT INTO operation_unit"
+                " (operation_id, unit, outcome, records, message, is_kept)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (operation_id, unit.unit, unit.outcome, unit.records, unit.message, is_kept),
+            )
+            if inserted.rowcount == 0:
+                return None
+            connection.execute(
+                "DELETE FROM operation_unit_begun WHERE operation_id = ? AND unit = ?",
+                (operation_id, unit.unit),
+            )
+            counts = (unit.records, unit.is_failed, unit.outcome, unit.outcome)
+            connection.execute(_SETTLE, (*counts, checkpoint, operation_id))
+            return load_operation(connection, operation_id)
+
+        return await self._database.write(change)
+
+    async def put_down(self, operation_id: str) -> None:
+        """The work stops in good order: what was in progress has not crashed."""
+        await self._database.write(
+            lambda connection: connection.execute(_PUT_DOWN, (operation_id,)).rowcount
+        )
+
+    async def count_crashes(self) -> int:
+        """At a start, before any work: units that the last process left in progress."""
+        return await self._database.write(
+            lambda connection: connection.execute(_COUNT_CRASHES).rowcount
+        )
+
+    async def failures(self, operation_id: str) -> list[FailedUnit]:
+        """The first failed units, at most `FAILURES_KEPT`, by unit."""
+        rows = await self._database.read(
+            "SELECT unit, outcome, message FROM operation_unit"
+            " WHERE operation_id = ? AND is_kept ORDER BY unit",
+            (operation_id,),
+        )
+        return [FailedUnit(unit=row[0], outcome=row[1], message=row[2]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRetention:
+    """Folds the units of ended operations into their counters, and forgets old operations."""
+
+    database: Database
+    clock: Clock
+    age_s_max: float
+
+    async def step(self) -> int:
+        """Remove some rows that are no longer kept; how many, 0 when there is none."""
+        oldest = self.clock.now() - self.age_s_max
+        return await self.database.write(lambda connection: _step(connection, oldest))
+
+
+def _step(connection: sqlite3.Connection, oldest: float) -> int:
+    unfolded = connection.execute(
+        "SELECT id FROM operation WHERE status <> 'running' AND is_folded = 0 LIMIT 1"
+    ).fetchone()
+    if unfolded is not None:
+        removed = connection.execute(_FOLD, (unfolded[0], STEP_ROWS)).rowcount
+        if removed < STEP_ROWS:
+            connection.execute(
+                "DELETE FROM operation_unit_begun WHERE operation_id = ?", (unfolded[0],)
+            )
+            connection.execute("UPDATE operation SET is_folded = 1 WHERE id = ?", (unfolded[0],))
+        return removed + 1
+    old = connection.execute(_TOO_OLD, (oldest,)).fetchone()
+    if old is None:
+        return 0
+    units = connection.execute("DELETE FROM operation_unit WHERE operation_id = ?", old).rowcount
+    return units + connection.execute("DELETE FROM operation WHERE id = ?", old).rowcount

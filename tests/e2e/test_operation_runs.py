@@ -1,0 +1,152 @@
+"""Operations of a whole daemon on the devnet: cancelled, killed and taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.devnet import Devnet, FaultKind
+from tests.e2e.daemon import PASSWORD, running_daemon, to_toml, wait_until
+from tests.e2e.test_admin_kill import process, sections
+from tests.e2e.test_admin_methods import ADMIN, TAG
+from tests.oracle import wait_until_equal
+
+RECORDS = 30
+
+
+async def call(url: str, nsid: str, **body: Any) -> Any:
+    auth = {"Authorization": aiohttp.encode_basic_auth("admin", PASSWORD)}
+    async with (
+        aiohttp.ClientSession(headers=auth) as session,
+        session.post(f"{url}/xrpc/{nsid}", json=body) as response,
+    ):
+        assert response.status == 200, await response.text()
+        return await response.json()
+
+
+def stored(database: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+async def killed_in_the_middle(config: Path, net: Devnet, database: Path, did: str | None) -> None:
+    """A daemon that is killed while its operation waits for the repo; `did` starts one."""
+    hang = net.faults.schedule(
+        FaultKind.HTTP_HANG, times=None, endpoint="com.atproto.sync.getRepoStatus"
+    )
+    at_work = "SELECT is_at_work FROM operation_unit_begun"
+    async with process(config) as (daemon, url):
+        if did is not None:
+            await call(url, ADMIN + "triggerDIDSync", did=did)
+        await wait_until(
+            lambda: hang.fired > 0 and stored(database, at_work) == [(1,)],
+            what="the request that hangs",
+        )
+        daemon.send_signal(signal.SIGKILL)
+        await daemon.wait()
+    net.faults.clear()
+
+
+async def test_a_sync_that_is_killed_in_the_middle_is_taken_up_and_ends_as_any_other(
+    tmp_path: Path,
+):
+    async with Devnet(seed=6) as net:
+        account = await net.create_account()
+        net.import_records(account, RECORDS, [TAG])
+        values = sections(tmp_path, net)
+        values["firehose"]["start"] = "live"
+        config = tmp_path / "killed.toml"
+        config.write_text(to_toml(values))
+        database = tmp_path / "index.db"
+        await killed_in_the_middle(config, net, database, account.did)
+        before = stored(database, "SELECT id, status FROM operations")
+        assert [status for _, status in before] == ["running"]
+        async with running_daemon(tmp_path, values) as daemon:
+            await wait_until(
+                lambda: (
+                    daemon.rows("SELECT count(*) FROM operations WHERE status = 'running'")
+                    == [(0,)]
+                ),
+                what="the end of the operation",
+            )
+            assert daemon.rows("SELECT id, status, records_processed FROM operations") == [
+                (before[0][0], "completed", RECORDS)
+            ]
+            await wait_until_equal(net, database, 10.0, heads=True)
+
+
+async def test_a_sync_over_which_the_process_dies_twice_is_given_up(tmp_path: Path):
+    async with Devnet(seed=6) as net:
+        account = await net.create_account()
+        net.import_records(account, RECORDS, [TAG])
+        values = sections(tmp_path, net)
+        values["firehose"]["start"] = "live"
+        config = tmp_path / "killed.toml"
+        config.write_text(to_toml(values))
+        database = tmp_path / "index.db"
+        await killed_in_the_middle(config, net, database, account.did)
+        await killed_in_the_middle(config, net, database, None)
+        async with running_daemon(tmp_path, values) as daemon:
+            listed: dict[str, Any] = {}
+
+            async def is_over() -> bool:
+                _, body = await daemon.query(ADMIN + "getBackfillStatus")
+                listed.update(body["operations"][0])
+                return bool(listed["status"] != "running")
+
+            async with asyncio.timeout(10):
+                while not await is_over():
+                    await asyncio.sleep(0.05)
+            _, body = await daemon.query(ADMIN + "getBackfillStatus", id=listed["id"])
+            operation = body["operation"]
+            assert operation["status"] == "failed"
+            assert operation["outcomes"] == [{"name": "poisoned", "units": 1}]
+            assert operation["unitsFailed"] == 1
+            (failure,) = operation["failures"]
+            assert (failure["unit"], failure["outcome"]) == (account.did, "poisoned")
+            assert operation["error"] == failure["message"]
+            # What was asked for again is a new operation with a clean record.
+            again = await daemon.backfill("didSync", did=account.did)
+            assert again["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        (FaultKind.HTTP_HANG, {"endpoint": "com.atproto.sync.getRepoStatus"}),
+        (FaultKind.HTTP_STALL, {"endpoint": "com.atproto.sync.getRepo"}),
+    ],
+)
+async def test_a_cancel_ends_a_wait_for_the_network_within_two_seconds(
+    tmp_path: Path, kind: FaultKind, where: dict[str, str]
+):
+    async with Devnet(seed=6) as net:
+        account = await net.create_account()
+        net.import_records(account, RECORDS, [TAG])
+        values = sections(tmp_path, net)
+        values["firehose"]["start"] = "live"
+        async with running_daemon(tmp_path, values) as daemon:
+            fault = net.faults.schedule(kind, **where)
+            _, started = await daemon.call(ADMIN + "triggerDIDSync", did=account.did)
+            await wait_until(lambda: fault.fired > 0, what="the fault")
+            asked_at = time.monotonic()
+            status, answer = await daemon.call(ADMIN + "cancelBackfill", id=started["operationId"])
+            assert (status, answer["success"]) == (200, True)
+            assert daemon.rows("SELECT cancel_requested FROM operation") == [(1,)]
+            await wait_until(
+                lambda: daemon.rows("SELECT status FROM operations") == [("cancelled",)],
+                what="the end",
+                deadline_s=2.0,
+            )
+            assert time.monotonic() - asked_at < 2.0
+            again = await daemon.backfill("didSync", did=account.did)
+            assert again["status"] == "completed"
+            await wait_until_equal(net, daemon.database, 10.0, heads=True)
