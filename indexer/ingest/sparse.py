@@ -52,7 +52,7 @@ BLOCKS_PER_REQUEST = 100
 """CIDs of 59 characters in one URL: proxies in front of hosts take 8 kB."""
 
 RESTARTS_MAX = 3
-HOSTS_MAX = 10_000
+HOSTS_MAX = 1000
 NOT_SERVED_S = 6 * 3600.0
 """How long a host that does not offer the methods is not asked for them again."""
 

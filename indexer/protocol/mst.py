@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from typing import cast
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.cbor import Link, decode_block
@@ -240,24 +241,26 @@ class Frontier:
 
 
 def estimated_leaves(root: bytes, key: bytes, load: Load) -> int:
-    """How many leaves a tree has, judged by the one path to `key` as far as `load` has it.
+    """How many leaves a tree has, to its order, judged by the path to `key` that `load` has.
 
-    Each node on the path stands for all of its height: a node's keys count as often as the nodes
-    above it have subtrees. Exact where no node has more than one. Raises `InvalidUpstream`.
+    One key in `FANOUT ** h` has height h or more. Counted at the highest level down to which the
+    path shows two keys: a single high one may stand in a tree of any size. Raises
+    `InvalidUpstream`.
     """
-    leaves, alike = 0, 1
-    cid: bytes | None = root
-    for _ in range(HEIGHT_MAX + 1):
-        if cid is None:
+    node = decode_node(load(root))
+    shown = 0
+    for height in range(root_height(node), -1, -1):
+        shown += len(node.keys)
+        if shown > 1:
+            return shown * cast("int", FANOUT**height)
+        child = node.children[bisect_left(node.keys, key)]
+        if child is None:
             break
         try:
-            node = decode_node(load(cid))
+            node = decode_node(load(child))
         except MissingBlock:
             break
-        leaves += alike * len(node.keys)
-        alike *= max(1, len(node.children) - node.children.count(None))
-        cid = node.children[bisect_left(node.keys, key)]
-    return leaves
+    return shown
 
 
 def _push(
