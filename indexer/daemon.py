@@ -33,7 +33,7 @@ from indexer.metrics import Metrics
 from indexer.model import Scope
 from indexer.operations.did_sync import DidSync
 from indexer.operations.runner import Runner
-from indexer.outbound import open_network
+from indexer.outbound import open_network, user_agent
 from indexer.planning import Policy
 from indexer.records.prepare import prepare_record, prepare_stored
 from indexer.records.projection import SEARCH
@@ -229,27 +229,16 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
     await resync_store.give_back_all()
     identities, hosts, listings = await open_network(settings, world.clock, metrics, stack)
     stream = open_stream(
-        settings,
-        clock,
-        world.rng,
-        metrics=metrics,
-        verifier=verifier,
-        live_store=live_store,
-        resync_store=resync_store,
-        hosts=hosts,
-    )
+        settings, clock, world.rng, metrics=metrics, verifier=verifier, live_store=live_store,
+        resync_store=resync_store, hosts=hosts, user_agent=user_agent(settings),
+    )  # fmt: skip
     firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
-    gap_store = GapRepairStore(database, tracked, clock=clock)
+    gaps = GapRepairStore(database, tracked, clock=clock)
+    collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
     gap_repair = GapRepair(
-        gap_store,
-        gap_store,
-        listings,
-        hosts,
-        collections=[nsid for nsid in registry.types if f"{nsid}/" in scope],
-        clock=clock,
-        stream_at=stream.at,
+        gaps, gaps, listings, hosts, collections=collections, clock=clock, stream_at=stream.at,
         on_work=resyncer.wake,
-    )
+    )  # fmt: skip
     runner = _runner(settings, world, database, resyncer, metrics)
     status = DaemonStatus(
         StatusStore(database), firehose, busy_reason=lambda: live.busy_reason, clock=clock
@@ -269,8 +258,8 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         *_retention(settings, database, metrics, clock),
     )
     return _Parts(
-        live=live, resyncer=resyncer, runner=runner, hold=hold, upkeep=upkeep, admin=admin,
-        registry=registry, metrics=metrics, clock=clock,
+        live=live, resyncer=resyncer, gap_repair=gap_repair, runner=runner, hold=hold,
+        upkeep=upkeep, admin=admin, registry=registry, metrics=metrics, clock=clock,
     )  # fmt: skip
 
 

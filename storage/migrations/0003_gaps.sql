@@ -15,12 +15,13 @@ CREATE TABLE gap (
 
 CREATE INDEX gap_open ON gap (url) WHERE repaired_at IS NULL;
 
--- What is still to be asked, and since when: a gap waits for all that is no younger than itself.
+-- What is still to be asked, and since when. Gaps wait until nothing is left.
 CREATE TABLE gap_question (
     kind TEXT NOT NULL,                     -- host | collection
     target TEXT NOT NULL,                   -- URL of a PDS | NSID
     since REAL NOT NULL,
-    cursor TEXT,                            -- of the next page
+    cursor TEXT,                            -- of the next page, as the host gave it
+    after_id INTEGER,                       -- repos up to it were asked for one by one; NULL: pages
     pages INTEGER NOT NULL DEFAULT 0,       -- read since then
     failures INTEGER NOT NULL DEFAULT 0,    -- in a row
     retry_at REAL NOT NULL DEFAULT 0,
@@ -29,8 +30,7 @@ CREATE TABLE gap_question (
 
 -- Repos that differed, until they have been compared.
 CREATE TABLE gap_repo (
-    repo_id INTEGER PRIMARY KEY REFERENCES repo (id) ON DELETE CASCADE,
-    since REAL NOT NULL
+    repo_id INTEGER PRIMARY KEY REFERENCES repo (id) ON DELETE CASCADE
 ) STRICT;
 
 CREATE INDEX repo_host ON repo (pds_url, id);

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from indexer.ingest.attempts import Resync
+from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
 from indexer.model import Scope
 from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
+from indexer.network.listings import RepoListings
 from indexer.network.pacing import Pacing
 from indexer.network.pds import RepoNetwork
 from indexer.network.spool import SpoolFolder
@@ -24,6 +26,7 @@ from indexer.planning import EventBatch, Policy
 from indexer.records.prepare import prepare_record
 from indexer.records.registry import load_registry
 from storage.database import Database, open_database
+from storage.gap_repair import GapRepairStore
 from storage.live import LiveStore
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
@@ -67,6 +70,7 @@ class Rig:
     resyncer: Resyncer
     verifier: Verifier
     metrics: Metrics
+    repair: GapRepair
     heard: int = 0  # frames of the relay that have been applied
 
     async def hear(self) -> None:
@@ -131,7 +135,7 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
         HttpClient(
             user_agent="test",
             allow_private=True,
-            exempt=[net.plc_url, net.handle_resolver_url],
+            exempt=[net.plc_url, net.handle_resolver_url, net.relay.server.url],
             pacing=Pacing(clock=clock, rate=1000.0),
             clock=clock,
             metrics=metrics,
@@ -163,4 +167,15 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             metrics=metrics,
             stream_at=lambda: None,
         )
-        yield Rig(net, database, path, clock, live, store, resyncer, verifier, metrics)
+        gap_store = GapRepairStore(database, tracked, clock=clock)
+        repair = GapRepair(
+            gap_store,
+            gap_store,
+            RepoListings(http, relay_url=net.relay.server.url),
+            hosts,
+            collections=sorted(REGISTRY.types),
+            clock=clock,
+            stream_at=lambda: None,
+            on_work=lambda: None,
+        )
+        yield Rig(net, database, path, clock, live, store, resyncer, verifier, metrics, repair)

@@ -1,0 +1,227 @@
+"""Repair of gaps: hosts are asked what their repos are at, and what differs is fetched.
+
+A gap changes no repo. A host's list is read as long as its pages are fewer than the repos of ours
+there; those that it has not told of are asked for one by one. The relay's lists by collection tell
+of accounts that appeared meanwhile. Everything is rows: a restart goes on where this one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from indexer.clock import Clock
+from indexer.errors import InvalidUpstream, LocalBusy, Unavailable
+from indexer.ingest.attempts import HostStatus
+from indexer.listings import Listed, ListingPage, Question
+
+log = structlog.get_logger(__name__)
+
+ASKERS = 4
+"""Hosts asked at the same time, so that one which hangs does not hold up the others."""
+
+IDLE_S = 1.0
+LAG_S_MAX = 60.0
+"""While the stream lags more than this, what differs may only be on its way."""
+
+RETRY_S_MIN = 60.0
+RETRY_S_MAX = 3600.0
+TRIES_MAX = 5
+"""A host that failed so often has its repos left to the resync, one by one."""
+
+
+class GapRows(Protocol):
+    """The repair's rows."""
+
+    async def has_open_gaps(self) -> bool:
+        """Whether anything is left to repair."""
+
+    async def survey(self, collections: Sequence[str]) -> bool:
+        """Put down what a gap not seen before makes worth asking."""
+
+    async def close_gaps(self) -> int:
+        """Mark as repaired what waits for nothing any more."""
+
+
+class Questions(Protocol):
+    """What is still to be asked, and what the answers do."""
+
+    async def questions(self) -> list[Question]:
+        """The next ones that are due."""
+
+    async def count_tracked(self, pds_url: str) -> int:
+        """Tracked repos of a host."""
+
+    async def uncompared(self, question: Question) -> list[tuple[int, str]]:
+        """(id, DID) of some repos of the host that no listing has told of."""
+
+    async def compare(
+        self, repos: Sequence[Listed], then: Question, *, is_answered: bool = True
+    ) -> bool:
+        """Take a host's word on its own repos, and go on with `then`; whether any differs.
+
+        Without an answer all of them count as different, and none as compared.
+        """
+
+    async def discover(self, repos: Sequence[Listed], then: Question) -> bool:
+        """Track those that are unknown; whether there were any."""
+
+    async def put_off(self, question: Question, *, delay_s: float) -> None:
+        """Ask again later."""
+
+    async def settle(self, question: Question) -> None:
+        """Nothing more is to be asked here."""
+
+
+class Listings(Protocol):
+    """The lists of hosts and relays. None: not served there."""
+
+    async def of_host(self, pds_url: str, cursor: str | None) -> ListingPage | None:
+        """A page of a PDS's listRepos."""
+
+    async def of_collection(self, collection: str, cursor: str | None) -> ListingPage | None:
+        """A page of the relay's listReposByCollection."""
+
+
+class Statuses(Protocol):
+    """Single questions to a PDS."""
+
+    async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
+        """The account's status at its host; None when the host does not know the repo."""
+
+
+class GapRepair:
+    """Repairs gaps in the background, paced by the HTTP client."""
+
+    def __init__(
+        self,
+        gaps: GapRows,
+        questions: Questions,
+        listings: Listings,
+        statuses: Statuses,
+        *,
+        collections: Sequence[str],
+        clock: Clock,
+        stream_at: Callable[[], float | None],
+        on_work: Callable[[], None],
+    ) -> None:
+        self._gaps = gaps
+        self._questions = questions
+        self._listings = listings
+        self._statuses = statuses
+        self._collections = collections
+        self._clock = clock
+        self._stream_at = stream_at
+        self._on_work = on_work
+        self._in_hand: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Repair until cancelled."""
+        while True:
+            try:
+                await self.go_on()
+            except* LocalBusy as group:
+                log.warning("gaps.store_busy", reason=str(group.exceptions[0]))
+            await asyncio.sleep(IDLE_S)
+
+    async def go_on(self) -> None:
+        """Ask everything that is due, and close the gaps that wait for nothing more."""
+        if not await self._gaps.has_open_gaps() or self._is_lagging():
+            return
+        if await self._gaps.survey(self._collections):
+            log.warning("gaps.repair_begun")
+        async with asyncio.TaskGroup() as group:
+            for number in range(ASKERS):
+                group.create_task(self._ask_all(), name=f"gap-repair-{number}")
+        closed = await self._gaps.close_gaps()
+        if closed:
+            log.info("gaps.repaired", gaps=closed)
+
+    def _is_lagging(self) -> bool:
+        stream_at = self._stream_at()
+        return stream_at is not None and self._clock.now() - stream_at > LAG_S_MAX
+
+    async def _ask_all(self) -> None:
+        while True:
+            due = await self._questions.questions()
+            question = next((q for q in due if (q.kind, q.target) not in self._in_hand), None)
+            if question is None:
+                return
+            key = (question.kind, question.target)
+            self._in_hand.add(key)
+            try:
+                await self._ask(question)
+            except (Unavailable, InvalidUpstream) as error:
+                await self._failed(question, error.detail)
+            finally:
+                self._in_hand.discard(key)
+
+    async def _ask(self, question: Question) -> None:
+        if question.kind == "collection":
+            await self._ask_relay(question)
+        elif question.after_id is None:
+            await self._read_page(question)
+        else:
+            await self._ask_singly(question)
+
+    async def _ask_relay(self, question: Question) -> None:
+        page = await self._listings.of_collection(question.target, question.cursor)
+        if page is None:
+            log.warning("gaps.relay_lists_no_collections", collection=question.target)
+        else:
+            then = replace(question, cursor=page.cursor, pages=question.pages + 1, failures=0)
+            if await self._questions.discover(page.repos, then):
+                self._on_work()
+        if page is None or page.cursor is None or page.cursor == question.cursor:
+            await self._questions.settle(question)
+
+    async def _read_page(self, question: Question) -> None:
+        tracked = await self._questions.count_tracked(question.target)
+        page = await self._listings.of_host(question.target, question.cursor)
+        pages = question.pages + 1
+        is_last = (
+            page is None
+            or page.cursor is None
+            or page.cursor == question.cursor
+            or pages >= tracked
+        )
+        then = replace(
+            question,
+            cursor=None if page is None else page.cursor,
+            after_id=0 if is_last else None,
+            pages=pages,
+            failures=0,
+        )
+        if await self._questions.compare(() if page is None else page.repos, then):
+            self._on_work()
+
+    async def _ask_singly(self, question: Question) -> None:
+        left = await self._questions.uncompared(question)
+        if not left:
+            await self._questions.settle(question)
+            return
+        for identifier, did in left:
+            answer = await self._statuses.fetch_status(question.target, did)
+            listed = Listed(did, None, None)
+            if answer is not None:
+                listed = Listed(did, answer.status, answer.rev)
+            question = replace(question, after_id=identifier, failures=0)
+            if await self._questions.compare((listed,), question):
+                self._on_work()
+
+    async def _failed(self, question: Question, reason: str) -> None:
+        log.warning("gaps.not_answered", kind=question.kind, target=question.target, reason=reason)
+        if question.kind == "collection" or question.failures + 1 < TRIES_MAX:
+            delay_s = min(RETRY_S_MIN * 2.0**question.failures, RETRY_S_MAX)
+            await self._questions.put_off(question, delay_s=delay_s)
+            return
+        while left := await self._questions.uncompared(question):
+            unknown = [Listed(did, None, None) for _, did in left]
+            question = replace(question, after_id=left[-1][0])
+            if await self._questions.compare(unknown, question, is_answered=False):
+                self._on_work()
+        await self._questions.settle(question)

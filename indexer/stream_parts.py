@@ -1,0 +1,105 @@
+"""The stream, the live path behind it and the resync beside it, wired."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from indexer.clock import Clock
+from indexer.ingest.dialing import open_any_socket
+from indexer.ingest.firehose import Firehose, FirehoseSettings
+from indexer.ingest.live import LiveIngest
+from indexer.ingest.resync import Resyncer
+from indexer.ingest.verification import Verifier
+from indexer.ingest.websocket import WebsocketSettings
+from indexer.metrics import Metrics
+from indexer.network.pds import RepoNetwork
+from indexer.network.sockets import endpoint_of, open_public_socket
+from indexer.network.ssrf import check_url
+from indexer.settings import Settings
+from storage.live import LiveStore
+from storage.resyncs import ResyncStore
+
+SILENCE_S = 10.0
+"""A connected stream that brings nothing for this long has nothing older to tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamParts:
+    """What was wired."""
+
+    firehose: Firehose
+    live: LiveIngest
+    resyncer: Resyncer
+    at: Callable[[], float | None]
+    """How far the stream has come, unix seconds: to the present once it has fallen silent."""
+
+
+def open_stream(
+    settings: Settings,
+    clock: Clock,
+    rng: random.Random,
+    *,
+    user_agent: str,
+    metrics: Metrics,
+    verifier: Verifier,
+    live_store: LiveStore,
+    resync_store: ResyncStore,
+    hosts: RepoNetwork,
+) -> StreamParts:
+    """The parts, which wake each other. Nothing runs yet."""
+    allow_private = settings.network.allow_private_hosts
+    # A relay of the operator's own may be at a private address; one that it redirects to may not.
+    configured = frozenset(map(endpoint_of, settings.firehose.url))
+    open_socket = partial(open_public_socket, exempt=configured)
+    live: LiveIngest
+
+    async def load_cursor(url: str) -> int | None:
+        await live.drained()
+        cursor = await live_store.load_cursor(url)
+        if cursor is not None:
+            return cursor
+        start = settings.firehose.start
+        return {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
+
+    firehose = Firehose(
+        settings=FirehoseSettings(
+            urls=settings.firehose.url,
+            user_agent=user_agent,
+            websocket=WebsocketSettings(
+                batch_frames=settings.firehose.batch_frames,
+                batch_s=settings.firehose.batch_ms / 1000,
+            ),
+        ),
+        clock=clock,
+        rng=rng,
+        metrics=metrics,
+        load_cursor=load_cursor,
+        check_url=partial(check_url, allow_private=allow_private),
+        open_socket=open_any_socket if allow_private else open_socket,
+    )
+
+    def stream_at() -> float | None:
+        heard_at = max(firehose.connected_since or 0.0, firehose.last_received_at or 0.0)
+        now = clock.now()
+        if firehose.is_connected and now - heard_at > SILENCE_S:
+            return now
+        return live.stream_at
+
+    resyncer = Resyncer(
+        resync_store,
+        resync_store,
+        hosts,
+        verifier,
+        workers=settings.resync.workers,
+        clock=clock,
+        rng=rng,
+        metrics=metrics,
+        stream_at=stream_at,
+    )
+    live = LiveIngest(
+        firehose, live_store, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake
+    )
+    return StreamParts(firehose=firehose, live=live, resyncer=resyncer, at=stream_at)

@@ -1,0 +1,238 @@
+"""Repair of gaps between a devnet and a real store: what was lost is found, and little is asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from indexer.listings import Listed, compared
+from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
+from indexer.network.listings import PAGE_REPOS, listing_page
+from indexer.planning import EventBatch, Repo
+from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.oracle import assert_heads_equal, assert_store_equals
+from tests.unit.ingest.resync_rig import Rig, open_rig
+
+TAG = "pub.chive.eprint.userTag"
+RNG = random.Random(9)
+REV = "3lbtqsrpyuk2a"
+LATER = "3lbtqsrpyuk2b"
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with Devnet(seed=8) as net, open_rig(net, tmp_path) as opened:
+        yield opened
+
+
+def tag(rig: Rig, account: Account) -> None:
+    rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+
+
+async def followed(rig: Rig, count: int) -> list[Account]:
+    accounts = [await rig.net.create_account() for _ in range(count)]
+    for account in accounts:
+        tag(rig, account)
+    await rig.hear()
+    await rig.work()
+    return accounts
+
+
+async def lose(rig: Rig) -> None:
+    """Everything since the last hearing is never heard; the relay says so."""
+    rig.heard = rig.net.relay.stream.last_seq
+    gap = GapSeen(reason=GapReason.OUTDATED_CURSOR, before_seq=rig.heard + 1)
+    await rig.live.apply(
+        EventBatch(url="ws://relay", events=(), seq=rig.heard, event_at=None, gaps=(gap,))
+    )
+
+
+async def repaired(rig: Rig) -> bool:
+    return await rig.rows("SELECT count(*) FROM gaps WHERE repaired_at IS NULL") == [(0,)]
+
+
+async def repair(rig: Rig) -> int:
+    """Work until the gap is closed; how many repos were attempted."""
+    attempts = 0
+    for _ in range(10):
+        await rig.repair.go_on()
+        if await repaired(rig):
+            return attempts
+        attempts += len(await rig.work(ahead_s=61.0))
+    raise AssertionError(await rig.rows("SELECT * FROM gap_question"))
+
+
+def assert_equal(rig: Rig) -> None:
+    assert_store_equals(rig.net, rig.path)
+    assert_heads_equal(rig.net, rig.path)
+
+
+def asked_of_relay(rig: Rig, method: str) -> int:
+    return rig.net.relay.server.requests[f"com.atproto.sync.{method}"]
+
+
+async def test_only_what_was_lost_is_fetched_and_the_gap_is_closed(rig: Rig):
+    accounts = await followed(rig, 8)
+    before = rig.asked("getRepo") + rig.asked("getBlocks"), rig.asked("getRepoStatus")
+    for account in accounts[:2]:
+        tag(rig, account)
+    await lose(rig)
+    states = "SELECT state FROM repo GROUP BY state"
+    assert await rig.rows(states) == [("active",)]
+    await rig.repair.go_on()
+    assert await rig.rows(states) == [("active",)]
+    assert await rig.rows("SELECT count(*) FROM repo WHERE wanted <> 0") == [(2,)]
+    assert not await repaired(rig)
+    assert await repair(rig) == 2
+    assert_equal(rig)
+    assert rig.asked("getRepo") + rig.asked("getBlocks") - before[0] <= 2
+    assert rig.asked("getRepoStatus") - before[1] == 2
+    assert rig.asked("listRepos") <= 2 * len(rig.net.pds)
+
+
+async def test_an_account_that_appeared_unheard_is_discovered(rig: Rig):
+    await followed(rig, 2)
+    newcomer = await rig.net.create_account()
+    tag(rig, newcomer)
+    await rig.net.create_account()
+    await lose(rig)
+    await repair(rig)
+    assert_equal(rig)
+    assert await rig.rows("SELECT count(*) FROM repo") == [(3,)]
+
+
+async def test_a_relay_without_lists_by_collection_does_not_keep_the_gap_open(rig: Rig):
+    rig.net.relay.serves_collections = False
+    accounts = await followed(rig, 2)
+    tag(rig, accounts[0])
+    await lose(rig)
+    await repair(rig)
+    assert_equal(rig)
+
+
+async def test_accounts_hidden_deleted_and_back_unheard_are_asked_about(rig: Rig):
+    accounts = await followed(rig, 4)
+    rig.net.set_account_status(accounts[0], "deactivated")
+    await rig.hear()
+    await rig.work(ahead_s=61.0)
+    await rig.work(ahead_s=61.0)
+    assert (await rig.repo(accounts[0]))[1] == "deactivated"
+    rig.net.set_account_status(accounts[0], "active")
+    rig.net.set_account_status(accounts[1], "takendown")
+    rig.net.set_account_status(accounts[2], "deleted")
+    await lose(rig)
+    await repair(rig)
+    assert (await rig.repo(accounts[0]))[:2] == ("active", "active")
+    assert (await rig.repo(accounts[1]))[1] == "takendown"
+    assert (await rig.repo(accounts[2]))[1] == "deleted"
+    assert_store_equals(rig.net, rig.path)
+
+
+async def test_a_list_that_goes_round_in_circles_is_left_and_its_repos_asked_singly(rig: Rig):
+    accounts = await followed(rig, 6)
+    loop = rig.net.faults.schedule(
+        FaultKind.CURSOR_LOOP, times=None, endpoint="com.atproto.sync.listRepos"
+    )
+    bogus = rig.net.faults.schedule(FaultKind.BOGUS_DIDS, endpoint="com.atproto.sync.listRepos")
+    tag(rig, accounts[0])
+    await lose(rig)
+    await repair(rig)
+    assert loop.fired and bogus.fired
+    assert rig.asked("listRepos") <= len(accounts) + len(rig.net.pds)
+    assert await rig.rows("SELECT count(*) FROM repo") == [(6,)]
+    assert_equal(rig)
+
+
+async def test_a_host_without_an_answer_is_asked_again_later_and_the_gap_waits(rig: Rig):
+    accounts = await followed(rig, 2)
+    down = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, times=2, endpoint="com.atproto.sync.listRepos", status=503
+    )
+    tag(rig, accounts[0])
+    await lose(rig)
+    await rig.repair.go_on()
+    assert down.fired
+    assert not await repaired(rig)
+    await repair(rig)
+    assert down.fired == 2
+    assert_equal(rig)
+
+
+async def test_a_dead_host_leaves_its_repos_to_the_resync(rig: Rig):
+    accounts = await followed(rig, 2)
+    dead = rig.net.faults.schedule(FaultKind.HTTP_STATUS, times=None, service="pds", status=503)
+    tag(rig, accounts[0])
+    await lose(rig)
+    for _ in range(40):
+        await rig.repair.go_on()
+        if await repaired(rig):
+            break
+        await rig.work(ahead_s=3700.0)
+    assert dead.fired and await repaired(rig)
+    assert await rig.rows("SELECT count(*) FROM repo WHERE wanted & 4 AND attempts > 2") == [(2,)]
+
+
+async def test_a_repair_goes_on_where_an_earlier_process_ended(rig: Rig):
+    accounts = await followed(rig, 4)
+    tag(rig, accounts[0])
+    await lose(rig)
+    down = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, endpoint="com.atproto.sync.listRepos", status=503
+    )
+    await rig.repair.go_on()
+    assert down.fired == 1
+    left = await rig.rows("SELECT kind, failures FROM gap_question")
+    assert left == [("host", 1)]
+    relay_requests = asked_of_relay(rig, "listReposByCollection")
+    await repair(rig)
+    assert asked_of_relay(rig, "listReposByCollection") == relay_requests
+    assert_equal(rig)
+
+
+def repo(**known: object) -> Repo:
+    fields: dict = {"id": 1, "did": "did:plc:a", "state": RepoState.ACTIVE, "rev": REV}
+    return Repo(**(fields | known))
+
+
+def said(status: AccountStatus | None = AccountStatus.ACTIVE, rev: str | None = REV) -> Listed:
+    return Listed("did:plc:a", status, rev)
+
+
+@pytest.mark.parametrize(
+    ("held", "listed", "work"),
+    [
+        (repo(), said(), Wanted.NOTHING),
+        (repo(), said(rev=LATER), Wanted.CONTENT),
+        (repo(host_rev=LATER), said(rev=LATER), Wanted.NOTHING),
+        (repo(), said(AccountStatus.DEACTIVATED, LATER), Wanted.ACCOUNT),
+        (repo(), said(None), Wanted.ACCOUNT | Wanted.CONTENT),
+        (repo(state=RepoState.DELETED), said(None), Wanted.NOTHING),
+        (repo(state=RepoState.DELETED), said(), Wanted.ACCOUNT | Wanted.CONTENT),
+        (repo(state=RepoState.TOO_LARGE), said(rev=LATER), Wanted.NOTHING),
+        (
+            repo(account_status=AccountStatus.TAKENDOWN),
+            said(AccountStatus.TAKENDOWN),
+            Wanted.NOTHING,
+        ),
+    ],
+)
+def test_a_listing_raises_work_where_it_differs_and_never_changes_a_state(held, listed, work):
+    after = compared(held, listed, now=5.0)
+    assert after.wanted == work
+    assert replace(after, wanted=held.wanted, priority=held.priority, retry_at=0.0) == held
+
+
+def test_a_page_keeps_what_makes_sense_and_ends_where_it_is_empty():
+    entry = {"did": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", "rev": REV, "head": "x", "active": True}
+    page = listing_page({"repos": [entry, {"did": "no"}, 7, None], "cursor": "c"})
+    assert page is not None
+    assert page.repos == (Listed(entry["did"], AccountStatus.ACTIVE, REV),)
+    assert page.cursor == "c"
+    many = listing_page({"repos": [entry] * (PAGE_REPOS + 5), "cursor": "c" * 5000})
+    assert many is not None and (len(many.repos), many.cursor) == (PAGE_REPOS, None)
+    assert listing_page({"repos": [], "cursor": "c"}).cursor is None
+    assert listing_page({"repos": "x"}) is None and listing_page([]) is None
