@@ -121,8 +121,13 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
             retry_at=min(repo.retry_at, look_again_at) if repo.wanted else look_again_at,
             attempts=0,
         )
-    if repo.state is RepoState.DESYNCHRONIZED:
-        return replace(repo, claimed=Wanted.NOTHING, attempts=0)
+    if repo.state in {RepoState.DESYNCHRONIZED, RepoState.ERROR}:
+        left = replace(repo, claimed=Wanted.NOTHING, attempts=0)
+        if not repo.is_visible or repo.wanted & Wanted.CONTENT:
+            return left
+        # The claim was for its account or key alone: without this nobody would fetch it again.
+        retry_at = min(repo.retry_at, now) if repo.wanted else now
+        return replace(left, wanted=repo.wanted | Wanted.CONTENT, retry_at=retry_at)
     state: RepoState = repo.state
     if state is RepoState.RESYNCING:
         is_outrun = bool(repo.wanted & Wanted.CONTENT)

@@ -247,3 +247,33 @@ def test_waits_grow_and_end():
     assert retry_delay_s(50, 0.999) < 5400.0
     assert retry_delay_s(0, 0.0, retry_after_s=300.0) == 300.0
     assert retry_delay_s(0, 0.0, retry_after_s=1e9) == 3600.0
+
+
+@pytest.mark.parametrize("state", [RepoState.DESYNCHRONIZED, RepoState.ERROR])
+def test_a_repo_found_current_for_its_account_alone_is_still_brought_back_to_active(
+    state: RepoState,
+):
+    """Hidden while it was to be fetched, then active again at the same rev."""
+    row = claimed(
+        state,
+        claimed=Wanted.IDENTITY | Wanted.ACCOUNT,
+        account_status=AccountStatus.DEACTIVATED,
+        retry_at=NOW + 60.0,
+    )
+    row = released(resumed(row, None, is_confirmed=True, now=NOW), look_again_at=None, now=NOW)
+    assert row.is_visible
+    assert row.wanted == Wanted.CONTENT
+    assert row.retry_at == NOW
+
+    row = replace(row, state=RepoState.RESYNCING, claimed=row.wanted, wanted=Wanted.NOTHING)
+    row = released(resumed(row, None, is_confirmed=True, now=NOW), look_again_at=None, now=NOW)
+    assert row.state is RepoState.ACTIVE
+
+
+def test_a_hidden_repo_is_not_fetched_because_its_key_was_looked_up():
+    row = claimed(
+        RepoState.DESYNCHRONIZED,
+        claimed=Wanted.IDENTITY,
+        account_status=AccountStatus.DEACTIVATED,
+    )
+    assert released(row, look_again_at=None, now=NOW).wanted is Wanted.NOTHING
