@@ -271,7 +271,10 @@ def _checkpoint_and_close(connection: sqlite3.Connection) -> None:
         try:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise translated(error) from error
+            fault = translated(error)
+            if not isinstance(fault, LocalBusy):
+                raise fault from error
+            # Too full to merge the WAL into the file: it stays, and nothing of it is lost.
 
 
 def _refused(error: sqlite3.Error, path: Path) -> Exception:

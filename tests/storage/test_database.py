@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, suppress
@@ -269,3 +272,51 @@ async def test_a_slow_read_delays_neither_live_reads_nor_writes_and_can_be_given
         began = time.monotonic()
         assert await database.read("SELECT url FROM firehose") == [("a",)]
         assert time.monotonic() - began < 1.0
+
+
+FILL_AND_CLOSE = """
+import asyncio, sys
+from pathlib import Path
+from indexer.errors import LocalBusy
+from storage.database import open_database
+
+async def main():
+    async with open_database(Path(sys.argv[1])) as database:
+        await database.write(lambda c: c.execute("CREATE TABLE filling (bytes BLOB)") and None)
+        for number in range(1000):
+            try:
+                await database.write(
+                    lambda c: c.execute("INSERT INTO filling VALUES (randomblob(200000))") and None
+                )
+            except LocalBusy:
+                print("full after", number)
+                return
+
+asyncio.run(main())
+"""
+
+
+def test_a_store_on_a_full_disk_closes_cleanly_and_keeps_what_was_committed(tmp_path: Path):
+    """A mount of 8 MiB, in a mount namespace of its own; the database is looked at from within."""
+    look = (
+        "import sqlite3, sys;"
+        "print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM filling').fetchone()[0])"
+    )
+    # Twice the WAL would not fit: the closing checkpoint fails, too.
+    script = (
+        'mount -t tmpfs -o size=8m tmpfs "$1" || exit 77;'
+        ' "$2" -c "$3" "$1/index.db" || exit 1;'
+        ' mount -o remount,size=32m "$1" || exit 77; "$2" -c "$4" "$1/index.db"'
+    )
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("unshare is not installed")
+    done = subprocess.run(
+        [unshare, "-Urm", "sh", "-c", script, "sh", tmp_path, sys.executable, FILL_AND_CLOSE, look],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    if done.returncode == 77 or "unshare:" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert done.returncode == 0, done.stderr
+    filled, kept = done.stdout.split("\n")[:2]
+    assert filled == f"full after {kept}"
