@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from indexer.model import AuditDraft, AuditEntry, RepoRow
+from indexer.model import AuditDraft, AuditEntry, Gap, RepoRow
 from indexer.ports import Backfills, Status
 from indexer.protocol.did_document import DidDocument
 
@@ -97,6 +97,23 @@ class StreamSwitch(Protocol):
         """Open it again from the cursor, which is returned."""
 
 
+class CursorReset(Protocol):
+    """The operator's way to give a cursor up."""
+
+    async def reset(self, url: str | None, cursor: str) -> int | None:
+        """Move the cursor of one relay, by default the one in use; the number it has then.
+
+        Raises `RequestRefused` for an unknown relay or a cursor that makes no sense.
+        """
+
+
+class GapListing(Protocol):
+    """What was missed of the streams."""
+
+    async def gaps(self, *, before: int | None, limit: int) -> Sequence[Gap]:
+        """Those with an id below `before`, newest first."""
+
+
 class Backups(Protocol):
     """Copies of the store."""
 
@@ -117,6 +134,8 @@ class AdminPorts:
     audit: AuditLog
     repos: RepoListing
     stream: StreamSwitch
+    cursors: CursorReset
+    gaps: GapListing
     backups: Backups
     documents: DidDocuments
     tokens: TokenHorizon

@@ -23,6 +23,7 @@ import structlog
 from admin_api.ports import AdminPorts
 from admin_api.server import AdminSettings, serve_admin, serve_metrics
 from indexer.clock import Clock, SystemClock
+from indexer.cursor_reset import CursorReset
 from indexer.errors import ConfigurationError, LocalFault
 from indexer.gauges import install_gauges, measure_loop_lag
 from indexer.ingest.gap_repair import GapRepair
@@ -30,8 +31,9 @@ from indexer.ingest.live import LiveIngest
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
-from indexer.model import Scope
+from indexer.model import GapReason, Scope
 from indexer.operations.did_sync import DidSync
+from indexer.operations.pausing import Pauses
 from indexer.operations.runner import Runner
 from indexer.outbound import open_network, user_agent
 from indexer.planning import Policy
@@ -40,7 +42,7 @@ from indexer.records.projection import SEARCH
 from indexer.records.registry import Registry, load_registry
 from indexer.settings import Settings, read_passwords
 from indexer.status import DaemonStatus
-from indexer.stream_parts import open_stream
+from indexer.stream_parts import StreamParts, open_stream
 from indexer.stream_switch import OperatorHold
 from indexer.upkeep import Step, keep_up
 from storage.accepted_tokens import AcceptedTokens
@@ -50,6 +52,7 @@ from storage.database import Database, open_database
 from storage.dead_letter_queue import DeadLetterStore
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.gap_repair import GapRepairStore
+from storage.gaps import GapListing
 from storage.live import LiveStore
 from storage.operation_units import OperationRetention, OperationUnits
 from storage.operations import OperationStore
@@ -239,10 +242,11 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         gaps, gaps, listings, hosts, collections=collections, clock=clock, stream_at=stream.at,
         on_work=resyncer.wake,
     )  # fmt: skip
-    runner = _runner(settings, world, database, resyncer, metrics)
     status = DaemonStatus(
-        StatusStore(database), firehose, busy_reason=lambda: live.busy_reason, clock=clock
-    )
+        StatusStore(database), firehose, busy_reason=lambda: live.busy_reason,
+        held_reason=lambda: live.held_reason, clock=clock,
+    )  # fmt: skip
+    runner = _runner(settings, world, database, stream, status=status, metrics=metrics)
     install_gauges(metrics, status, runner.running, settings.storage.path)
     hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
     audit = AuditStore(database, clock=clock)
@@ -251,7 +255,8 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
         backfills=runner, status=status, audit=audit, stream=hold, documents=identities,
         letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
-        repos=RepoListing(database), tokens=AcceptedTokens(database),
+        repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
+        cursors=_cursor_reset(settings, stream, live_store, metrics),
     )  # fmt: skip
     upkeep = (
         SearchUpkeep(database, SEARCH, prepare).step,
@@ -264,18 +269,41 @@ async def _build(settings: Settings, world: World, stack: AsyncExitStack) -> _Pa
 
 
 def _runner(
-    settings: Settings, world: World, database: Database, resyncer: Resyncer, metrics: Metrics
+    settings: Settings,
+    world: World,
+    database: Database,
+    stream: StreamParts,
+    *,
+    status: DaemonStatus,
+    metrics: Metrics,
 ) -> Runner:
     """All types of operation."""
+    rows = OperationStore(database, clock=world.clock)
+    pauses = Pauses(
+        stream.firehose, rows, drained=stream.live.drained, status=status.firehose,
+        stream_at=stream.at, pause_s_max=settings.backfill.pause_s_max, clock=world.clock,
+    )  # fmt: skip
     return Runner(
-        OperationStore(database, clock=world.clock),
+        rows,
         OperationUnits(database),
-        [DidSync(resyncer)],
+        [DidSync(stream.resyncer)],
+        pauses=pauses,
+        modes=settings.backfill.mode,
         max_running=settings.backfill.max_running,
         new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
         clock=world.clock,
         metrics=metrics,
     )
+
+
+def _cursor_reset(
+    settings: Settings, stream: StreamParts, rows: LiveStore, metrics: Metrics
+) -> CursorReset:
+    return CursorReset(
+        stream.firehose, rows, drained=stream.live.drained, urls=settings.firehose.url,
+        url_in_use=lambda: stream.firehose.url,
+        opened=metrics.firehose_gaps.labels(GapReason.CURSOR_RESET).inc,
+    )  # fmt: skip
 
 
 def _retention(

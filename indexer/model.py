@@ -118,6 +118,10 @@ class Source(StrEnum):
     BACKFILL = "backfill"
 
 
+FROM_NOW_ON = -1
+"""The cursor of a stream that is to be followed from its present, whatever was before."""
+
+
 class GapReason(StrEnum):
     """Why part of a stream was not seen: label of `chive_firehose_gaps_total`."""
 
@@ -144,6 +148,15 @@ class OperationType(StrEnum):
     FULL_REINDEX = "fullReindex"
     GOVERNANCE_SYNC = "governanceSync"
     DID_SYNC = "didSync"
+
+
+class OperationMode(StrEnum):
+    """What becomes of the live stream beside an operation."""
+
+    SUPPLEMENT = "supplement"
+    """It goes on."""
+    PAUSE = "pause"
+    """It is held until the operation has ended, or for as long as may be."""
 
 
 class OperationStatus(StrEnum):
@@ -279,8 +292,8 @@ class Operation:
     id: str  # decimal-free opaque text, stable for ever
     type: OperationType
     key: str  # what makes two runs the same one: the DID, the origin, or the type
-    mode: str  # supplement | pause
-    phase: str  # queued | running | paused | ended: finer than status
+    mode: OperationMode
+    phase: str  # queued | running | ended: finer than status
     params: dict[str, Json]
     status: OperationStatus
     started_at: float  # unix seconds

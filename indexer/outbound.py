@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from importlib.metadata import version
+from urllib.parse import urlsplit
 
 from indexer.clock import Clock
 from indexer.metrics import Metrics
@@ -21,7 +22,8 @@ async def open_network(
 ) -> tuple[IdentityResolver, RepoNetwork, RepoListings]:
     """Who accounts are, where their repos lie, who lists them; `stack` closes the session."""
     network = settings.network
-    relay_url = network.relay_url or "http" + settings.firehose.url[0].removeprefix("ws")
+    stream = urlsplit(settings.firehose.url[0])
+    relay_url = network.relay_url or f"http{stream.scheme.removeprefix('ws')}://{stream.netloc}"
     configured = [settings.identity.plc_url, settings.identity.handle_resolver_url, relay_url]
     http = await stack.enter_async_context(
         HttpClient(

@@ -37,11 +37,13 @@ from pydantic_settings import (
 
 from indexer.setting_refusals import first_problem, refusal, shown
 from indexer.setting_values import (
+    DEFAULT_MODES,
     Address,
     Dids,
     DidText,
     File,
     HeaderText,
+    Modes,
     Names,
     Networks,
     Origin,
@@ -99,6 +101,10 @@ class FirehoseSettings(Section):
     """Relay (or PDS) to follow, or a list of them in order of preference."""
     start: Literal["live", "oldest"] | Annotated[int, Field(ge=1)] = "live"
     """Where a first start begins that has no cursor yet: live, oldest, or a seq."""
+    on_future_cursor: Literal["hold", "live"] = "hold"
+    """Where the relay's numbers end before our cursor: hold and say so, or follow its present."""
+    idle_s: Annotated[float, Field(gt=0, le=86400)] | None = None
+    """Reconnect after so long without an event; 60 for relays of the whole public network."""
     batch_frames: Annotated[int, Field(ge=1, le=5000)] = 500
     """Frames handed on at once at most."""
     batch_ms: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -188,6 +194,10 @@ class BackfillSettings(Section):
 
     max_running: Annotated[int, Field(ge=1, le=64)] = 4
     """Operations at work at the same time; others wait their turn."""
+    mode: Modes = DEFAULT_MODES
+    """For each type whether the live stream goes on beside it or is held; a call may differ."""
+    pause_s_max: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
+    """A stream that is held goes on once its newest event is so many seconds old."""
     history_days_max: Annotated[float, Field(gt=0, le=36_500)] = 90.0
     """Operations are forgotten so many days after they ended."""
 

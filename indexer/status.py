@@ -22,7 +22,7 @@ class StatusRows(Protocol):
     async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
         """One page, newest first, and the number of all."""
 
-    async def cursors(self) -> dict[str, tuple[int, float | None]]:
+    async def cursors(self) -> dict[str, tuple[int | None, float | None]]:
         """Stream URL -> (last durable seq, time of the newest event)."""
 
     async def check(self) -> float:
@@ -58,11 +58,13 @@ class DaemonStatus:
         stream: StreamState,
         *,
         busy_reason: Callable[[], str | None],
+        held_reason: Callable[[], str | None],
         clock: Clock,
     ) -> None:
         self._rows = rows
         self._stream = stream
         self._busy_reason = busy_reason
+        self._held_reason = held_reason
         self._clock = clock
         self._started = clock.monotonic()
 
@@ -113,5 +115,5 @@ class DaemonStatus:
         if self._stream.is_paused:
             return "paused"
         if not self._stream.is_connected:
-            return f"not connected to {self._stream.url}"
+            return self._held_reason() or f"not connected to {self._stream.url}"
         return None

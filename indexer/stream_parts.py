@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import urlsplit
 
 from indexer.clock import Clock
 from indexer.ingest.dialing import open_any_socket
@@ -21,6 +22,10 @@ from indexer.network.ssrf import check_url
 from indexer.settings import Settings
 from storage.live import LiveStore
 from storage.resyncs import ResyncStore
+
+FULL_RELAY_SUFFIX = ".bsky.network"
+FULL_RELAY_IDLE_S = 60.0
+"""A relay of the whole public network is never silent for that long."""
 
 SILENCE_S = 10.0
 """A connected stream that brings nothing for this long has nothing older to tell."""
@@ -58,11 +63,9 @@ def open_stream(
 
     async def load_cursor(url: str) -> int | None:
         await live.drained()
-        cursor = await live_store.load_cursor(url)
-        if cursor is not None:
-            return cursor
         start = settings.firehose.start
-        return {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
+        seq = {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
+        return await live_store.load_cursor(url, seq)
 
     firehose = Firehose(
         settings=FirehoseSettings(
@@ -71,6 +74,7 @@ def open_stream(
             websocket=WebsocketSettings(
                 batch_frames=settings.firehose.batch_frames,
                 batch_s=settings.firehose.batch_ms / 1000,
+                idle_s=_idle_s(settings),
             ),
         ),
         clock=clock,
@@ -100,6 +104,15 @@ def open_stream(
         stream_at=stream_at,
     )
     live = LiveIngest(
-        firehose, live_store, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake
-    )
+        firehose, live_store, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
+        skips_future_cursor=settings.firehose.on_future_cursor == "live",
+    )  # fmt: skip
     return StreamParts(firehose=firehose, live=live, resyncer=resyncer, at=stream_at)
+
+
+def _idle_s(settings: Settings) -> float | None:
+    """How long the stream may be silent; None where silence is normal, as on one PDS."""
+    if settings.firehose.idle_s is not None:
+        return settings.firehose.idle_s
+    hosts = (urlsplit(url).hostname or "" for url in settings.firehose.url)
+    return FULL_RELAY_IDLE_S if all(h.endswith(FULL_RELAY_SUFFIX) for h in hosts) else None

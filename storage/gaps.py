@@ -7,12 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from indexer.model import Gap, GapReason, GapSeen
+from indexer.model import FROM_NOW_ON, Gap, GapReason, GapSeen
 from indexer.planning import EventBatch
 from storage.database import Database
-
-FROM_NOW_ON = -1
-"""The cursor of a stream that is to be followed from its present, whatever was before."""
 
 COLUMNS = (
     "id, url, reason, after_seq, after_at, before_seq, before_at, detected_at, surveyed_at,"
@@ -49,7 +46,7 @@ def save_batch_gaps(
             "SELECT event_at FROM firehose_cursor ORDER BY updated_at DESC LIMIT 1"
         ).fetchone()
         before = (None, None if other is None else other[0])
-        if other is not None and batch.seq is not None:
+        if other is not None and batch.seq is not None and batch.seq != FROM_NOW_ON:
             changed = GapSeen(
                 reason=GapReason.RELAY_CHANGED, before_seq=batch.seq, before_at=batch.event_at
             )
@@ -59,7 +56,7 @@ def save_batch_gaps(
     for gap in gaps:
         known = replace(gap, after_seq=cursor if gap.after_seq is None else gap.after_seq)
         opened[gap.reason] += open_gap(connection, batch.url, known, after_at=before[1], now=now)
-    if batch.seq is not None and batch.seq > 0:
+    if batch.seq is not None and batch.seq != FROM_NOW_ON:
         connection.execute(_BOUND, (batch.seq, batch.event_at, batch.url, now))
     return +opened
 

@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Iterable
 
 from indexer.clock import Clock
-from indexer.model import Applied, Source, utc_text
+from indexer.model import FROM_NOW_ON, Applied, GapReason, GapSeen, Source, utc_text
 from indexer.planning import EventBatch, Policy
 from storage.database import Database
-from storage.gaps import save_batch_gaps
+from storage.gaps import open_gap, save_batch_gaps
 from storage.records import RecordTable
 from storage.session import Session
 from storage.tracked import TrackedRepos
@@ -43,10 +43,32 @@ class LiveStore:
         """Multibase keys of tracked DIDs, as last committed."""
         return await self._tracked.keys(dids)
 
-    async def load_cursor(self, url: str) -> int | None:
-        """The last durable seq of this stream, or None before the first."""
+    async def load_cursor(self, url: str, start: int | None = None) -> int | None:
+        """The last durable seq of this stream, `start` before the first; None: from now on."""
         rows = await self._database.read("SELECT seq FROM firehose_cursor WHERE url = ?", (url,))
-        return int(rows[0][0]) if rows else None
+        seq = int(rows[0][0]) if rows else start
+        return None if seq == FROM_NOW_ON else seq
+
+    async def reset_cursor(self, url: str, seq: int) -> int:
+        """Move a stream's cursor, whatever it was; how many gaps that opens."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection) -> int:
+            rows = connection.execute(
+                "SELECT seq, event_at FROM firehose_cursor WHERE url = ?", (url,)
+            ).fetchall()
+            opened = 0
+            for held, event_at in rows:
+                if seq == FROM_NOW_ON or seq > held:
+                    gap = GapSeen(
+                        reason=GapReason.CURSOR_RESET,
+                        after_seq=None if held == FROM_NOW_ON else held,
+                    )
+                    opened += open_gap(connection, url, gap, after_at=event_at, now=now)
+            save_cursor(connection, url, seq, None, at=utc_text(now))
+            return opened
+
+        return await self._database.write(change, urgent=True)
 
     async def apply(self, batch: EventBatch) -> Applied:
         """Apply a batch and save its cursor, all or nothing. Applying it again changes nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from indexer.model import DeadLetter, Overview, StoreCounts
+from indexer.model import FROM_NOW_ON, DeadLetter, Overview, StoreCounts
 from storage.database import Database
 
 _OVERVIEW = """
@@ -81,10 +81,10 @@ class StatusStore:
         )
         return letters, total[0][0]
 
-    async def cursors(self) -> dict[str, tuple[int, float | None]]:
+    async def cursors(self) -> dict[str, tuple[int | None, float | None]]:
         """Stream URL -> (last durable seq, time of the newest event)."""
         rows = await self._database.read("SELECT url, seq, event_at FROM firehose_cursor")
-        return {row[0]: (row[1], row[2]) for row in rows}
+        return {row[0]: (None if row[1] == FROM_NOW_ON else row[1], row[2]) for row in rows}
 
     async def check(self) -> float:
         """Seconds that a trivial read took. Raises `LocalFault` or `LocalBusy` when unusable."""

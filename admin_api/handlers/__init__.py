@@ -8,6 +8,7 @@ from admin_api.handlers.audit import audit_handlers
 from admin_api.handlers.backfills import backfill_handlers
 from admin_api.handlers.daemon import daemon_handlers
 from admin_api.handlers.dead_letters import dead_letter_handlers
+from admin_api.handlers.gaps import gap_handlers
 from admin_api.handlers.repos import repo_handlers
 from admin_api.handlers.status import status_handlers
 from admin_api.ports import AdminPorts
@@ -29,7 +30,10 @@ METHODS = frozenset(
         ),
         *(
             f"pub.chive.indexer.{name}"
-            for name in ("createBackup", "getRepoState", "listRepos", "pauseStream", "resumeStream")
+            for name in (
+                "createBackup", "getRepoState", "listGaps", "listRepos", "pauseStream",
+                "resetCursor", "resumeStream",
+            )
         ),
     }
 )  # fmt: skip
@@ -45,6 +49,7 @@ def all_handlers(ports: AdminPorts, *, clock: Clock) -> Mapping[str, Handler]:
         **audit_handlers(ports.audit),
         **repo_handlers(ports.repos),
         **daemon_handlers(ports.stream, ports.backups),
+        **gap_handlers(ports.gaps, ports.cursors),
     }
     if handlers.keys() != METHODS:
         odd = ", ".join(sorted(handlers.keys() ^ METHODS))

@@ -23,7 +23,7 @@ def audit_handlers(audit: AuditLog) -> Mapping[str, Handler]:
         actor, cursor = call.params.get("actorDid"), call.params.get("cursor")
         found, total = await audit.entries(
             actor=None if actor is None else str(actor),
-            before=None if cursor is None else _before(str(cursor)),
+            before=None if cursor is None else row_cursor(str(cursor)),
             limit=limit,
         )
         value: dict[str, Json] = {"entries": [_entry_json(each) for each in found], "total": total}
@@ -34,7 +34,8 @@ def audit_handlers(audit: AuditLog) -> Mapping[str, Handler]:
     return {"pub.chive.admin.getAuditLog": entries}
 
 
-def _before(cursor: str) -> int:
+def row_cursor(cursor: str) -> int:
+    """The row id that a cursor of ours stands for."""
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= ID_DIGITS_MAX):
         raise RequestRefused("InvalidRequest", "parameter cursor: is not one of ours")
     return int(cursor)

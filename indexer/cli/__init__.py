@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from indexer.cli.export import export
+from indexer.cli.gaps import gaps, reset_cursor
 from indexer.cli.operations import EXIT_INTERRUPTED, backfill, cancel, operations
 from indexer.cli.options import config_option
 from indexer.cli.search import search
@@ -66,7 +67,9 @@ def _checked_settings(config: Path | None) -> Settings:
     return settings
 
 
-for _command in (status, backfill, operations, cancel, search, verify, export):
+for _command in (
+    status, backfill, operations, cancel, gaps, reset_cursor, search, verify, export,
+):  # fmt: skip
     commands.add_command(_command)
 
 

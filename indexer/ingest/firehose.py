@@ -299,7 +299,8 @@ class Firehose:
         wait_s = max(imposed_s, 0.0 if request is None else request.retry_after_s)
         if reason not in NO_FAULT_OF_THE_RELAY:
             relay.failures += 1
-            self._failures_in_a_row += 1
+            # How long a relay may insist on FutureCursor is the consumer's decision.
+            self._failures_in_a_row += reason is not ReconnectReason.FUTURE_CURSOR
             wait_s = max(wait_s, self._backoff_s(relay.failures))
         relay.not_before = self._clock.monotonic() + wait_s
         log.warning(

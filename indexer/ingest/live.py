@@ -26,7 +26,7 @@ from indexer.ingest.continuity import Patience, SeqOrder
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.verification import RawFrame, Verifier, is_relevant
 from indexer.metrics import Metrics
-from indexer.model import Applied, GapReason, GapSeen, Scope
+from indexer.model import FROM_NOW_ON, Applied, GapReason, GapSeen, Scope
 from indexer.planning import CommitSeen, Event, EventBatch, FrameRefused
 from indexer.ports import LiveIndex
 from indexer.protocol.frame import Frame, decode_frame
@@ -42,10 +42,8 @@ CURSOR_SAVE_S = 0.25
 BATCHES_IN_FLIGHT = 2
 """Batches waiting before each of the two later stages."""
 
-ERROR_REASONS = {
-    "ConsumerTooSlow": ReconnectReason.CONSUMER_TOO_SLOW,
-    "FutureCursor": ReconnectReason.FUTURE_CURSOR,
-}
+FUTURE_CURSOR_S = 900.0
+"""So long a relay that does not know our cursor yet is asked again, before another is."""
 
 BUSY_RETRY_S = 1.0
 
@@ -78,8 +76,8 @@ class FrameSource(Protocol):
     def batches(self) -> AsyncIterator[FrameBatch]:
         """Endless batches of frames."""
 
-    def reconnect(self, reason: str) -> None:
-        """Drop the connection and dial again from the saved cursor."""
+    def reconnect(self, reason: str, *, next_url: bool = False) -> None:
+        """Drop the connection and dial again from the saved cursor, or another URL from its own."""
 
 
 @dataclass(slots=True)
@@ -126,6 +124,7 @@ class LiveIngest:
         clock: Clock,
         metrics: Metrics,
         on_work: Callable[[], None],
+        skips_future_cursor: bool = False,
     ) -> None:
         self._source = source
         self._index = index
@@ -133,6 +132,8 @@ class LiveIngest:
         self._clock = clock
         self._metrics = metrics
         self._on_work = on_work
+        self._skips_future_cursor = skips_future_cursor
+        self._future_since: dict[str, float] = {}  # URL -> when FutureCursor was first answered
         self._to_verify: asyncio.Queue[_Decoded | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
         self._to_apply: asyncio.Queue[EventBatch | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
         self._connection = -1
@@ -153,6 +154,13 @@ class LiveIngest:
     def scope(self) -> Scope:
         """The collections that concern us."""
         return self._verifier.scope
+
+    @property
+    def held_reason(self) -> str | None:
+        """Why the stream stands still until an operator acts, or None."""
+        for url in self._future_since:
+            return f"our cursor lies ahead of {url}: `chive-indexer reset-cursor` gives it up"
+        return None
 
     async def run(self) -> None:
         """Ingest until `stop` is called; a failure of any stage is raised."""
@@ -200,6 +208,8 @@ class LiveIngest:
             if not self._take_in(frame, data, decoded):
                 break
         decoded.close()
+        if decoded.taken:
+            self._future_since.pop(batch.url, None)
         self._order.handed_on = decoded.seq or self._order.handed_on
         return decoded
 
@@ -271,7 +281,13 @@ class LiveIngest:
         message = str(frame.body.get("message") or "")[:1000]
         if frame.type == "#error":
             log.error("firehose.error_received", error=name, message=message)
-            self._drop_connection(ERROR_REASONS.get(name, ReconnectReason.ERROR_FRAME))
+            if name == "FutureCursor":
+                self._meet_future_cursor(decoded)
+            else:
+                is_slow = name == "ConsumerTooSlow"
+                self._drop_connection(
+                    ReconnectReason.CONSUMER_TOO_SLOW if is_slow else ReconnectReason.ERROR_FRAME
+                )
             return False
         if frame.type == "#info":
             log.warning("firehose.info_received", name=name, message=message)
@@ -279,9 +295,18 @@ class LiveIngest:
                 decoded.gaps.append(GapSeen(reason=GapReason.OUTDATED_CURSOR))
         return True
 
-    def _drop_connection(self, reason: ReconnectReason) -> None:
+    def _meet_future_cursor(self, decoded: _Decoded) -> None:
+        """The relay's numbers end before our cursor: it was set back, or is another one."""
+        since = self._future_since.setdefault(decoded.url, self._clock.monotonic())
+        if self._skips_future_cursor and not decoded.taken:
+            decoded.gaps.append(GapSeen(reason=GapReason.FUTURE_CURSOR))
+            decoded.seq = FROM_NOW_ON
+        is_overdue = self._clock.monotonic() - since >= FUTURE_CURSOR_S
+        self._drop_connection(ReconnectReason.FUTURE_CURSOR, next_url=is_overdue)
+
+    def _drop_connection(self, reason: ReconnectReason, *, next_url: bool = False) -> None:
         self._dropped_connection = self._connection
-        self._source.reconnect(reason)
+        self._source.reconnect(reason, next_url=next_url)
 
     async def _verify(self) -> None:
         while (decoded := await self._to_verify.get()) is not None:
@@ -366,7 +391,7 @@ class LiveIngest:
             self._metrics.count_events(kind, count)
 
     def _observe(self, batch: EventBatch, applied: Applied) -> None:
-        if batch.seq is not None:
+        if batch.seq is not None and batch.seq != FROM_NOW_ON:
             self._metrics.firehose_cursor_seq.set(batch.seq)
             self._metrics.firehose_cursor_saved_timestamp_seconds.set(self._clock.now())
         if batch.event_at is not None:

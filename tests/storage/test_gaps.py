@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from indexer.model import GapReason, GapSeen
+from indexer.model import FROM_NOW_ON, GapReason, GapSeen
 from indexer.planning import EventBatch
 from storage.gaps import GapListing
 from tests.storage.conftest import World
@@ -43,3 +43,28 @@ async def test_gaps_are_listed_newest_first_page_by_page(world: World):
     page = await listing.gaps(before=page[-1].id, limit=9)
     assert [gap.after_seq for gap in page] == [20, 10, 0]
     assert page[0].detected_at == world.clock.at and page[0].repaired_at is None
+
+
+async def test_a_cursor_moved_ahead_is_a_gap_and_one_moved_back_is_none(world: World):
+    await world.live.apply(batch("ws://one", 50, at=5.0))
+    assert await world.live.reset_cursor("ws://one", 7) == 0
+    assert await world.live.load_cursor("ws://one") == 7
+    assert await world.live.reset_cursor("ws://one", 70) == 1
+    assert await world.live.reset_cursor("ws://one", FROM_NOW_ON) == 1
+    assert await world.live.load_cursor("ws://one", start=3) is None
+    assert await world.rows("SELECT after_seq, reason FROM gaps ORDER BY id") == [
+        (7, "cursor_reset"),
+        (70, "cursor_reset"),
+    ]
+    assert await world.rows("SELECT cursor FROM firehose") == [(None,)]
+    world.clock.at += 1
+    assert not (await world.live.apply(batch("ws://one", 90))).gaps
+    assert await world.rows("SELECT before_seq FROM gap") == [(90,), (90,)]
+
+
+async def test_a_cursor_given_up_in_a_batch_is_a_gap_from_where_it_stood(world: World):
+    await world.live.apply(batch("ws://one", 50))
+    seen = GapSeen(reason=GapReason.FUTURE_CURSOR)
+    assert (await world.live.apply(batch("ws://one", FROM_NOW_ON, seen))).gaps == {seen.reason: 1}
+    assert await world.live.load_cursor("ws://one") is None
+    assert await world.rows("SELECT after_seq, before_seq FROM gap") == [(50, None)]

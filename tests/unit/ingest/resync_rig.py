@@ -45,16 +45,17 @@ class NoProjections:
 
 
 class AdvancedClock:
-    """The machine's clocks, with wall time that can be moved on."""
+    """The machine's clocks, each of which can be moved on."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
+        self.monotonic_ahead_s = 0.0
 
     def now(self) -> float:
         return time.time() + self.ahead_s
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + self.monotonic_ahead_s
 
 
 @dataclass

@@ -284,6 +284,21 @@ async def test_after_enough_failures_the_next_url_is_followed_from_its_own_curso
         assert world.gaps_s[-1] < 4  # a fresh relay is not made to wait for the first one's sake
 
 
+async def test_a_relay_that_insists_on_a_future_cursor_is_left_only_when_the_consumer_says_so():
+    frames = [streaming(binary(b"error")) for _ in range(4)]
+    async with (
+        ScriptedRelay(*frames) as first,
+        ScriptedRelay(streaming(binary(b"second"))) as second,
+    ):
+        world = World(first.url, second.url, failures_before_next_url=2)
+        async with aclosing(world.firehose.batches()) as batches:
+            for number in range(4):
+                assert (await world.next(batches, step_s=5)).frames == [b"error"]
+                world.firehose.reconnect("future_cursor", next_url=number == 3)
+            assert (await world.next(batches, step_s=5)).frames == [b"second"]
+        assert world.reconnects()["future_cursor"] == 4
+
+
 async def test_the_list_is_a_circle_and_each_url_keeps_its_own_backoff():
     world = World("ws://127.0.0.1:1", "ws://127.0.0.2:1", failures_before_next_url=2)
     await world.run_until(lambda: len(world.dials) == 8, step_s=0.25)

@@ -13,7 +13,7 @@ import pytest
 from indexer.errors import LocalBusy, LocalFault
 from indexer.ingest.continuity import RECONNECTS_MAX
 from indexer.ingest.endings import ReconnectReason
-from indexer.ingest.live import WRITES_MAX, LiveIngest, portions
+from indexer.ingest.live import FUTURE_CURSOR_S, WRITES_MAX, LiveIngest, portions
 from indexer.metrics import Metrics
 from indexer.model import Applied
 from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
@@ -41,14 +41,16 @@ class Script:
 
     connection: int = 1
     reconnects: list[str] = field(default_factory=list)
+    is_moved_on: bool = False
     queue: asyncio.Queue[Batch] = field(default_factory=lambda: asyncio.Queue(1))
 
     async def batches(self) -> AsyncIterator[Batch]:
         while True:
             yield await self.queue.get()
 
-    def reconnect(self, reason: str) -> None:
+    def reconnect(self, reason: str, *, next_url: bool = False) -> None:
         self.reconnects.append(reason)
+        self.is_moved_on |= next_url
         self.connection += 1
 
     async def send(self, frames: Iterable[bytes]) -> None:
@@ -325,6 +327,25 @@ async def test_a_relay_that_never_keeps_the_order_is_followed_all_the_same(stage
     assert stage.script.reconnects == [ReconnectReason.OUT_OF_ORDER] * RECONNECTS_MAX
     assert await stage.cursor() == stream.last_seq
     assert {reason for reason, *_ in await stage.gaps()} == {"seq_regression"}
+
+
+async def test_a_cursor_ahead_of_the_relay_is_held_and_said_and_the_next_relay_asked_in_the_end(
+    stage: Stage,
+):
+    await followed(stage)
+    before = await stage.cursor()
+    await stage.script.send([error_message("FutureCursor", "ahead")])
+    await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.FUTURE_CURSOR]
+    assert URL in (stage.live.held_reason or "") and not stage.script.is_moved_on
+    stage.rig.clock.monotonic_ahead_s = FUTURE_CURSOR_S
+    await stage.script.send([error_message("FutureCursor", "ahead")])
+    await stage.drained()
+    assert stage.script.is_moved_on
+    assert await stage.cursor() == before and await stage.gaps() == []
+    await stage.rig.net.create_account()
+    await stage.send_all()
+    assert stage.live.held_reason is None
 
 
 async def test_a_frame_that_comes_again_is_no_gap(stage: Stage):

@@ -1,0 +1,103 @@
+"""Commands about what a running daemon missed of its streams, and where it follows them from."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+import click
+import msgspec
+
+from indexer.cli.options import Target, target_options
+from indexer.cli.wording import printable, table
+
+LIST = "pub.chive.indexer.listGaps"
+RESET = "pub.chive.indexer.resetCursor"
+
+
+class GapReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """`pub.chive.indexer.listGaps#gap`."""
+
+    id: str
+    url: str
+    reason: str
+    status: str
+    started_at: datetime
+    after_seq: int | None = None
+    before_seq: int | None = None
+    repaired_at: datetime | None = None
+
+
+class ListedGaps(msgspec.Struct, frozen=True):
+    """The answer of listGaps."""
+
+    gaps: tuple[GapReport, ...]
+
+
+class ResetReport(msgspec.Struct, frozen=True):
+    """The answer of resetCursor."""
+
+    success: bool
+    cursor: str | None = None
+
+
+@click.command()
+@target_options
+@click.pass_obj
+def gaps(target: Target, *, is_json: bool) -> int:
+    """List what was missed of the stream, newest first; exit code 1 while any is not repaired."""
+    client = target.client()
+    answer = client.query(LIST, {"limit": "100"})
+    found = client.read(answer, ListedGaps).gaps
+    if is_json:
+        click.echo(msgspec.json.format(answer, indent=2))
+    elif not found:
+        click.echo("Nothing was missed.")
+    else:
+        click.echo("\n".join(listed_gaps(found)))
+    return os.EX_OK if all(gap.status == "repaired" for gap in found) else 1
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Consent to what it costs. Nothing happens without.")
+@click.option("--cursor", default="live", show_default=True, help="live, oldest or a number.")
+@click.option("--relay", help="A URL of firehose.url; the one in use when absent.")
+@target_options
+@click.pass_obj
+def reset_cursor(
+    target: Target, *, yes: bool, cursor: str, relay: str | None, is_json: bool
+) -> int:
+    """Give up where the stream stands, for one that a relay set back has made useless.
+
+    What lies between is a gap: every host is then asked what its repos are at.
+    """
+    if not yes:
+        raise click.UsageError("what lies between is a gap to be repaired: --yes consents to that")
+    client = target.client()
+    body: dict[str, str | int] = {"consent": True, "cursor": cursor}
+    answer = client.call(RESET, body if relay is None else body | {"url": relay})
+    report = client.read(answer, ResetReport)
+    if is_json:
+        click.echo(msgspec.json.format(answer, indent=2))
+    else:
+        place = "from its present" if report.cursor is None else f"from {report.cursor} on"
+        click.echo(f"The stream is followed {place}.")
+    return os.EX_OK
+
+
+def listed_gaps(found: tuple[GapReport, ...]) -> list[str]:
+    """Lines with aligned columns."""
+    head = ("id", "status", "reason", "after", "before", "began", "relay")
+    rows = [
+        (
+            gap.id,
+            printable(gap.status),
+            printable(gap.reason),
+            "" if gap.after_seq is None else str(gap.after_seq),
+            "" if gap.before_seq is None else str(gap.before_seq),
+            f"{gap.started_at:%Y-%m-%d %H:%M:%S}",
+            printable(gap.url),
+        )
+        for gap in found
+    ]
+    return table([head, *rows])

@@ -1,0 +1,153 @@
+"""Losses of the stream, seen, said and repaired by a whole daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.e2e.daemon import RunningDaemon, ShiftedClock, running_daemon, wait_until
+from tests.oracle import wait_until_equal
+
+ADMIN = "pub.chive.admin."
+INDEXER = "pub.chive.indexer."
+TAG = "pub.chive.eprint.userTag"
+RNG = random.Random(3)
+EQUAL_S = 20.0
+
+
+def settings(net: Devnet, **firehose: Any) -> dict[str, dict[str, Any]]:
+    return {
+        "firehose": {"url": net.relay_url, "start": "oldest", **firehose},
+        "identity": {
+            "plc_url": net.plc_url,
+            "handle_resolver_url": net.handle_resolver_url,
+            "refresh_interval_s": 0,
+        },
+        "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
+    }
+
+
+def tag(net: Devnet, account: Account) -> None:
+    net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+
+
+async def accounts_with_records(net: Devnet, count: int) -> list[Account]:
+    accounts = [await net.create_account() for _ in range(count)]
+    for account in accounts:
+        tag(net, account)
+    return accounts
+
+
+async def repaired(net: Devnet, daemon: RunningDaemon, clock: ShiftedClock, reason: str) -> None:
+    """The gap is there; when the stream has passed the loss by a minute, all is equal again."""
+    await wait_until(
+        lambda: daemon.rows("SELECT reason FROM gaps") == [(reason,)], what=f"a gap: {reason}"
+    )
+    async with asyncio.timeout(EQUAL_S):
+        while not (await daemon.query(ADMIN + "getFirehoseStatus"))[1]["connected"]:
+            await asyncio.sleep(0.05)
+    clock.advance(61.0)
+    await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+
+
+async def test_what_an_outdated_cursor_has_lost_is_found_without_any_further_commit(tmp_path: Path):
+    async with Devnet(seed=3) as net:
+        accounts = await accounts_with_records(net, 3)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+        newcomer = await net.create_account()
+        for account in (accounts[0], newcomer):
+            tag(net, account)
+        net.relay.stream.trim(0)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            await wait_until(
+                lambda: (
+                    daemon.rows("SELECT reason, repaired_at IS NULL FROM gaps")
+                    == [("outdated_cursor", 0)]
+                ),
+                what="the gap to be repaired",
+            )
+            status, body = await daemon.query(INDEXER + "listGaps")
+            assert status == 200
+            assert [(gap["reason"], gap["status"]) for gap in body["gaps"]] == [
+                ("outdated_cursor", "repaired")
+            ]
+
+
+async def test_a_swallowed_frame_is_found_when_the_relay_says_that_something_was_lost(
+    tmp_path: Path,
+):
+    async with Devnet(seed=4) as net:
+        accounts = await accounts_with_records(net, 2)
+        clock = ShiftedClock(time.time())
+        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            swallowed = net.faults.schedule(FaultKind.SWALLOW_FRAME, did=accounts[0].did)
+            tag(net, accounts[0])
+            said = net.faults.schedule(FaultKind.INFO_FRAME, did=accounts[1].did)
+            tag(net, accounts[1])
+            await repaired(net, daemon, clock, "outdated_cursor")
+            assert swallowed.fired == 1 and said.fired == 1
+
+
+async def test_a_relay_set_back_is_held_until_the_cursor_is_reset(tmp_path: Path):
+    async with Devnet(seed=5) as net:
+        accounts = await accounts_with_records(net, 2)
+        clock = ShiftedClock(time.time())
+        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            (held,) = daemon.rows("SELECT cursor FROM firehose")
+            drop = net.faults.schedule(FaultKind.DROP_CONNECTION)
+            net.relay.stream.rewind(2)
+            tag(net, accounts[0])
+            await net.faults.wait_fired(drop)
+            await wait_until(
+                lambda: net.relay.subscriptions.connections > 1, what="another connection"
+            )
+            async with daemon.session.get(f"{daemon.addresses.admin_url}/readyz") as response:
+                assert response.status == 503
+            assert daemon.rows("SELECT cursor FROM firehose") == [held]
+            status, body = await daemon.call(INDEXER + "resetCursor", consent=False)
+            assert (status, body["error"]) == (400, "ConsentRequired")
+            status, body = await daemon.call(INDEXER + "resetCursor", consent=True, cursor="x")
+            assert (status, body["error"]) == (400, "InvalidRequest")
+            status, body = await daemon.call(INDEXER + "resetCursor", consent=True, url="wss://no")
+            assert (status, body["error"]) == (400, "InvalidRequest")
+            status, body = await daemon.call(INDEXER + "resetCursor", consent=True)
+            assert (status, body) == (200, {"success": True})
+            await repaired(net, daemon, clock, "cursor_reset")
+            outcomes = daemon.rows(
+                "SELECT outcome FROM audit_log WHERE action = ?", INDEXER + "resetCursor"
+            )
+            assert ("ok",) in outcomes
+
+
+async def test_a_relay_set_back_is_followed_at_once_where_the_settings_say_so(tmp_path: Path):
+    async with Devnet(seed=6) as net:
+        accounts = await accounts_with_records(net, 2)
+        values = settings(net, on_future_cursor="live")
+        clock = ShiftedClock(time.time())
+        async with running_daemon(tmp_path, values, clock=clock) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            drop = net.faults.schedule(FaultKind.DROP_CONNECTION)
+            net.relay.stream.rewind(2)
+            tag(net, accounts[0])
+            await net.faults.wait_fired(drop)
+            await repaired(net, daemon, clock, "future_cursor")
+
+
+async def test_a_relay_that_falls_silent_is_dialled_again_within_the_time_set(tmp_path: Path):
+    async with Devnet(seed=7) as net:
+        await accounts_with_records(net, 1)
+        async with running_daemon(tmp_path, settings(net, idle_s=1.0)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            await net.relay.subscriptions.wait_connections(2)
+            metrics = daemon.addresses.metrics_url
+            async with daemon.session.get(metrics) as response:
+                text = await response.text()
+            assert 'chive_firehose_reconnects_total{reason="idle"} 0.0' not in text
