@@ -22,7 +22,6 @@ from indexer.model import (
     Operation,
     OperationStatus,
     Overview,
-    SettledUnit,
     StoreCounts,
 )
 from indexer.planning import CommitSeen, EventBatch, Repo
@@ -162,45 +161,14 @@ class RepoRows(Protocol):
         """Set the fetched commit, replay buffered commits upon it, release the claim."""
 
 
-class OperationRows(Protocol):
-    """The durable rows of operations."""
+class HeldStream(Protocol):
+    """The firehose as those need it who hold it."""
 
-    async def insert(self, operation: Operation, *, running_max: int) -> Operation | None:
-        """Store a new running operation, or return the running one with its type and key.
+    def pause(self) -> None:
+        """Close the connection and dial no more."""
 
-        None: as many are running or queued as may be.
-        """
+    def resume(self) -> None:
+        """Take back one `pause`."""
 
-    async def load(self, operation_id: str) -> Operation | None:
-        """One operation by id."""
-
-    async def list(self, status: OperationStatus | None, limit: int) -> list[Operation]:
-        """Newest first."""
-
-    async def request_cancel(self, operation_id: str) -> bool:
-        """Record that an admin wants it ended; False when it is not running."""
-
-    async def begin(self, operation_id: str) -> Operation:
-        """Say that an operation has got its turn; its row then."""
-
-    async def end(self, operation_id: str, status: OperationStatus, error: str | None) -> Operation:
-        """The one transition out of `running`; with a cancel requested it is to `cancelled`."""
-
-
-class OperationUnits(Protocol):
-    """What becomes of the units that operations work through."""
-
-    async def begin(self, operation_id: str, unit: str) -> bool:
-        """Say that work on a unit starts; False when it has outlived enough crashes."""
-
-    async def settle(self, operation_id: str, unit: SettledUnit) -> Operation | None:
-        """Count one unit, once; the row then. None when it had been settled, or all had ended."""
-
-    async def put_down(self, operation_id: str) -> None:
-        """The work stops in good order: what was in progress has not crashed."""
-
-    async def count_crashes(self) -> int:
-        """At a start, before any work: units that the last process left in progress."""
-
-    async def failures(self, operation_id: str) -> list[FailedUnit]:
-        """The first failed units, by unit."""
+    async def paused(self) -> None:
+        """Wait until every frame has been taken."""

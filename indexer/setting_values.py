@@ -17,10 +17,15 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from indexer.errors import InvalidUpstream
+from indexer.model import OperationMode, OperationType
 from indexer.protocol.syntax import is_nsid, parse_did
 
 HEADER_CHARS_MAX = 200
 """Longest text that goes into a header of ours."""
+
+DEFAULT_MODES = dict.fromkeys(OperationType, OperationMode.SUPPLEMENT) | {
+    OperationType.FULL_REINDEX: OperationMode.PAUSE
+}
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """How Python holds bytes of a variable that are not UTF-8."""
@@ -97,6 +102,20 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+def _modes(value: object) -> object:
+    """A mode for every type: those that are not named keep their defaults."""
+    if not isinstance(value, dict):
+        raise ValueError("must be a table: type = mode")  # noqa: TRY004 - as every refusal here
+    for name, mode in value.items():
+        if name not in list(OperationType):
+            raise ValueError(f"must name types of {', '.join(OperationType)}")
+        if mode not in list(OperationMode):
+            raise ValueError(f"must give each type one of {', '.join(OperationMode)}")
+    return DEFAULT_MODES | {
+        OperationType(name): OperationMode(each) for name, each in value.items()
+    }
+
+
 DidText = Annotated[str, AfterValidator(_did)]
 Origin = Annotated[str, AfterValidator(parse_origin)]
 StreamUrl = Annotated[str, AfterValidator(_stream)]
@@ -112,9 +131,12 @@ StreamUrls = Annotated[tuple[StreamUrl, ...], Field(min_length=1), BeforeValidat
 Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_listed)]
 Names = Annotated[tuple[HeaderText, ...], BeforeValidator(_listed)]
 Dids = Annotated[tuple[DidText, ...], BeforeValidator(_listed)]
+Modes = Annotated[dict[OperationType, OperationMode], BeforeValidator(_modes)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 
 def to_toml(value: object) -> str:
-    """A plain value or a list of them in TOML, which is JSON with DEL escaped."""
+    """A plain value, a list or a table of them in TOML, which but for tables is JSON."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {to_toml(each)}" for name, each in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import structlog
 
 from indexer.clock import Clock
 from indexer.errors import LocalBusy
 from indexer.model import FirehoseStatus
+from indexer.ports import HeldStream
 
 log = structlog.get_logger(__name__)
 
@@ -25,19 +25,6 @@ QUIET_S = 10.0
 """Time for what has arrived to be applied."""
 
 LOOK_S = 1.0
-
-
-class HeldStream(Protocol):
-    """The firehose as this module needs it."""
-
-    def pause(self) -> None:
-        """Close the connection and dial no more."""
-
-    def resume(self) -> None:
-        """Take back one `pause`."""
-
-    async def paused(self) -> None:
-        """Wait until every frame has been taken."""
 
 
 class OperatorHold:

@@ -55,7 +55,7 @@ WHERE started_at < ?1 AND completed_at < ?1 AND is_folded ORDER BY started_at LI
 
 
 class OperationUnits:
-    """The rows behind `indexer.ports.OperationUnits`."""
+    """The rows behind `indexer.operations.rows.OperationUnits`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -7,7 +7,7 @@ import sqlite3
 
 from indexer.clock import Clock
 from indexer.errors import LocalFault
-from indexer.model import Operation, OperationStatus, OperationType
+from indexer.model import Operation, OperationMode, OperationStatus, OperationType
 from storage.database import Database, Row
 
 _COLUMNS = (
@@ -28,7 +28,7 @@ WHERE id = ? AND status = 'running'
 
 
 class OperationStore:
-    """The rows behind `indexer.ports.OperationRows`."""
+    """The rows behind `indexer.operations.rows.OperationRows`."""
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
         self._database = database
@@ -99,6 +99,18 @@ class OperationStore:
 
         return await self._database.write(change)
 
+    async def go_on_as_supplement(self, operation_id: str, note: str) -> None:
+        """The live stream is not, or no longer, held for a running operation; `note` says why."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE operation SET mode = 'supplement', note = ?"
+                " WHERE id = ? AND status = 'running'",
+                (note, operation_id),
+            )
+
+        await self._database.write(change)
+
     async def end(self, operation_id: str, status: OperationStatus, error: str | None) -> Operation:
         """The one transition out of `running`; with a cancel requested it is to `cancelled`."""
         now = self._clock.now()
@@ -152,7 +164,7 @@ def _operation_from_row(row: Row) -> Operation:
         id=row[0],
         type=OperationType(row[1]),
         key=row[2],
-        mode=row[3],
+        mode=OperationMode(row[3]),
         phase=row[4],
         params=json.loads(row[5]),
         status=OperationStatus(row[6]),

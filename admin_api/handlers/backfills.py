@@ -122,7 +122,7 @@ def operation_json(operation: Operation, *, now: float) -> dict[str, Json]:
         "status": operation.status.value,
         "startedAt": utc_text(operation.started_at),
         "recordsProcessed": operation.records_processed,
-        "mode": operation.mode,
+        "mode": operation.mode.value,
         "phase": operation.phase,
         "unit": operation.unit,
         "unitsProcessed": operation.units_processed,

@@ -12,7 +12,7 @@ import structlog
 
 from indexer.errors import ChiveIndexerError, LocalBusy, RequestRefused
 from indexer.model import Json, Operation, OperationType, SettledUnit
-from indexer.ports import OperationUnits
+from indexer.operations.rows import OperationUnits
 
 log = structlog.get_logger(__name__)
 

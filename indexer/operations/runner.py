@@ -24,9 +24,17 @@ from indexer.errors import (
     RequestRefused,
 )
 from indexer.metrics import Metrics
-from indexer.model import FailedUnit, Json, Operation, OperationStatus, OperationType
+from indexer.model import (
+    FailedUnit,
+    Json,
+    Operation,
+    OperationMode,
+    OperationStatus,
+    OperationType,
+)
 from indexer.operations.operation import Context, OperationKind, insist
-from indexer.ports import OperationRows, OperationUnits
+from indexer.operations.pausing import Pauses
+from indexer.operations.rows import OperationRows, OperationUnits
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +51,8 @@ class Runner:
         units: OperationUnits,
         kinds: Sequence[OperationKind],
         *,
+        pauses: Pauses,
+        modes: Mapping[OperationType, OperationMode],
         max_running: int,
         new_id: Callable[[], str],
         clock: Clock,
@@ -51,6 +61,8 @@ class Runner:
         self._rows = rows
         self._units = units
         self._kinds = {kind.type: kind for kind in kinds}
+        self._pauses = pauses
+        self._modes = modes  # where the call does not say
         self._slots = asyncio.Semaphore(max_running)
         self._new_id = new_id
         self._clock = clock
@@ -69,6 +81,7 @@ class Runner:
         """Resume what a restart interrupted, then work until cancelled."""
         async with asyncio.TaskGroup() as group:
             self._group = group
+            group.create_task(self._pauses.run(), name="pauses")
             if crashed := await insist(self._units.count_crashes):
                 log.warning("operation.units_interrupted", units=crashed)
             listed = partial(self._rows.list, OperationStatus.RUNNING, QUEUED_MAX)
@@ -89,12 +102,12 @@ class Runner:
         Raises `RequestRefused` before anything has started.
         """
         kind = self._kind(type_name)
-        request = kind.parse(params)
+        request = kind.parse({name: each for name, each in params.items() if name != "mode"})
         wanted = Operation(
             id=self._new_id(),
             type=kind.type,
             key=request.key,
-            mode="supplement",
+            mode=_mode(params["mode"]) if "mode" in params else self._modes[kind.type],
             phase="queued",
             params=request.params,
             status=OperationStatus.RUNNING,
@@ -214,7 +227,8 @@ class Runner:
                 self._progress[row.id] = row
                 self._show_progress(row.type)
                 context = Context(row, self._units, self._on_settled)
-                await self._kinds[row.type].run(context)
+                async with self._pauses.hold(row):
+                    await self._kinds[row.type].run(context)
         except LocalFault:
             raise
         except ChiveIndexerError as error:
@@ -257,6 +271,14 @@ class Runner:
             records=ended.records_processed,
             reason=ended.error,
         )
+
+
+def _mode(given: Json) -> OperationMode:
+    for mode in OperationMode:
+        if given == mode.value:
+            return mode
+    known = ", ".join(OperationMode)
+    raise RequestRefused("InvalidRequest", f"parameter mode: is none of {known}")
 
 
 def verdict(

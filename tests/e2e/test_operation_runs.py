@@ -7,14 +7,17 @@ import signal
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.devnet import Devnet, FaultKind
-from tests.e2e.daemon import PASSWORD, running_daemon, to_toml, wait_until
+from tests.devnet import Devnet, FaultKind, realistic_record
+from tests.devnet.account import Account
+from tests.e2e.daemon import PASSWORD, RunningDaemon, running_daemon, to_toml, wait_until
 from tests.e2e.test_admin_kill import process, sections
 from tests.e2e.test_admin_methods import ADMIN, TAG
 from tests.oracle import wait_until_equal
@@ -150,3 +153,89 @@ async def test_a_cancel_ends_a_wait_for_the_network_within_two_seconds(
             again = await daemon.backfill("didSync", did=account.did)
             assert again["status"] == "completed"
             await wait_until_equal(net, daemon.database, 10.0, heads=True)
+
+
+async def metric(daemon: RunningDaemon, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels."""
+    async with daemon.session.get(daemon.addresses.metrics_url) as response:
+        families = text_string_to_metric_families(await response.text())
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def write_steadily(net: Devnet, accounts: list[Account], written: list[int]) -> None:
+    """New records of all accounts in turns, until cancelled."""
+    while True:
+        for account in accounts:
+            net.create(account, TAG, realistic_record(net.rng, TAG, did=account.did))
+            written[0] += 1
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("mode", ["supplement", "pause"])
+async def test_beside_live_traffic_every_event_is_applied_exactly_once(tmp_path: Path, mode: str):
+    async with Devnet(seed=6) as net:
+        accounts = [await net.create_account() for _ in range(4)]
+        values = sections(tmp_path, net)
+        written = [0]
+        async with running_daemon(tmp_path, values) as daemon:
+            traffic = asyncio.get_running_loop().create_task(write_steadily(net, accounts, written))
+            live = "SELECT count(*) FROM records WHERE source = 'live'"
+            await wait_until(lambda: daemon.rows(live)[0][0] > 20, what="live records")
+            delay = net.faults.schedule(
+                FaultKind.HTTP_DELAY, seconds=1.5, endpoint="com.atproto.sync.getRepoStatus"
+            )
+            _, answer = await daemon.call(
+                ADMIN + "triggerBackfill", type="didSync", did=accounts[0].did, mode=mode
+            )
+            assert answer["operation"]["mode"] == mode
+            await wait_until(lambda: delay.fired > 0, what="the request that takes long")
+            before = await look(daemon)
+            at_start = written[0]
+            await wait_until(lambda: written[0] > at_start + 50, what="more traffic")
+            assert daemon.rows("SELECT status FROM operations") == [("running",)]
+            after = await look(daemon)
+            if mode == "pause":
+                assert after == before
+                assert (after.is_paused, after.gauge, after.readyz) == (True, 1, "paused")
+            else:
+                assert after.rows > before.rows and after.cursor > before.cursor
+                assert (after.is_paused, after.gauge, after.readyz) == (False, 0, None)
+            await wait_until(
+                lambda: daemon.rows("SELECT status, mode FROM operations") == [("completed", mode)],
+                what="the end",
+            )
+            traffic.cancel()
+            await asyncio.wait([traffic])
+            await wait_until_equal(net, daemon.database, 15.0, heads=True)
+            created = await metric(daemon, "chive_records_total", action="create")
+            changed = await metric(daemon, "chive_records_total", action="update")
+            assert (created, changed) == (written[0], 0)
+            assert await metric(daemon, "chive_records_total", action="delete") == 0
+            assert (await look(daemon)).is_paused is False
+
+
+@dataclass(frozen=True)
+class Look:
+    """What shows whether the stream goes on."""
+
+    rows: int
+    cursor: int
+    is_paused: bool
+    gauge: float
+    readyz: str | None
+
+
+async def look(daemon: RunningDaemon) -> Look:
+    (rows,) = daemon.rows("SELECT count(*) FROM records")[0]
+    (cursor,) = daemon.rows("SELECT cursor FROM firehose")[0]
+    paused = await metric(daemon, "chive_firehose_paused")
+    async with daemon.session.get(f"{daemon.addresses.admin_url}/readyz") as response:
+        readyz = "paused" if "paused" in await response.text() else None
+        assert response.status == (503 if readyz else 200)
+    _, status = await daemon.query(ADMIN + "getFirehoseStatus")
+    return Look(rows, cursor, status["paused"], paused, readyz)

@@ -11,10 +11,19 @@ import pytest
 
 from indexer.errors import RequestRefused
 from indexer.metrics import Metrics
-from indexer.model import Operation, OperationStatus, OperationType, SettledUnit
+from indexer.model import (
+    FirehoseStatus,
+    Operation,
+    OperationMode,
+    OperationStatus,
+    OperationType,
+    SettledUnit,
+)
 from indexer.operations.did_sync import DidSync
 from indexer.operations.operation import Context, OperationFailed, Request
+from indexer.operations.pausing import LAG_S_MAX, Pauses
 from indexer.operations.runner import QUEUED_MAX, Runner
+from indexer.setting_values import DEFAULT_MODES
 from storage.operation_units import FAILURES_KEPT, OperationRetention, OperationUnits
 from storage.operations import OperationStore
 from tests.storage.conftest import DID, World
@@ -80,16 +89,65 @@ class Engine:
 
 
 IDS = count()
+PAUSE_S_MAX = 3600.0
+
+
+class Stream:
+    """A stream that counts how often it is held."""
+
+    def __init__(self, world: World) -> None:
+        self.holds = 0
+        self.at: float | None = world.clock.at  # how far it has come
+        self.cursor: int | None = 7
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+
+    def pause(self) -> None:
+        self.holds += 1
+
+    def resume(self) -> None:
+        assert self.holds > 0
+        self.holds -= 1
+
+    async def paused(self) -> None:
+        await self.quiet.wait()
+
+    async def drained(self) -> None:
+        pass
+
+    async def status(self) -> FirehoseStatus:
+        return FirehoseStatus(
+            url="ws://relay",
+            connected=not self.holds,
+            paused=self.holds > 0,
+            cursor=self.cursor,
+            last_event_at=None,
+            last_received_at=None,
+        )
 
 
 @asynccontextmanager
-async def engine(world: World, kind, *, max_running: int = 2) -> AsyncIterator[Engine]:
+async def engine(
+    world: World, kind, *, max_running: int = 2, stream: Stream | None = None
+) -> AsyncIterator[Engine]:
     rows = OperationStore(world.database, clock=world.clock)
+    held = stream or Stream(world)
+    pauses = Pauses(
+        held,
+        rows,
+        drained=held.drained,
+        status=held.status,
+        stream_at=lambda: held.at,
+        pause_s_max=PAUSE_S_MAX,
+        clock=world.clock,
+    )
     units = OperationUnits(world.database)
     runner = Runner(
         rows,
         units,
         [kind],
+        pauses=pauses,
+        modes=DEFAULT_MODES,
         max_running=max_running,
         new_id=lambda: f"op{next(IDS)}",
         clock=world.clock,
@@ -435,6 +493,107 @@ async def test_nothing_is_settled_of_an_operation_that_has_ended(world: World):
         assert await world.rows("SELECT * FROM operation_unit") == []
 
 
+async def test_the_stream_is_held_from_the_first_pause_to_the_end_of_the_last(world: World):
+    stream = Stream(world)
+    first, second = {"did": "a", "mode": "pause"}, {"did": "b", "mode": "pause"}
+    kind = OneUnit()
+    async with engine(world, kind, stream=stream) as one:
+        a = await one.runner.start("didSync", first, started_by=None)
+        assert a.mode is OperationMode.PAUSE and a.params == {"did": "a"}
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        assert stream.holds == 1
+        b = await one.runner.start("didSync", second, started_by=None)
+        await until(lambda: is_true(stream.holds == 2))
+        assert await one.runner.cancel(a.id)
+        assert (await one.ended(a)).mode is OperationMode.PAUSE
+        assert stream.holds == 1
+        kind.goes_on.set()
+        ended = await one.ended(b)
+        assert (ended.status, ended.mode, ended.note) == (
+            OperationStatus.COMPLETED,
+            OperationMode.PAUSE,
+            None,
+        )
+        assert stream.holds == 0
+
+
+async def is_true(value: bool) -> bool:
+    return value
+
+
+async def test_nothing_is_done_before_the_held_stream_is_quiet(world: World):
+    stream = Stream(world)
+    stream.quiet.clear()
+    kind = OneUnit()
+    async with engine(world, kind, stream=stream) as one:
+        operation = await one.runner.start(
+            "didSync", {"did": "a", "mode": "pause"}, started_by=None
+        )
+        await until(lambda: is_true(stream.holds == 1))
+        assert not kind.begun.is_set()
+        stream.quiet.set()
+        kind.goes_on.set()
+        assert (await one.ended(operation)).status is OperationStatus.COMPLETED
+        assert kind.begun.is_set() and stream.holds == 0
+
+
+async def test_a_stop_in_a_pause_lets_go_of_the_stream_and_the_next_start_takes_it_again(
+    world: World,
+):
+    stream, kind = Stream(world), OneUnit()
+    async with engine(world, kind, stream=stream) as one:
+        await one.runner.start("didSync", {"did": "a", "mode": "pause"}, started_by=None)
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        assert stream.holds == 1
+    assert stream.holds == 0
+    again = OneUnit()
+    async with engine(world, again, stream=stream):
+        await asyncio.wait_for(again.begun.wait(), 5)
+        assert stream.holds == 1
+
+
+@pytest.mark.parametrize("cause", ["late", "no cursor"])
+async def test_a_stream_that_is_not_up_to_date_is_not_paused(world: World, cause: str):
+    stream, kind = Stream(world), OneUnit()
+    if cause == "late":
+        stream.at = world.clock.at - LAG_S_MAX - 1
+    else:
+        stream.cursor = None
+    async with engine(world, kind, stream=stream) as one:
+        operation = await one.runner.start(
+            "didSync", {"did": "a", "mode": "pause"}, started_by=None
+        )
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        assert stream.holds == 0
+        kind.goes_on.set()
+        ended = await one.ended(operation)
+        assert (ended.status, ended.mode) == (
+            OperationStatus.COMPLETED,
+            OperationMode.SUPPLEMENT,
+        )
+        assert (ended.note or "").startswith("the stream was not paused: ")
+
+
+async def test_a_pause_ends_when_the_newest_event_is_too_old_and_the_work_goes_on(world: World):
+    stream, kind = Stream(world), OneUnit()
+    stream.at = world.clock.at - 50
+    async with engine(world, kind, stream=stream) as one:
+        operation = await one.runner.start(
+            "didSync", {"did": "a", "mode": "pause"}, started_by=None
+        )
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        assert stream.holds == 1
+        world.clock.at += PAUSE_S_MAX - 50  # since the event, not since the pause began
+        await until(lambda: is_true(stream.holds == 0))
+        kind.goes_on.set()
+        ended = await one.ended(operation)
+        assert (ended.status, ended.mode) == (
+            OperationStatus.COMPLETED,
+            OperationMode.SUPPLEMENT,
+        )
+        assert "3600 s late" in (ended.note or "")
+
+
 @pytest.mark.parametrize(
     ("type_name", "params", "name", "named"),
     [
@@ -444,6 +603,8 @@ async def test_nothing_is_settled_of_an_operation_that_has_ended(world: World):
         ("didSync", {"did": 5}, "InvalidRequest", "did"),
         ("didSync", {"did": "did:PLC:x"}, "InvalidRequest", "did"),
         ("didSync", {"did": DID, "pdsUrl": "https://x.example"}, "InvalidRequest", "pdsUrl"),
+        ("didSync", {"did": DID, "mode": "fast"}, "InvalidRequest", "mode"),
+        ("didSync", {"did": DID, "mode": ["pause"]}, "InvalidRequest", "mode"),
         ("fullReindex", {}, "NotImplemented", "fullReindex"),
     ],
 )

@@ -368,3 +368,27 @@ def test_the_effective_settings_can_be_read_back(tmp_path: Path):
     )
     settings = load(tmp_path, text)
     assert load(tmp_path, effective(settings)) == settings
+
+
+def test_a_mode_that_is_not_given_keeps_its_default(tmp_path: Path):
+    modes = load(tmp_path, '[backfill]\nmode.didSync = "pause"\n').backfill.mode
+    assert modes == Settings().backfill.mode | {"didSync": "pause"}
+    assert modes["fullReindex"] == "pause" and modes["pdsScan"] == "supplement"
+
+
+def test_modes_can_be_given_by_the_environment(tmp_path: Path):
+    variable = '{"fullReindex": "supplement"}'
+    settings = load(tmp_path, "", CHIVE_INDEXER_BACKFILL__MODE=variable)
+    assert set(settings.backfill.mode.values()) == {"supplement"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('"pause"', "backfill.mode = 'pause': must be a table: type = mode"),
+        ('{ scan = "pause" }', "must name types of pdsScan, freshnessScan, "),
+        ('{ didSync = "stop" }', "must give each type one of supplement, pause"),
+    ],
+)
+def test_a_mode_is_refused_with_what_is_allowed(tmp_path: Path, value: str, expected: str):
+    assert expected in refused(tmp_path, f"[backfill]\nmode = {value}\n")
