@@ -17,7 +17,7 @@ class ReconnectReason(StrEnum):
     """Why a connection ended, or an attempt failed: the labels of `firehose_reconnects`."""
 
     CLOSED = "closed"  # the peer sent a close frame, with whatever code
-    LOST = "lost"  # tCP ended without a close frame: FIN or RST
+    LOST = "lost"  # TCP ended without a close frame: FIN or RST
     CONNECT = "connect"  # no TCP connection: name, route, refusal, timeout
     TLS = "tls"  # the certificate or the TLS handshake was not acceptable
     HANDSHAKE = "handshake"  # the HTTP answer is no websocket handshake, or a server error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -60,6 +61,9 @@ IDLE_S_MAX = 5.0
 """Workers look for due work at least this often."""
 
 BUSY_RETRY_S = 1.0
+
+GIVE_BACK_S = 2.0
+"""Time for a cancelled attempt to release its claim; a stop must not wait for a busy store."""
 
 WRITES_MAX = 200
 """Rows that buffered commits may change in one transaction; one commit has up to 200."""
@@ -178,7 +182,10 @@ class Resyncer:
             outcome = await self._retry(claim, str(error), None)
         except asyncio.CancelledError:
             # An operation was cancelled, or the process stops: somebody else will do the work.
-            await asyncio.shield(self._settle(claim, Result.STALE, "cancelled", given_back, None))
+            # Where the store is busy for longer, the next start gives the claim back.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GIVE_BACK_S):
+                    await self._settle(claim, Result.STALE, "cancelled", given_back, None)
             raise
         self._metrics.resyncs.labels(outcome.result, route.method).inc()
         self._metrics.resync_duration_seconds.observe(self._clock.monotonic() - started)

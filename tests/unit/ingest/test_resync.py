@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from indexer.ingest.attempts import Result
-from indexer.ingest.resync import commit_portions
+from indexer.ingest.resync import GIVE_BACK_S, commit_portions
 from indexer.model import RepoState, Wanted
 from indexer.planning import CommitSeen, RecordWrite
 from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record
@@ -301,6 +303,24 @@ async def test_a_cancelled_attempt_leaves_its_work_to_others(rig: Rig):
     assert wanted == Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT
     await rig.work()
     assert_equal(rig)
+
+
+async def test_a_cancelled_attempt_does_not_wait_for_a_store_that_stays_busy(
+    rig: Rig, tmp_path: Path
+):
+    account = await rig.net.create_account()
+    tag(rig, account)
+    await rig.hear()
+    hang = rig.net.faults.schedule(FaultKind.HTTP_HANG, endpoint="com.atproto.sync.getRepo")
+    attempt = asyncio.create_task(rig.resyncer.sync_now(account.did))
+    await rig.net.faults.wait_fired(hang)
+    (database,) = tmp_path.glob("*.db")
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        attempt.cancel()
+        async with asyncio.timeout(GIVE_BACK_S + 1.0):
+            with pytest.raises(asyncio.CancelledError):
+                await attempt
 
 
 def test_buffered_commits_come_in_portions_of_one_transaction():
