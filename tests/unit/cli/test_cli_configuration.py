@@ -32,7 +32,7 @@ def test_the_daemon_refuses_an_unknown_key_in_one_line(tmp_path: Path):
     assert (code, out) == (78, "")
     assert err == (
         "chive-indexer: firehose.ulr = 'wss://relay.example': unknown setting; [firehose] has url,"
-        " start, batch_frames, batch_ms\n"
+        " start, on_future_cursor, idle_s, batch_frames, batch_ms\n"
     )
 
 
@@ -109,6 +109,7 @@ def test_check_config_prints_what_is_in_effect_and_no_secret(
     assert tree["firehose"] == {
         "url": ["wss://a.example", "wss://b.example"],
         "start": "live",
+        "on_future_cursor": "hold",
         "batch_frames": 500,
         "batch_ms": 7,
     }
@@ -123,7 +124,10 @@ def test_what_check_config_prints_is_a_file_with_the_same_effect(cli, tmp_path: 
 
 
 def test_help_of_every_command_names_its_options(cli):
-    commands = ["run", "check-config", "status", "backfill", "operations", "cancel"]
+    commands = [
+        "run", "check-config", "status", "backfill", "operations", "cancel", "gaps",
+        "reset-cursor", "search", "verify", "export",
+    ]  # fmt: skip
     code, out, _ = cli("--help")
     assert code == 0
     listed = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
@@ -152,4 +156,4 @@ def test_commands_beside_the_daemon_do_not_load_it():
     )
     loaded = set(done.stderr.split())
     assert "indexer.settings" in loaded
-    assert not loaded & {"indexer.daemon", "aiohttp", "storage", "admin_api", "libipld", "atproto"}
+    assert not loaded & {"indexer.daemon", "aiohttp", "admin_api", "atproto"}
