@@ -151,10 +151,10 @@ async def moved_during_walk(rig: Rig, account: Account, times: int) -> list[Resu
     """Discover it while all that is in scope changes at so many of the requests for blocks."""
     write(rig, account)
     await rig.hear()
+    slow = rig.net.faults.schedule(FaultKind.HTTP_DELAY, endpoint=BLOCKS, seconds=0.3, times=times)
     attempt = asyncio.create_task(rig.work())
-    for _ in range(times):
-        slow = rig.net.faults.schedule(FaultKind.HTTP_DELAY, endpoint=BLOCKS, seconds=0.3)
-        await rig.net.faults.wait_fired(slow)
+    for number in range(times):
+        await rig.net.faults.wait_fired(slow, number + 1)
         rewrite(rig, account)
         await rig.hear()
     return [done.result for done in await attempt]
