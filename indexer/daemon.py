@@ -33,6 +33,7 @@ from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
 from indexer.model import GapReason, Scope
 from indexer.operations.did_sync import DidSync
+from indexer.operations.governance_sync import GovernanceSync
 from indexer.operations.pausing import Pauses
 from indexer.operations.runner import Runner
 from indexer.outbound import open_network, user_agent
@@ -286,7 +287,10 @@ def _runner(
     return Runner(
         rows,
         OperationUnits(database),
-        [DidSync(stream.resyncer)],
+        [
+            DidSync(stream.resyncer),
+            GovernanceSync(stream.resyncer, did=settings.governance.did),
+        ],
         pauses=pauses,
         modes=settings.backfill.mode,
         max_running=settings.backfill.max_running,

@@ -321,6 +321,7 @@ class SettledUnit:
     records: int
     is_failed: bool = False  # whether it counts among the failures
     message: str | None = None  # why, where it failed
+    note: str | None = None  # for the operation's own
     checkpoint: Json = None  # where to resume from, saved in the same transaction; None: as it was
 
 

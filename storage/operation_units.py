@@ -26,7 +26,8 @@ UPDATE operation SET records_processed = records_processed + ?,
                      units_failed = units_failed + ?,
                      outcomes = json_set(outcomes, '$."' || ? || '"',
                          coalesce(json_extract(outcomes, '$."' || ? || '"'), 0) + 1),
-                     checkpoint = coalesce(?, checkpoint)
+                     checkpoint = coalesce(?, checkpoint),
+                     note = coalesce(note || '; ' || ?, ?, note)
 WHERE id = ?
 """
 
@@ -94,7 +95,7 @@ class OperationUnits:
                 (operation_id, unit.unit),
             )
             counts = (unit.records, unit.is_failed, unit.outcome, unit.outcome)
-            connection.execute(_SETTLE, (*counts, checkpoint, operation_id))
+            connection.execute(_SETTLE, (*counts, checkpoint, unit.note, unit.note, operation_id))
             return load_operation(connection, operation_id)
 
         return await self._database.write(change)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -29,9 +30,10 @@ class Result(StrEnum):
 
 @dataclass(slots=True)
 class Route:
-    """By which method an attempt fetches; it counts as `car` until it fetches."""
+    """By which method an attempt fetches, `car` until it does, and what it has changed so far."""
 
     method: FetchMethod = FetchMethod.CAR
+    changes: Counter[tuple[str, str]] = field(default_factory=Counter)  # as in `Resync`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class Resync:
     result: Result
     records: int = 0  # in-scope records that are now known to equal the network's
     reason: str | None = None
+    changes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Rows that were changed: (collection, create | update | delete) -> number."""
 
 
 class HostStatus(Protocol):

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -197,7 +198,7 @@ class Resyncer:
             records=outcome.records,
             reason=outcome.reason,
         )
-        return outcome
+        return replace(outcome, changes=route.changes)
 
     async def _attempt(self, claim: Claim, route: Route, *, is_operator: bool) -> Resync:  # noqa: PLR0911 - one a way that it can end
         try:
@@ -205,7 +206,11 @@ class Resyncer:
         except DidGone as gone:
             is_known = claim.repo.account_status is AccountStatus.DELETED
             return await self._gone(
-                claim, "DID not found", is_final=gone.is_tombstone or is_known, is_hiding=False
+                claim,
+                route,
+                "DID not found",
+                is_final=gone.is_tombstone or is_known,
+                is_hiding=False,
             )
         handle = await self._hosts.verify_handle(document)
         claim = await self._rows.save_identity(
@@ -216,12 +221,13 @@ class Resyncer:
             raise InvalidUpstream(Check.KEY, f"{claim.did} has no signing key or no PDS")
         key = VerifyingKey.parse(document.signing_key)
         if not claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT):
-            return await self._finish(claim, None, key, is_confirmed=False)
+            return await self._finish(claim, route, None, key, is_confirmed=False)
         status = await self._hosts.fetch_status(document.pds_url, claim.did)
         if status is None or status.status is AccountStatus.DELETED:
             is_known = claim.repo.account_status is AccountStatus.DELETED
             return await self._gone(
                 claim,
+                route,
                 "repo not found at its host",
                 is_final=is_operator or is_known or status is not None,
                 is_hiding=True,
@@ -232,11 +238,13 @@ class Resyncer:
             )
             return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
         if self._is_current(claim.repo, status.rev):
-            return await self._finish(claim, None, key, is_confirmed=True)
+            return await self._finish(claim, route, None, key, is_confirmed=True)
         if claim.repo.state is RepoState.ACTIVE and not is_operator:
             later = await self._worth_waiting_until(claim, status.rev)
             if later is not None:
-                return await self._finish(claim, None, key, is_confirmed=True, look_again_at=later)
+                return await self._finish(
+                    claim, route, None, key, is_confirmed=True, look_again_at=later
+                )
         return await self._fetch(claim, route, document.pds_url, key, status.rev)
 
     async def _worth_waiting_until(self, claim: Claim, host_rev: str | None) -> float | None:
@@ -275,10 +283,15 @@ class Resyncer:
             rev = snapshot.commit.rev
             if claim.repo.rev is not None and rev < claim.repo.rev:
                 raise Unavailable(f"the host serves {rev}, older than our {claim.repo.rev}")
-            return await self._merge(claim, snapshot, key, host_rev)
+            return await self._merge(claim, route, snapshot, key, host_rev)
 
     async def _merge(
-        self, claim: Claim, snapshot: RepoSnapshot, key: VerifyingKey, host_rev: str | None
+        self,
+        claim: Claim,
+        route: Route,
+        snapshot: RepoSnapshot,
+        key: VerifyingKey,
+        host_rev: str | None,
     ) -> Resync:
         rest: Leaves | None = None
         while True:
@@ -295,18 +308,21 @@ class Resyncer:
             )
             if leaves.upto is None:
                 break
-            self._metrics.count_records(await self._rows.apply_chunk(claim, chunk), "backfill")
+            changes = await self._rows.apply_chunk(claim, chunk)
+            route.changes.update(changes)
+            self._metrics.count_records(changes, "backfill")
         fetched = Fetched(
             rev=snapshot.commit.rev,
             data=snapshot.data_text,
             host_rev=host_rev,
             scope_id=self._verifier.scope.scope_id,
         )
-        return await self._finish(claim, (fetched, chunk), key, is_confirmed=True)
+        return await self._finish(claim, route, (fetched, chunk), key, is_confirmed=True)
 
     async def _finish(
         self,
         claim: Claim,
+        route: Route,
         brought: tuple[Fetched, SnapshotChunk] | None,
         key: VerifyingKey,
         *,
@@ -330,6 +346,7 @@ class Resyncer:
                     is_confirmed=is_confirmed,
                     look_again_at=look_again_at,
                 )
+                route.changes.update(done.applied.records)
                 self._metrics.count_applied(done.applied, source="backfill")
                 fetched = chunk = None
                 if done.is_done:
@@ -346,10 +363,14 @@ class Resyncer:
         commits = await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
         return [(row[0], commit) for row, commit in zip(pending, commits, strict=True)]
 
-    async def _gone(self, claim: Claim, reason: str, *, is_final: bool, is_hiding: bool) -> Resync:
+    async def _gone(
+        self, claim: Claim, route: Route, reason: str, *, is_final: bool, is_hiding: bool
+    ) -> Resync:
         """Nobody knows the repo: purge what was confirmed, look again later otherwise."""
         if is_final:
-            self._metrics.count_records(await self._queue.purge(claim, reason), "backfill")
+            changes = await self._queue.purge(claim, reason)
+            route.changes.update(changes)
+            self._metrics.count_records(changes, "backfill")
             return Resync(result=Result.DELETED, reason=reason)
         ending = partial(missing, reason=reason, is_hiding=is_hiding, now=self._clock.now())
         return await self._settle(claim, Result.NOT_FOUND, reason, ending, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
@@ -31,6 +32,10 @@ class SyncResult(Protocol):
     @property
     def reason(self) -> str | None:
         """What stood in the way."""
+
+    @property
+    def changes(self) -> Mapping[tuple[str, str], int]:
+        """Rows that were changed: (collection, create | update | delete) -> number."""
 
 
 class RepoSync(Protocol):
@@ -63,19 +68,37 @@ class DidSync:
 
     async def run(self, context: Context) -> None:
         """One repo is one unit; a resumed run finds equal revs and costs one request."""
-        did = context.operation.key
-        if not await context.begin(did):
-            return
-        for _ in range(CLAIMS_MAX):
-            outcome = await insist(partial(self._repos.sync_now, did))
-            if outcome.result != "stale":
-                break
-        await context.settle(
-            SettledUnit(
-                unit=did,
-                outcome=outcome.result,
-                records=outcome.records,
-                is_failed=outcome.result not in GOOD_RESULTS,
-                message=outcome.reason,
-            )
+        await sync_repo(self._repos, context, context.operation.key)
+
+
+async def sync_repo(
+    repos: RepoSync, context: Context, did: str, *, is_detailed: bool = False
+) -> None:
+    """Bring a repo up to date and settle it as a unit; detailed, the note counts the changes."""
+    if not await context.begin(did):
+        return
+    changes: Counter[tuple[str, str]] = Counter()
+    for _ in range(CLAIMS_MAX):
+        outcome = await insist(partial(repos.sync_now, did))
+        changes.update(outcome.changes)
+        if outcome.result != "stale":
+            break
+    await context.settle(
+        SettledUnit(
+            unit=did,
+            outcome=outcome.result,
+            records=outcome.records,
+            is_failed=outcome.result not in GOOD_RESULTS,
+            message=outcome.reason,
+            note=_counted(changes) if is_detailed else None,
         )
+    )
+
+
+def _counted(changes: Mapping[tuple[str, str], int]) -> str:
+    """As `pub.chive.graph.node: 2 created, 1 deleted; pub.chive.graph.edge: ...`."""
+    parts: dict[str, list[str]] = {}
+    for (collection, action), rows in sorted(changes.items()):
+        parts.setdefault(collection, []).append(f"{rows} {action}d")
+    texts = [f"{collection}: {', '.join(each)}" for collection, each in parts.items()]
+    return "; ".join(texts) or "nothing had changed"

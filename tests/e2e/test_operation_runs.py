@@ -22,6 +22,8 @@ from tests.e2e.test_admin_kill import process, sections
 from tests.e2e.test_admin_methods import ADMIN, TAG
 from tests.oracle import wait_until_equal
 
+NODE = "pub.chive.graph.node"
+EDGE = "pub.chive.graph.edge"
 RECORDS = 30
 
 
@@ -239,3 +241,52 @@ async def look(daemon: RunningDaemon) -> Look:
         assert response.status == (503 if readyz else 200)
     _, status = await daemon.query(ADMIN + "getFirehoseStatus")
     return Look(rows, cursor, status["paused"], paused, readyz)
+
+
+@pytest.mark.parametrize("mode", ["supplement", "pause"])
+async def test_a_governance_sync_makes_the_graph_equal_and_counts_what_changed(
+    tmp_path: Path, mode: str
+):
+    async with Devnet(seed=6) as net:
+        authority = await net.create_account(announce=False)
+        writer = await net.create_account()
+        net.import_records(authority, 12, [NODE, EDGE], announce=False)
+        values = sections(tmp_path, net) | {"governance": {"did": authority.did}}
+        async with running_daemon(tmp_path, values) as daemon:
+            net.create(writer, TAG, realistic_record(net.rng, TAG, did=writer.did))
+            await wait_until(lambda: daemon.rows("SELECT count(*) FROM records") == [(1,)],
+                             what="a record of the stream")  # fmt: skip
+            first = await daemon.backfill("governanceSync", mode=mode)
+            nodes = [path for path, _ in net.cids(authority) if path.startswith(NODE)]
+            assert (first["status"], first["recordsProcessed"]) == ("completed", 12)
+            assert f"{NODE}: {len(nodes)} created" in first["note"]
+            again = await daemon.backfill("governanceSync", mode=mode)
+            assert again["note"] == "nothing had changed"
+            swallowed = net.faults.schedule(
+                FaultKind.SWALLOW_FRAME, times=3, did=authority.did, type="#commit"
+            )
+            net.delete(authority, NODE, nodes[0].split("/")[1])
+            changed = realistic_record(net.rng, NODE, did=authority.did)
+            net.update(authority, NODE, nodes[1].split("/")[1], changed)
+            net.create(authority, EDGE, realistic_record(net.rng, EDGE, did=authority.did))
+            assert swallowed.fired == 3
+            last = await daemon.backfill("governanceSync", mode=mode)
+            assert last["note"] == f"{EDGE}: 1 created; {NODE}: 1 deleted, 1 updated"
+            assert [each["mode"] for each in (first, again, last)] == [mode] * 3
+            await wait_until_equal(net, daemon.database, 10.0, heads=True)
+
+
+async def test_a_governance_sync_without_its_account_fails_with_the_reason(tmp_path: Path):
+    async with Devnet(seed=6) as net:
+        values = sections(tmp_path, net) | {
+            "governance": {"did": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"}
+        }
+        async with running_daemon(tmp_path, values) as daemon:
+            operation = await daemon.backfill("governanceSync")
+            assert operation["status"] == "failed"
+            assert operation["error"] == "DID not found"
+            status, answer = await daemon.call(
+                ADMIN + "triggerBackfill", type="governanceSync", did="did:web:x.example"
+            )
+            assert (status, answer["error"]) == (400, "InvalidRequest")
+            assert "did" in answer["message"]
