@@ -150,18 +150,21 @@ async def run_daemon_until(
                 group.create_task(measure_loop_lag(parts.metrics), name="loop-lag"),
                 group.create_task(keep_up(parts.upkeep), name="upkeep"),
             ]
-            await parts.runner.ready()
-            addresses = await _listen(settings, parts, stack)
-            live = group.create_task(parts.live.run(), name="live")
-            log.info("daemon.started", admin=addresses.admin_url, metrics=addresses.metrics_url)
-            on_ready(addresses)
-            fault = group.create_task(parts.fault.wait(), name="fault")
-            await stop.wait()
-            parts.live.stop()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_S):
-                    await asyncio.wait([live])
-            for task in (*background, live, fault):
+            stopping = group.create_task(stop.wait(), name="stop")
+            starting = group.create_task(parts.runner.ready(), name="start")
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                addresses = await _listen(settings, parts, stack)
+                live = group.create_task(parts.live.run(), name="live")
+                background += [live, group.create_task(parts.fault.wait(), name="fault")]
+                log.info("daemon.started", admin=addresses.admin_url, metrics=addresses.metrics_url)
+                on_ready(addresses)
+                await stop.wait()
+                parts.live.stop()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_S):
+                        await asyncio.wait([live])
+            for task in (*background, starting):
                 task.cancel()
 
 

@@ -1,0 +1,52 @@
+"""A stop at any moment, the start included, is a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from indexer.daemon import run_daemon_until
+from indexer.settings import load_settings
+from tests.e2e.daemon import to_toml
+
+STOP_S = 10.0
+
+
+def settings_in(folder: Path):
+    config = folder / "config.toml"
+    config.write_text(
+        to_toml(
+            {
+                "storage": {"path": str(folder / "index.db")},
+                "firehose": {"url": "ws://127.0.0.1:9"},
+                "network": {"allow_private_hosts": True},
+                "admin": {"port": 0},
+                "metrics": {"port": 0},
+            }
+        )
+    )
+    return load_settings(config, {})
+
+
+async def test_a_stop_that_comes_first_ends_the_start(tmp_path: Path):
+    stop, started = asyncio.Event(), []
+    stop.set()
+    async with asyncio.timeout(STOP_S):
+        await run_daemon_until(stop, settings_in(tmp_path), on_ready=started.append)
+    assert started == []
+    with closing(sqlite3.connect(tmp_path / "index.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_a_daemon_whose_relay_is_away_starts_and_stops(tmp_path: Path):
+    stop, started = asyncio.Event(), []
+
+    def on_ready(addresses: object) -> None:
+        started.append(addresses)
+        stop.set()
+
+    async with asyncio.timeout(STOP_S):
+        await run_daemon_until(stop, settings_in(tmp_path), on_ready=on_ready)
+    assert len(started) == 1
