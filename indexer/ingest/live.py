@@ -90,26 +90,31 @@ class _Decoded:
     seq: int | None = None
     event_at: float | None = None
     counts: Counter[str] = field(default_factory=Counter)
-    taken: list[Frame] = field(default_factory=list)  # with a seq, in order
+    taken: list[tuple[int, object]] = field(default_factory=list)  # (seq, `time`), in order
     gaps: list[GapSeen] = field(default_factory=list)
 
     def take(self, frame: Frame) -> None:
-        """The next frame: it ends the gaps before it."""
-        self.taken.append(frame)
+        """The next frame: it ends the gaps before it.
+
+        The frame itself is not kept: a batch of them falls out of every cache.
+        """
+        time = frame.body.get("time")
+        self.taken.append((frame.seq or 0, time))
         for at, gap in enumerate(self.gaps):
             if gap.before_seq is None:
-                self.gaps[at] = replace(gap, before_seq=frame.seq, before_at=_event_at(frame))
+                self.gaps[at] = replace(gap, before_seq=frame.seq, before_at=_event_at(time))
 
     def forget_from(self, seq: int) -> None:
         """Leave everything from `seq` on to the next connection."""
-        self.taken = [frame for frame in self.taken if (frame.seq or 0) < seq]
+        self.taken = [taken for taken in self.taken if taken[0] < seq]
         self.relevant = [raw for raw in self.relevant if (raw.frame.seq or 0) < seq]
         self.gaps = [gap for gap in self.gaps if (gap.before_seq or 0) < seq]
 
     def close(self) -> None:
         """Set the cursor that is true once the batch is applied."""
         if self.taken:
-            self.seq, self.event_at = self.taken[-1].seq, _event_at(self.taken[-1])
+            self.seq, time = self.taken[-1]
+            self.event_at = _event_at(time)
 
 
 class LiveIngest:
@@ -419,8 +424,8 @@ def portions(batch: EventBatch) -> Iterator[EventBatch]:
     yield replace(batch, events=part)
 
 
-def _event_at(frame: Frame) -> float | None:
-    time = frame.body.get("time")
+def _event_at(time: object) -> float | None:
+    """Unix seconds of an event's `time`; None where it is not one."""
     if not isinstance(time, str):
         return None
     try:
