@@ -39,23 +39,19 @@ class SeqOrder:
         self.last = 0
         self.handed_on = 0  # up to here batches have been passed to the next stage
         self._recent: deque[int] = deque(maxlen=REMEMBERED)
-        self._known: set[int] = set()
 
     def is_next(self, seq: int) -> bool:
         """Whether `seq` rises above all before it; it is remembered then."""
         if seq <= self.last:
             return False
         self.last = seq
-        self.remember(seq)
+        self._recent.append(seq)
         return True
 
     def is_repeated(self, seq: int) -> bool:
         """Whether a number that does not rise has just been seen on this connection."""
-        return seq in self._known
+        return seq in self._recent
 
     def remember(self, seq: int) -> None:
         """Count `seq` as seen."""
-        if len(self._recent) == REMEMBERED:
-            self._known.discard(self._recent[0])
         self._recent.append(seq)
-        self._known.add(seq)

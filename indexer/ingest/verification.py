@@ -196,9 +196,11 @@ def is_relevant(frame: Frame, scope: Scope, is_tracked: Callable[[str], bool]) -
     ops = frame.body.get("ops")
     if not isinstance(ops, list):
         return False
+    prefixes = scope.prefixes
     for op in ops:
-        if isinstance(op, dict) and op.get("action") != "delete":
+        if isinstance(op, dict):
             path = op.get("path")
-            if isinstance(path, str) and path in scope:
+            # What `path in scope` says, without a call for each of all the network's records.
+            if isinstance(path, str) and path.startswith(prefixes) and op.get("action") != "delete":
                 return True
     return False
