@@ -39,6 +39,7 @@ async def arguments(stage: Stage) -> dict[str, dict[str, Any]]:
         ADMIN + "listDLQEntries": {"limit": 5, "offset": 0},
         INDEXER + "getRepoState": {"did": account.did},
         INDEXER + "listRepos": {"limit": 2},
+        INDEXER + "resetCursor": {"consent": True, "cursor": "oldest"},
     }
 
 
