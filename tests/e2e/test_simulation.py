@@ -12,7 +12,7 @@ from tests.simulation.faults import PLACES
 from tests.simulation.seed import Report, run_seed
 
 SEEDS = 50
-EVENTS = 200
+EVENTS = 150
 
 
 @pytest.mark.slow
