@@ -118,7 +118,7 @@ class DaemonProcess:
         await wait_until(
             lambda: self.records(did) == expected,
             what=lambda: f"the index to equal listRecords: {difference()}\n{self.log}",
-            deadline_s=60.0,
+            deadline_s=150.0,  # a fetch that a stopped host refused is tried again after up to 90 s
         )
 
     async def metrics(self, name: str) -> dict[Labels, float]:
