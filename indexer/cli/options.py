@@ -13,8 +13,9 @@ import click
 
 from indexer.cli.admin_client import AdminClient
 from indexer.errors import ConfigurationError
+from indexer.setting_sections import AdminSettings
 from indexer.setting_values import parse_origin
-from indexer.settings import AdminSettings, Settings, load_settings, read_password_file
+from indexer.settings import Settings, load_settings, read_password_file
 
 Command = TypeVar("Command", bound=Callable[..., int])
 

@@ -81,7 +81,7 @@ def attributes_read() -> set[tuple[str, str]]:
     for package in (indexer, admin_api, storage):
         for path in Path(str(package.__file__)).parent.rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            if path.name == "settings.py":
+            if path.name in {"settings.py", "setting_sections.py"}:
                 tree.body = [node for node in tree.body if not isinstance(node, ast.ClassDef)]
             for node in ast.walk(tree):
                 if isinstance(node, ast.Attribute):

@@ -6,10 +6,10 @@ import pytest
 
 from indexer.errors import ConfigurationError
 from indexer.setting_refusals import LINE_CHARS_MAX
+from indexer.setting_sections import AdminSettings
 from indexer.settings import (
     CLIENT_VARIABLES,
     PASSWORD_CHARS_MIN,
-    AdminSettings,
     Settings,
     effective,
     load_settings,
