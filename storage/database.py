@@ -62,7 +62,7 @@ class Database:
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
         self._thread.start()
-        self.last_progress = time.monotonic()  # when the writer last was idle or finished
+        self._progress_at = time.monotonic()  # when the writer last was idle or finished
 
     async def write(
         self,
@@ -147,11 +147,15 @@ class Database:
                 while not self._urgent and not self._ordinary:
                     if self._closing:
                         return
-                    self.last_progress = time.monotonic()
+                    self._progress_at = time.monotonic()
                     self._wake.wait(timeout=1.0)
                 job = (self._urgent or self._ordinary).popleft()
             job()
-            self.last_progress = time.monotonic()
+            self._progress_at = time.monotonic()
+
+    def writer_stuck_s(self) -> float:
+        """Seconds since the writer last was idle or finished a transaction, on the real clock."""
+        return time.monotonic() - self._progress_at
 
     async def stop(self) -> None:
         """Finish what is queued and take nothing more."""

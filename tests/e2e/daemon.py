@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 
 from indexer.clock import Clock, SystemClock
-from indexer.daemon import Addresses, World, run_daemon_until
+from indexer.daemon import Addresses, run_daemon_until
 from indexer.settings import load_settings
+from indexer.world import World
 
 PASSWORD = "correct horse battery staple"
 DEADLINE_S = 15.0

@@ -1,0 +1,141 @@
+"""The composition root: the only place where the parts of the daemon meet. It runs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from admin_api.ports import AdminPorts
+from indexer.clock import Clock
+from indexer.cursor_reset import CursorReset
+from indexer.gauges import install_gauges
+from indexer.ingest.gap_repair import GapRepair
+from indexer.ingest.live import LiveIngest
+from indexer.ingest.resync import Resyncer
+from indexer.ingest.verification import Verifier
+from indexer.metrics import Metrics
+from indexer.model import GapReason, Scope
+from indexer.operation_parts import open_runner
+from indexer.operations.runner import Runner
+from indexer.outbound import open_network, user_agent
+from indexer.records.prepare import prepare_record
+from indexer.records.registry import Registry, load_registry
+from indexer.service_manager import stay_in_touch
+from indexer.settings import Settings
+from indexer.status import DaemonStatus
+from indexer.store_parts import open_store
+from indexer.stream_parts import StreamParts, open_stream
+from indexer.stream_switch import OperatorHold
+from indexer.upkeep import Step
+from indexer.world import World
+from storage.accepted_tokens import AcceptedTokens
+from storage.audit import AuditStore
+from storage.backup import BackupFolder
+from storage.dead_letter_queue import DeadLetterStore
+from storage.gap_repair import GapRepairStore
+from storage.gaps import GapListing
+from storage.live import LiveStore
+from storage.repo_listing import RepoListing
+from storage.status import StatusStore
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """A failure noticed where nobody can raise it: it ends the task group from here."""
+
+    noticed: asyncio.Event = field(default_factory=asyncio.Event)
+    error: BaseException | None = None
+
+    def notice(self, error: BaseException) -> None:
+        """Keep the failure for whoever waits."""
+        self.error = error
+        self.noticed.set()
+
+    async def wait(self) -> None:
+        """Wait for a failure and raise it."""
+        await self.noticed.wait()
+        if self.error is not None:
+            raise self.error
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What the daemon runs, and what its listeners serve."""
+
+    live: LiveIngest
+    resyncer: Resyncer
+    gap_repair: GapRepair
+    runner: Runner
+    hold: OperatorHold
+    upkeep: tuple[Step, ...]
+    in_touch: Callable[[], Coroutine[Any, Any, None]]
+    admin: AdminPorts
+    registry: Registry
+    metrics: Metrics
+    clock: Clock
+    fault: Fault = field(default_factory=Fault)
+
+
+async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> Parts:
+    """Every part, wired. Whatever needs closing is on the stack."""
+    clock = world.clock
+    registry = load_registry(
+        governance_did=settings.governance.did, lexicon_dir=settings.scope.lexicon_dir
+    )
+    metrics = Metrics(registry.types)
+    scope = Scope(settings.scope.collections)
+    verifier = Verifier(
+        scope=scope, prepare=partial(prepare_record, registry=registry), clock=clock
+    )
+    store = await open_store(settings, world, registry, metrics, stack)
+    database, tracked = store.database, store.tracked
+    identities, hosts, listings = await open_network(settings, clock, metrics, stack)
+    stream = open_stream(
+        settings, clock, world.rng, metrics=metrics, verifier=verifier, live_store=store.live,
+        resync_store=store.resyncs, hosts=hosts, user_agent=user_agent(settings),
+    )  # fmt: skip
+    firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
+    gaps = GapRepairStore(database, tracked, clock=clock)
+    collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
+    gap_repair = GapRepair(
+        gaps, gaps, listings, hosts, collections=collections, clock=clock, stream_at=stream.at,
+        on_work=resyncer.wake,
+    )  # fmt: skip
+    status = DaemonStatus(
+        StatusStore(database), firehose, busy_reason=lambda: live.busy_reason,
+        held_reason=lambda: live.held_reason, clock=clock,
+    )  # fmt: skip
+    runner = open_runner(settings, world, store, stream, status=status, metrics=metrics)
+    install_gauges(metrics, status, runner.running, settings.storage.path)
+    hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
+    audit = AuditStore(database, clock=clock)
+    await audit.end_interrupted()
+    admin = AdminPorts(
+        backfills=runner, status=status, audit=audit, stream=hold, documents=identities,
+        letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
+        backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
+        repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
+        cursors=_cursor_reset(settings, stream, store.live, metrics),
+    )  # fmt: skip
+    in_touch = partial(
+        stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock
+    )
+    return Parts(
+        live=live, resyncer=resyncer, gap_repair=gap_repair, runner=runner, hold=hold,
+        upkeep=store.upkeep, in_touch=in_touch, admin=admin, registry=registry, metrics=metrics,
+        clock=clock,
+    )  # fmt: skip
+
+
+def _cursor_reset(
+    settings: Settings, stream: StreamParts, rows: LiveStore, metrics: Metrics
+) -> CursorReset:
+    return CursorReset(
+        stream.firehose, rows, drained=stream.live.drained, urls=settings.firehose.url,
+        url_in_use=lambda: stream.firehose.url,
+        opened=metrics.firehose_gaps.labels(GapReason.CURSOR_RESET).inc,
+    )  # fmt: skip

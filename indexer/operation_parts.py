@@ -1,0 +1,54 @@
+"""All types of operation, and the runner that they share."""
+
+from __future__ import annotations
+
+import uuid
+
+from indexer.metrics import Metrics
+from indexer.operations.did_sync import DidSync
+from indexer.operations.governance_sync import GovernanceSync
+from indexer.operations.pausing import Pauses
+from indexer.operations.runner import Runner
+from indexer.settings import Settings
+from indexer.status import DaemonStatus
+from indexer.store_parts import StoreParts
+from indexer.stream_parts import StreamParts
+from indexer.world import World
+from storage.operation_units import OperationUnits
+from storage.operations import OperationStore
+
+
+def open_runner(
+    settings: Settings,
+    world: World,
+    store: StoreParts,
+    stream: StreamParts,
+    *,
+    status: DaemonStatus,
+    metrics: Metrics,
+) -> Runner:
+    """The runner with every type. Nothing runs yet."""
+    rows = OperationStore(store.database, clock=world.clock)
+    pauses = Pauses(
+        stream.firehose,
+        rows,
+        drained=stream.live.drained,
+        status=status.firehose,
+        stream_at=stream.at,
+        pause_s_max=settings.backfill.pause_s_max,
+        clock=world.clock,
+    )
+    return Runner(
+        rows,
+        OperationUnits(store.database),
+        [
+            DidSync(stream.resyncer),
+            GovernanceSync(stream.resyncer, did=settings.governance.did),
+        ],
+        pauses=pauses,
+        modes=settings.backfill.mode,
+        max_running=settings.backfill.max_running,
+        new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
+        clock=world.clock,
+        metrics=metrics,
+    )

@@ -1,0 +1,105 @@
+"""The store: the file opened, its derived tables made sure of, and the parts that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from indexer.metrics import Metrics
+from indexer.model import PreparedRecord
+from indexer.planning import Policy
+from indexer.records.prepare import prepare_stored
+from indexer.records.projection import SEARCH
+from indexer.records.registry import Registry
+from indexer.settings import Settings
+from indexer.upkeep import Step
+from indexer.world import World
+from storage.database import Database, open_database
+from storage.dead_letter_retention import DAY_S, DeadLetterRetention
+from storage.live import LiveStore
+from storage.operation_units import OperationRetention
+from storage.projections import Projections
+from storage.records import RecordTable
+from storage.resyncs import ResyncStore
+from storage.search_upkeep import SearchUpkeep
+from storage.tracked import TrackedRepos
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreParts:
+    """What was opened."""
+
+    database: Database
+    tracked: TrackedRepos
+    live: LiveStore
+    resyncs: ResyncStore
+    upkeep: tuple[Step, ...]
+    """What it owes and nobody waits for."""
+
+
+async def open_store(
+    settings: Settings, world: World, registry: Registry, metrics: Metrics, stack: AsyncExitStack
+) -> StoreParts:
+    """Open the file, ready for use; it is closed by the stack.
+
+    Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
+    """
+    database = await stack.enter_async_context(
+        open_database(
+            settings.storage.path,
+            observe_s=metrics.sqlite_transaction_duration_seconds.observe,
+            reach=world.reach,
+        )
+    )
+    projections = Projections(registry.types, SEARCH, basis=settings.governance.did)
+    prepare = partial(prepare_stored, registry=registry)
+    if await database.write(partial(projections.install, prepare=prepare)):
+        log.info("store.projections_rebuilt")
+    tracked = TrackedRepos(database)
+    await tracked.load()
+    records = RecordTable(projections)
+    policy = Policy(identity_refresh_s=settings.identity.refresh_interval_s)
+    pending_bytes_max = settings.storage.pending_bytes_per_repo
+    live = LiveStore(
+        database, tracked, records, policy, clock=world.clock, pending_bytes_max=pending_bytes_max
+    )
+    resyncs = ResyncStore(
+        database, tracked, records, policy, clock=world.clock, pending_bytes_max=pending_bytes_max
+    )
+    await resyncs.give_back_all()
+    return StoreParts(
+        database=database,
+        tracked=tracked,
+        live=live,
+        resyncs=resyncs,
+        upkeep=_upkeep(settings, world, database, prepare, metrics),
+    )
+
+
+def _upkeep(
+    settings: Settings,
+    world: World,
+    database: Database,
+    prepare: Callable[[str, str, str, str], PreparedRecord],
+    metrics: Metrics,
+) -> tuple[Step, ...]:
+    """Search rows of accounts that were hidden or shown, and what has been kept for long enough."""
+    letters = DeadLetterRetention(
+        database,
+        world.clock,
+        age_s_max=settings.storage.dead_letter_days_max * DAY_S,
+        letters_max=settings.storage.dead_letters_max,
+        on_dropped=metrics.dead_letters_dropped.inc,
+    )
+    history_s_max = settings.backfill.history_days_max * DAY_S
+    return (
+        SearchUpkeep(database, SEARCH, prepare).step,
+        letters.step,
+        OperationRetention(database, world.clock, age_s_max=history_s_max).step,
+    )
