@@ -53,8 +53,8 @@ class FirehoseSettings:
 
     urls: tuple[str, ...]  # in order of preference; ws:// or wss://, with or without a path
     user_agent: str
-    backoff_s_min: float = 1.0  # full jitter: uniform between 0 and min * 2**failures, capped
-    backoff_s_max: float = 60.0
+    backoff_s_min: float = 1.0  # full jitter: uniform between 0 and min * 2**failures
+    backoff_s_max: float = 60.0  # once those exceed it, exactly this: no sooner and no later
     good_frames: int = 100  # accepted frames of one connection after which failures are forgotten
     failures_before_next_url: int = 5
     retry_after_s_max: float = 3600.0  # longest wait that a relay may impose
@@ -321,7 +321,9 @@ class Firehose:
 
     def _backoff_s(self, failures: int) -> float:
         doublings = min(failures - 1, BACKOFF_DOUBLINGS_MAX)
-        ceiling_s = min(self._settings.backoff_s_max, self._settings.backoff_s_min * 2**doublings)
+        ceiling_s = self._settings.backoff_s_min * 2**doublings
+        if ceiling_s >= self._settings.backoff_s_max:
+            return self._settings.backoff_s_max
         return self._rng.uniform(0, ceiling_s)
 
     def _move_on(self) -> None:
