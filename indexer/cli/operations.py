@@ -22,7 +22,7 @@ from indexer.cli.operation_report import (
     summary,
 )
 from indexer.cli.options import Target, target_options
-from indexer.model import OperationStatus, OperationType
+from indexer.model import OperationMode, OperationStatus, OperationType
 
 TRIGGER = "pub.chive.admin.triggerBackfill"
 CANCEL = "pub.chive.admin.cancelBackfill"
@@ -55,6 +55,11 @@ LINE_S_MIN = 10.0
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Records between checkpoints, for fullReindex."
 )
+@click.option(
+    "--mode",
+    type=click.Choice([str(each) for each in OperationMode]),
+    help="Let the live stream go on beside it, or hold it; as configured when absent.",
+)
 @click.option("--watch", is_flag=True, help="Show progress until the operation ends.")
 @target_options
 @click.pass_obj
@@ -66,6 +71,7 @@ def backfill(
     uri: str | None,
     pds_url: str | None,
     batch_size: int | None,
+    mode: str | None,
     watch: bool,
     is_json: bool,
 ) -> int:
@@ -75,7 +81,9 @@ def backfill(
     didSync. With --watch the exit code says how it ended: 0 completed, 1 failed, 2 cancelled.
     """
     client = target.client()
-    given = {"did": did, "uri": uri, "pdsUrl": pds_url, "batchSize": batch_size}
+    given = {
+        "did": did, "uri": uri, "pdsUrl": pds_url, "batchSize": batch_size, "mode": mode
+    }  # fmt: skip
     body = {name: value for name, value in given.items() if value is not None}
     answer = client.call(
         TRIGGER,

@@ -174,13 +174,16 @@ def test_backfill_sends_what_was_given_and_prints_the_operation(admin, client):
 
 def test_every_parameter_of_a_backfill_has_its_option(admin, client):
     admin.answer(TRIGGER, QUEUED)
-    options = {"--uri": "at://x", "--pds-url": "https://pds.example", "--batch-size": 50}
+    options = {
+        "--uri": "at://x", "--pds-url": "https://pds.example", "--batch-size": 50, "--mode": "pause"
+    }  # fmt: skip
     for option, value in options.items():
         client("backfill", "pdsScan", option, value)
     assert [asked.body for asked in admin.asked] == [
         {"type": "pdsScan", "uri": "at://x"},
         {"type": "pdsScan", "pdsUrl": "https://pds.example"},
         {"type": "pdsScan", "batchSize": 50},
+        {"type": "pdsScan", "mode": "pause"},
     ]
 
 
