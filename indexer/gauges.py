@@ -74,6 +74,8 @@ async def _refresh_stream(metrics: Metrics, status: Status) -> None:
         metrics.firehose_cursor_seq.set(stream.cursor)
     if stream.last_event_at is not None:
         metrics.firehose_last_event_timestamp_seconds.set(stream.last_event_at)
+    if stream.cursor_saved_at is not None:
+        metrics.firehose_cursor_saved_timestamp_seconds.set(stream.cursor_saved_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no 
 
 EVENT_TYPES = ("commit", "sync", "identity", "account", "info", "error", "unknown", "repeated")
 ACTIONS = ("create", "update", "delete")
+SQLITE_CODES = ("busy", "full", "ioerr", "corrupt", "notadb", "readonly", "other")
 FAST_S = tuple(0.0001 * 2.0**power for power in range(16))
 SLOW_S = tuple(0.01 * 2.0**power for power in range(16))
 HTTP_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -142,7 +143,7 @@ class Metrics:
             registry=registry,
         )
         self.sqlite_errors = _counter(
-            "sqlite_errors", "Failed transactions", registry, code=("busy",)
+            "sqlite_errors", "Failed transactions", registry, code=SQLITE_CODES
         )
         self.sqlite_db_bytes = _gauge("sqlite_db_bytes", "Size of the database file", registry)
         self.sqlite_wal_bytes = _gauge("sqlite_wal_bytes", "Size of the WAL file", registry)
@@ -246,6 +247,11 @@ class Metrics:
         """Count written rows: (collection, action) -> number."""
         for (collection, action), count in records.items():
             self.records.labels(self.collection_label(collection), action, source).inc(count)
+
+    def count_sqlite_error(self, code: str) -> None:
+        """Count a failed transaction by SQLite's symbolic code; extended ones by their primary."""
+        name = code.removeprefix("SQLITE_").split("_")[0].lower()
+        self.sqlite_errors.labels(name if name in SQLITE_CODES else "other").inc()
 
     def collection_label(self, collection: str) -> str:
         """The collection if it has a label of its own, else `other`."""

@@ -23,6 +23,11 @@ def utc_text(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+def from_utc_text(text: str) -> float:
+    """Unix seconds of what `utc_text` wrote."""
+    return datetime.fromisoformat(text).timestamp()
+
+
 class RepoState(StrEnum):
     """Where a repo stands. Only an `active` repo's rows are exactly those of a signed commit."""
 
@@ -334,6 +339,15 @@ class FailedUnit:
     message: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a stream has been read, durably."""
+
+    seq: int | None  # None: nothing of it yet
+    event_at: float | None  # the `time` of the newest event, unix seconds
+    saved_at: float  # our clock
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirehoseStatus:
     """The live stream as an operator sees it."""
@@ -344,6 +358,7 @@ class FirehoseStatus:
     cursor: int | None  # last durable seq
     last_event_at: float | None  # the `time` of the newest event, unix seconds
     last_received_at: float | None  # our clock
+    cursor_saved_at: float | None = None  # our clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from indexer.clock import Clock
 from indexer.errors import LocalBusy, LocalFault
-from indexer.model import DeadLetter, FirehoseStatus, Overview, StoreCounts
+from indexer.model import Cursor, DeadLetter, FirehoseStatus, Overview, StoreCounts
 
 
 class StatusRows(Protocol):
@@ -22,8 +22,8 @@ class StatusRows(Protocol):
     async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:
         """One page, newest first, and the number of all."""
 
-    async def cursors(self) -> dict[str, tuple[int | None, float | None]]:
-        """Stream URL -> (last durable seq, time of the newest event)."""
+    async def cursors(self) -> dict[str, Cursor]:
+        """Stream URL -> how far it has been read."""
 
     async def check(self) -> float:
         """Seconds that a trivial read took."""
@@ -70,14 +70,15 @@ class DaemonStatus:
 
     async def firehose(self) -> FirehoseStatus:
         """The live stream."""
-        seq, event_at = (await self._rows.cursors()).get(self._stream.url, (None, None))
+        cursor = (await self._rows.cursors()).get(self._stream.url)
         return FirehoseStatus(
             url=self._stream.url,
             connected=self._stream.is_connected,
             paused=self._stream.is_paused,
-            cursor=seq,
-            last_event_at=event_at,
+            cursor=None if cursor is None else cursor.seq,
+            last_event_at=None if cursor is None else cursor.event_at,
             last_received_at=self._stream.last_received_at,
+            cursor_saved_at=None if cursor is None else cursor.saved_at,
         )
 
     async def counts(self) -> StoreCounts:

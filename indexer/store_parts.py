@@ -54,6 +54,7 @@ async def open_store(
         open_database(
             settings.storage.path,
             observe_s=metrics.sqlite_transaction_duration_seconds.observe,
+            on_error=metrics.count_sqlite_error,
             reach=world.reach,
         )
     )

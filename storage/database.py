@@ -48,9 +48,11 @@ class Database:
         readers: Sequence[aiosqlite.Connection],
         *,
         observe_s: Callable[[float], None],
+        on_error: Callable[[str], None],
         reach: CrashPoint,
     ) -> None:
         self._connection = connection
+        self._on_error = on_error
         self._urgent_reader = _Reader(readers[:1])
         self._ordinary_readers = _Reader(readers[1:])
         self._observe_s = observe_s
@@ -125,6 +127,7 @@ class Database:
             self._reach("before-commit")
             connection.execute("COMMIT")
         except sqlite3.Error as error:
+            self._on_error(error_code(error))
             self._roll_back()
             raise translated(error) from error
         except BaseException:
@@ -192,9 +195,14 @@ class _Reader:
             self._idle.put_nowait(connection)
 
 
+def error_code(error: sqlite3.Error) -> str:
+    """SQLite's symbolic name of the error, such as SQLITE_FULL or SQLITE_IOERR_WRITE."""
+    return getattr(error, "sqlite_errorname", None) or type(error).__name__
+
+
 def translated(error: sqlite3.Error) -> LocalBusy | LocalFault:
     """The policy family of an SQLite error, with its symbolic code in the message."""
-    code = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    code = error_code(error)
     if code in BUSY_CODES or code.startswith(("SQLITE_BUSY_", "SQLITE_LOCKED_")):
         return LocalBusy(f"{code}: {error}")
     return LocalFault(f"{code}: {error}")
@@ -205,11 +213,13 @@ async def open_database(
     path: Path,
     *,
     observe_s: Callable[[float], None] = lambda _: None,
+    on_error: Callable[[str], None] = lambda _: None,
     reach: CrashPoint = lambda _: None,
 ) -> AsyncIterator[Database]:
     """Open or create the store at `path`, migrated to the current schema.
 
-    `observe_s` is told how long each transaction took; `reach` is called at named crash points.
+    `observe_s` is told how long each transaction took, `on_error` the SQLite code of each that
+    failed; `reach` is called at named crash points.
     Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
     """
     async with AsyncExitStack() as stack:
@@ -225,7 +235,9 @@ async def open_database(
         for reader in readers:
             for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF"):
                 await reader.execute_fetchall(f"PRAGMA {pragma}")
-        database = Database(connection, readers, observe_s=observe_s, reach=reach)
+        database = Database(
+            connection, readers, observe_s=observe_s, on_error=on_error, reach=reach
+        )
         stack.push_async_callback(database.stop)
         yield database
 

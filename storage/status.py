@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from indexer.model import FROM_NOW_ON, DeadLetter, Overview, StoreCounts
+from indexer.model import FROM_NOW_ON, Cursor, DeadLetter, Overview, StoreCounts, from_utc_text
 from storage.database import Database
 
 _OVERVIEW = """
@@ -81,10 +81,15 @@ class StatusStore:
         )
         return letters, total[0][0]
 
-    async def cursors(self) -> dict[str, tuple[int | None, float | None]]:
-        """Stream URL -> (last durable seq, time of the newest event)."""
-        rows = await self._database.read("SELECT url, seq, event_at FROM firehose_cursor")
-        return {row[0]: (None if row[1] == FROM_NOW_ON else row[1], row[2]) for row in rows}
+    async def cursors(self) -> dict[str, Cursor]:
+        """Stream URL -> how far it has been read."""
+        rows = await self._database.read(
+            "SELECT url, seq, event_at, updated_at FROM firehose_cursor"
+        )
+        return {
+            url: Cursor(None if seq == FROM_NOW_ON else seq, event_at, from_utc_text(saved_at))
+            for url, seq, event_at, saved_at in rows
+        }
 
     async def check(self) -> float:
         """Seconds that a trivial read took. Raises `LocalFault` or `LocalBusy` when unusable."""

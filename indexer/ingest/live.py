@@ -383,7 +383,6 @@ class LiveIngest:
             try:
                 result = await step()
             except LocalBusy as error:
-                self._metrics.sqlite_errors.labels("busy").inc()
                 self.busy_reason = str(error)
                 log.warning("live.store_busy", reason=str(error))
                 await asyncio.sleep(BUSY_RETRY_S)
@@ -398,7 +397,6 @@ class LiveIngest:
     def _observe(self, batch: EventBatch, applied: Applied) -> None:
         if batch.seq is not None and batch.seq != FROM_NOW_ON:
             self._metrics.firehose_cursor_seq.set(batch.seq)
-            self._metrics.firehose_cursor_saved_timestamp_seconds.set(self._clock.now())
         if batch.event_at is not None:
             self.stream_at = batch.event_at
             self._metrics.firehose_last_event_timestamp_seconds.set(batch.event_at)

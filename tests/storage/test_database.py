@@ -201,13 +201,14 @@ def fill(connection: sqlite3.Connection) -> None:
 
 
 async def test_a_full_disk_is_busy_and_passes(tmp_path: Path):
-    path = tmp_path / "index.db"
-    async with open_database(path) as database:
+    path, errors = tmp_path / "index.db", []
+    async with open_database(path, on_error=errors.append) as database:
         await database.write(insert("before"))
         pages = (await database.read("PRAGMA page_count"))[0][0]
         await limit_pages(database, pages + 2)
         with pytest.raises(LocalBusy, match="SQLITE_FULL"):
             await database.write(fill)
+        assert errors == ["SQLITE_FULL"]
         assert await database.read("SELECT url FROM firehose") == [("before",)]
         await limit_pages(database, 1_000_000)
         await database.write(fill)

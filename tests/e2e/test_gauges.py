@@ -1,0 +1,35 @@
+"""Gauges tell of the file, not of the process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.devnet import Devnet
+from tests.e2e.daemon import RunningDaemon, running_daemon
+from tests.e2e.test_operation_runs import metric
+from tests.e2e.test_stream_gaps import EQUAL_S, accounts_with_records, settings
+from tests.oracle import wait_until_equal
+
+NAMES = (
+    "chive_firehose_cursor_seq",
+    "chive_firehose_cursor_saved_timestamp_seconds",
+    "chive_firehose_last_event_timestamp_seconds",
+    "chive_records_indexed",
+    "chive_repos",
+    "chive_accounts",
+)
+
+
+async def gauges(daemon: RunningDaemon) -> dict[str, float]:
+    return {name: await metric(daemon, name) for name in NAMES}
+
+
+async def test_gauges_are_the_same_after_a_restart_without_a_new_event(tmp_path: Path):
+    async with Devnet(seed=3) as net:
+        await accounts_with_records(net, 2)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            before = await gauges(daemon)
+        assert all(before.values()), before
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            assert await gauges(daemon) == before
