@@ -110,7 +110,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         held_reason=lambda: live.held_reason, clock=clock,
     )  # fmt: skip
     runner = open_runner(settings, world, store, stream, status=status, metrics=metrics)
-    install_gauges(metrics, status, runner.running, settings.storage.path)
+    install_gauges(metrics, status, runner.running, runner.queued, settings.storage.path)
     hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
     audit = AuditStore(database, clock=clock)
     await audit.end_interrupted()

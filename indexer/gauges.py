@@ -25,12 +25,13 @@ def install_gauges(
     metrics: Metrics,
     status: Status,
     running: Callable[[], Mapping[OperationType, int]],
+    queued: Callable[[], int],
     database: Path,
 ) -> None:
     """Have the gauges of `metrics` refreshed from the daemon's condition before every exposition.
 
-    `running` gives the number of operations of each type that run or wait. The refresh raises
-    `LocalBusy` or `LocalFault` when the store does not answer.
+    `running` gives the operations at work of each type, `queued` those that wait. The refresh
+    raises `LocalBusy` or `LocalFault` when the store does not answer.
     """
 
     async def refresh() -> None:
@@ -39,6 +40,7 @@ def install_gauges(
         metrics.set_gauges(
             metrics.backfill_running, {str(kind): total for kind, total in running().items()}
         )
+        metrics.backfill_queued.set(queued())
         sizes = await asyncio.to_thread(partial(_measure, database))
         metrics.sqlite_db_bytes.set(sizes.database_bytes)
         metrics.sqlite_wal_bytes.set(sizes.wal_bytes)

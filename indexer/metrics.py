@@ -174,7 +174,10 @@ class Metrics:
         registry = self.registry
         types = tuple(OperationType)
         self.backfill_running = _gauge(
-            "backfill_running", "Operations running or queued", registry, type=types
+            "backfill_running", "Operations at work", registry, type=types
+        )
+        self.backfill_queued = _gauge(
+            "backfill_queued", "Operations that wait for their turn", registry
         )
         self.backfill_operations = Counter(
             "chive_backfill_operations", "Operations ended", ["type", "status"], registry=registry
@@ -189,7 +192,10 @@ class Metrics:
             "backfill_progress_ratio", "Settled share of the units at work", registry, type=types
         )
         self.backfill_last_progress_timestamp_seconds = _gauge(
-            "backfill_last_progress_timestamp_seconds", "Last unit settled", registry, type=types
+            "backfill_last_progress_timestamp_seconds",
+            "Last start or settled unit",
+            registry,
+            type=types,
         )
         self.backfill_duration_seconds = Histogram(
             "chive_backfill_duration_seconds",

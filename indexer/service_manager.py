@@ -85,8 +85,8 @@ async def stay_in_touch(
 ) -> None:
     """Give signs of life and keep the line of status up to date, until cancelled.
 
-    `running` gives the number of operations of each type that run or wait, `writer_stuck_s` the
-    seconds since the writer last was idle or finished a transaction.
+    `running` gives the operations at work of each type, `writer_stuck_s` the seconds since the
+    writer last was idle or finished a transaction.
     """
     async with asyncio.TaskGroup() as group:
         group.create_task(_show_life(manager, writer_stuck_s))

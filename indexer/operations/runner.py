@@ -168,11 +168,15 @@ class Runner:
         return await self._rows.list(status, limit)
 
     def running(self) -> Mapping[OperationType, int]:
-        """How many operations of each type are running or queued."""
+        """How many operations of each type are at work."""
         counts = dict.fromkeys(OperationType, 0)
-        for task in self._tasks.values():
-            counts[OperationType(task.get_name().split(":")[0])] += 1
+        for row in self._progress.values():
+            counts[row.type] += 1
         return counts
+
+    def queued(self) -> int:
+        """How many operations wait for their turn."""
+        return len(self._tasks) - len(self._progress)
 
     def _kind(self, type_name: str) -> OperationKind:
         try:
@@ -226,6 +230,7 @@ class Runner:
                     return OperationStatus.CANCELLED, None
                 self._progress[row.id] = row
                 self._show_progress(row.type)
+                self._note_progress(row.type)
                 context = Context(row, self._units, self._on_settled)
                 async with self._pauses.hold(row):
                     await self._kinds[row.type].run(context)
@@ -239,11 +244,14 @@ class Runner:
         return verdict(context.operation, await insist(partial(self._units.failures, operation.id)))
 
     def _on_settled(self, operation: Operation, records: int) -> None:
-        metrics, kind = self._metrics, operation.type
-        metrics.backfill_records_processed.labels(kind).inc(records)
-        metrics.backfill_last_progress_timestamp_seconds.labels(kind).set(self._clock.now())
+        self._metrics.backfill_records_processed.labels(operation.type).inc(records)
         self._progress[operation.id] = operation
-        self._show_progress(kind)
+        self._show_progress(operation.type)
+        self._note_progress(operation.type)
+
+    def _note_progress(self, kind: OperationType) -> None:
+        gauge = self._metrics.backfill_last_progress_timestamp_seconds
+        gauge.labels(kind).set(self._clock.now())
 
     def _show_progress(self, kind: OperationType) -> None:
         """The settled share of all units that the operations at work of this type know of."""
