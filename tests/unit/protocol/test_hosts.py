@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.protocol.hosts import registrable_domain
+from indexer.protocol.hosts import host_group, registrable_domain
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,10 @@ from indexer.protocol.hosts import registrable_domain
         ("a.b.example.co.uk", "example.co.uk"),
         ("co.uk", "co.uk"),
         ("pds.example.io", "example.io"),
+        ("x.abc.de", "abc.de"),
+        ("x.city.kawasaki.jp", "city.kawasaki.jp"),
+        ("one.github.io", "github.io"),
+        ("de", "de"),
         ("localhost", "localhost"),
         ("8.8.8.8", "8.8.8.8"),
         ("[2606:4700:0::1111]", "2606:4700::1111"),
@@ -23,6 +27,21 @@ from indexer.protocol.hosts import registrable_domain
 )
 def test_the_part_of_a_name_that_somebody_registered(host, domain):
     assert registrable_domain(host) == domain
+
+
+@pytest.mark.parametrize(
+    ("url", "group"),
+    [
+        ("https://pds1.example.com", "example.com"),
+        ("https://pds2.example.com:8443", "example.com"),
+        ("https://198.51.99.7", "198.51.99.7"),
+        ("http://127.0.0.1:2583", "127.0.0.1:2583"),
+        ("http://localhost:2584", "localhost:2584"),
+        ("https://[fd00::1]", "[fd00::1]"),
+    ],
+)
+def test_hosts_are_counted_by_domain_and_those_of_a_developer_one_by_one(url, group):
+    assert host_group(url) == group
 
 
 @given(
