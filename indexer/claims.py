@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from indexer.delays import throttle_s
 from indexer.errors import ChiveIndexerError
 from indexer.model import AccountStatus, Applied, PreparedRecord, Priority, RepoState, Wanted
-from indexer.planning import Repo, throttle_s
+from indexer.planning import Repo
 
 RETRY_DELAY_S_MIN = 60.0
 RETRY_DELAY_S_MAX = 3600.0

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from indexer.delays import throttle_s
 from indexer.model import AccountStatus, Priority, RepoState, Wanted
-from indexer.planning import Repo, throttle_s
+from indexer.planning import Repo
 
 OUT_OF_BOUNDS = frozenset({RepoState.TOO_LARGE, RepoState.LIMITED, RepoState.FOREIGN})
 """States that only an operator ends."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
+from indexer.delays import CLOCK_DOUBT_S, throttle_s
 from indexer.errors import Check, InvalidUpstream
 from indexer.model import (
     AccountStatus,
@@ -35,8 +36,8 @@ EVENT_TIME_AHEAD_S_MAX = 300.0
 DESYNC_MEMORY_S = 3600.0
 """A repo that stayed in sync this long starts again with the shortest delay."""
 
-THROTTLE_S_MIN = 60.0
-THROTTLE_S_MAX = 86400.0
+DOUBTFUL = frozenset({Check.SIGNATURE, Check.FUTURE_REV})
+"""Failed checks that say as much about us, our key or our clock, as about the event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,13 +239,6 @@ def desynchronized(repo: Repo, reason: str, *, now: float) -> Repo:
     )
 
 
-def throttle_s(times: int) -> float:
-    """Seconds to wait when the same trouble has come `times` in a row: 0, 60, 120 ... a day."""
-    if times <= 1:
-        return 0.0
-    return min(THROTTLE_S_MIN * 2.0 ** min(times - 2, 20), THROTTLE_S_MAX)
-
-
 def plan_buffered(event: CommitSeen, repo: Repo, *, now: float) -> Change:
     """Decide a buffered commit, verified with the key that the claim holder has just resolved.
 
@@ -280,7 +274,7 @@ def _plan_commit(  # noqa: PLR0911 - a table of cases, first match wins
         return Change(Outcome.REPLAYED, repo)
     if repo.is_key_stale:
         return Change(Outcome.BUFFERED, repo, buffered=event.frame)
-    if event.error is not None and event.error.check is not Check.SIGNATURE:
+    if event.error is not None and event.error.check not in DOUBTFUL:
         return _refused(event, repo, event.error, now)
     if not _is_proven(event, repo):
         return _unproven(event, repo, policy, now)
@@ -327,17 +321,23 @@ def _unproven(event: CommitSeen, repo: Repo, policy: Policy, now: float) -> Chan
     """A signature that the stored key does not prove: perhaps the key has changed.
 
     Once per interval the DID document is asked, with the commit in the buffer; a document that
-    was just resolved leaves no doubt.
+    was just resolved leaves no doubt. A rev from the future is judged only when it is known
+    whether our clock is to blame.
     """
-    if now - repo.identity_at >= policy.identity_refresh_s or event.error is None:
+    is_early = _is_early(event)
+    if is_early or now - repo.identity_at >= policy.identity_refresh_s or event.error is None:
         stale = replace(
             repo,
             wanted=repo.wanted | Wanted.IDENTITY,
             priority=min(repo.priority, Priority.REPAIR),
-            retry_at=min(repo.retry_at, now),
+            retry_at=now + CLOCK_DOUBT_S if is_early else min(repo.retry_at, now),
         )
         return Change(Outcome.BUFFERED, stale, buffered=event.frame)
     return _refused(event, repo, event.error, now)
+
+
+def _is_early(event: CommitSeen | SyncSeen) -> bool:
+    return event.error is not None and event.error.check is Check.FUTURE_REV
 
 
 def _missed_while_inactive(repo: Repo, policy: Policy, now: float) -> Change:
@@ -376,8 +376,8 @@ def _revived(repo: Repo, policy: Policy, now: float) -> Repo:
     )
 
 
-def _asked(repo: Repo, work: Wanted, policy: Policy, now: float) -> Repo:
-    """Raise `work` for a worker, who resolves the DID document not more often than allowed.
+def raised(repo: Repo, work: Wanted, policy: Policy, now: float) -> Repo:
+    """The repo with `work` for a worker, who resolves the DID document not more often than allowed.
 
     A fetch that was put off is not hurried by it, except after its first failure: a host that has
     just been left answers no more, often before the stream says so.
@@ -414,13 +414,13 @@ def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
         return Change(Outcome.IGNORED, _revived(repo, policy, now))
     if event.error is None and _is_replay(event, repo):
         return Change(Outcome.REPLAYED, repo)
-    if event.error is not None and event.error.check is not Check.SIGNATURE:
+    if event.error is not None and event.error.check not in DOUBTFUL:
         return _refused(event, repo, event.error, now)
     if not _is_proven(event, repo):
         # It may show a commit by an earlier key (after a migration), or be forged. Either way it
         # only asks for a look at the repo, at the account's own host.
-        look = _asked(repo, Wanted.IDENTITY | Wanted.CONTENT, policy, now)
-        return Change(Outcome.NOTED, look)
+        at = now + CLOCK_DOUBT_S if _is_early(event) else now
+        return Change(Outcome.NOTED, raised(repo, Wanted.IDENTITY | Wanted.CONTENT, policy, at))
     if event.data == repo.data:
         return Change(Outcome.NOTED, replace(repo, host_rev=event.rev))
     return Change(Outcome.DESYNCHRONIZED, desynchronized(repo, "sync", now=now))
@@ -431,7 +431,7 @@ def _plan_identity(event: IdentitySeen, repo: Repo | None, policy: Policy, now: 
         return Change(Outcome.UNTRACKED)
     if event.time + DIRECTORY_LAG_S < repo.identity_at:
         return Change(Outcome.REPLAYED, repo)  # the document we hold is newer than the event
-    return Change(Outcome.NOTED, _asked(_revived(repo, policy, now), Wanted.IDENTITY, policy, now))
+    return Change(Outcome.NOTED, raised(_revived(repo, policy, now), Wanted.IDENTITY, policy, now))
 
 
 def _plan_account(event: AccountSeen, repo: Repo | None, policy: Policy, now: float) -> Change:
@@ -447,4 +447,4 @@ def _plan_account(event: AccountSeen, repo: Repo | None, policy: Policy, now: fl
     if status is AccountStatus.ACTIVE and not repo.is_visible:
         work = Wanted.ACCOUNT | Wanted.CONTENT
     noted = replace(repo, account_status=status, account_at=time)
-    return Change(Outcome.NOTED, _asked(noted, work, policy, now) if work else noted)
+    return Change(Outcome.NOTED, raised(noted, work, policy, now) if work else noted)

@@ -18,7 +18,8 @@ EFFECTFUL = STDLIB_OF_SHELLS | {
 }  # fmt: skip
 
 PURE = ("indexer.errors", "indexer.protocol", "indexer.model", "indexer.planning",
-        "indexer.records", "indexer.claims", "indexer.listings")  # fmt: skip
+        "indexer.records", "indexer.claims", "indexer.listings", "indexer.delays",
+        "indexer.directory")  # fmt: skip
 """Modules without input or output."""
 
 MIDDLE = ("admin_api", "indexer.operations", "indexer.ingest", "storage", "indexer.network")

@@ -19,6 +19,7 @@ from indexer.claims import (
     resumed,
     retry_delay_s,
 )
+from indexer.delays import throttle_s
 from indexer.errors import Check, InvalidUpstream
 from indexer.model import AccountStatus, Priority, RepoState, Wanted, account_status
 from indexer.planning import (
@@ -30,7 +31,6 @@ from indexer.planning import (
     Repo,
     plan,
     plan_buffered,
-    throttle_s,
 )
 
 DID = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"
