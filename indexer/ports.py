@@ -101,7 +101,7 @@ class WorkQueue(Protocol):
     async def claim_next(self) -> Claim | None:
         """Claim the most urgent repo that is due, or None when nothing is."""
 
-    async def claim_repo(self, did: str) -> Claim:
+    async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
         """Claim one repo for all kinds of work, now; unknown ones are tracked."""
 
     async def next_due_at(self) -> float | None:

@@ -115,10 +115,11 @@ class ResyncStore:
         due_at: float | None = rows[0][0]
         return due_at
 
-    async def claim_repo(self, did: str) -> Claim:
-        """Claim one repo for all kinds of work, now, for an operator; unknown ones are tracked.
+    async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
+        """Claim one repo for all kinds of work, now; unknown ones are tracked.
 
-        A worker that holds an older claim finds it stale and gives up.
+        What is left to do afterwards comes first if it was for an operator. A worker that holds an
+        older claim finds it stale and gives up.
         """
         now = self._clock.now()
         everything = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT
@@ -135,7 +136,7 @@ class ResyncStore:
                 claim=repo.claim + 1,
                 claimed=everything,
                 wanted=Wanted.NOTHING,
-                priority=Priority.OPERATOR,
+                priority=Priority.OPERATOR if is_operator else repo.priority,
                 state=repo.state if repo.state is RepoState.ACTIVE else RepoState.RESYNCING,
             )
             update_repos(connection, [(repo, taken)], at=utc_text(now))

@@ -19,6 +19,8 @@ class Result(StrEnum):
 
     FETCHED = "fetched"
     CURRENT = "current"
+    PUT_OFF = "put_off"
+    """The live stream may yet bring what differs; it is compared again if it does not."""
     HIDDEN = "hidden"
     DELETED = "deleted"
     NOT_FOUND = "not_found"

@@ -161,6 +161,10 @@ class Resyncer:
         """One attempt for an operator, whatever state the repo is in."""
         return await self.attempt(await self._queue.claim_repo(did), is_operator=True)
 
+    async def sync_listed(self, did: str) -> Resync:
+        """One attempt at a repo that a listing has made worth a look, tracked from now on."""
+        return await self.attempt(await self._queue.claim_repo(did, is_operator=False))
+
     async def attempt(self, claim: Claim, *, is_operator: bool = False) -> Resync:
         """Do what the claim asks for; the repo row says afterwards how it went."""
         started = self._clock.monotonic()
@@ -330,7 +334,9 @@ class Resyncer:
         look_again_at: float | None = None,
     ) -> Resync:
         """Set what was fetched and replay what was buffered meanwhile, until nothing is left."""
-        result = Result.CURRENT if brought is None else Result.FETCHED
+        result = Result.CURRENT if look_again_at is None else Result.PUT_OFF
+        if brought is not None:
+            result = Result.FETCHED
         after = 0
         fetched, chunk = brought or (None, None)
         while True:
