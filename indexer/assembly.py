@@ -13,6 +13,7 @@ from admin_api.ports import AdminPorts
 from indexer.clock import Clock
 from indexer.cursor_reset import CursorReset
 from indexer.gauges import install_gauges
+from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.live import LiveIngest
 from indexer.ingest.resync import Resyncer
@@ -69,6 +70,7 @@ class Parts:
     live: LiveIngest
     resyncer: Resyncer
     gap_repair: GapRepair
+    directory: DirectoryFollower
     runner: Runner
     hold: OperatorHold
     upkeep: tuple[Step, ...]
@@ -93,17 +95,22 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )
     store = await open_store(settings, world, registry, metrics, stack)
     database, tracked = store.database, store.tracked
-    identities, hosts, listings = await open_network(settings, clock, metrics, stack)
+    network = await open_network(settings, clock, metrics, stack)
     stream = open_stream(
         settings, clock, world.rng, metrics=metrics, verifier=verifier, live_store=store.live,
-        resync_store=store.resyncs, hosts=hosts, user_agent=user_agent(settings),
+        resync_store=store.resyncs, hosts=network.hosts, user_agent=user_agent(settings),
     )  # fmt: skip
     firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
     gaps = GapRepairStore(database, tracked, clock=clock)
     collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
     gap_repair = GapRepair(
-        gaps, gaps, listings, hosts, collections=collections, clock=clock, stream_at=stream.at,
-        on_work=resyncer.wake,
+        gaps, gaps, network.listings, network.hosts, collections=collections, clock=clock,
+        stream_at=stream.at, on_work=resyncer.wake,
+    )  # fmt: skip
+    directory = DirectoryFollower(
+        network.directory, store.directory, interval_s=settings.identity.export_interval_s,
+        clock=clock, on_work=resyncer.wake,
+        on_read=metrics.directory_read_timestamp_seconds.set,
     )  # fmt: skip
     status = DaemonStatus(
         StatusStore(database), firehose, busy_reason=lambda: live.busy_reason,
@@ -115,7 +122,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     audit = AuditStore(database, clock=clock)
     await audit.end_interrupted()
     admin = AdminPorts(
-        backfills=runner, status=status, audit=audit, stream=hold, documents=identities,
+        backfills=runner, status=status, audit=audit, stream=hold, documents=network.identities,
         letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
@@ -125,7 +132,8 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock
     )
     return Parts(
-        live=live, resyncer=resyncer, gap_repair=gap_repair, runner=runner, hold=hold,
+        live=live, resyncer=resyncer, gap_repair=gap_repair, directory=directory, runner=runner,
+        hold=hold,
         upkeep=store.upkeep, in_touch=in_touch, admin=admin, registry=registry, metrics=metrics,
         clock=clock,
     )  # fmt: skip

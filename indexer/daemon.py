@@ -98,6 +98,7 @@ async def run_daemon_until(
             background = [
                 group.create_task(parts.resyncer.run(), name="resync"),
                 group.create_task(parts.gap_repair.run(), name="gap-repair"),
+                group.create_task(parts.directory.run(), name="directory"),
                 group.create_task(parts.runner.run(), name="operations"),
                 group.create_task(parts.hold.run(), name="operator-hold"),
                 group.create_task(measure_loop_lag(parts.metrics), name="loop-lag"),

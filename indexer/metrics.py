@@ -160,6 +160,11 @@ class Metrics:
         self.accounts = _gauge(
             "accounts", "Tracked accounts", registry, status=tuple(AccountStatus)
         )
+        self.directory_read_timestamp_seconds = _gauge(
+            "directory_read_timestamp_seconds",
+            "When the log of the DID directory was last read to its end",
+            registry,
+        )
         self.resyncs = Counter(
             "chive_resyncs", "Resync attempts ended", ["result", "method"], registry=registry
         )

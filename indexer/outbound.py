@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from indexer.clock import Clock
 from indexer.metrics import Metrics
+from indexer.network.directory import DirectoryLog
 from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
 from indexer.network.listings import RepoListings
@@ -17,10 +19,20 @@ from indexer.network.spool import SpoolFolder
 from indexer.settings import Settings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkParts:
+    """Who accounts are, where their repos lie, who lists them, and what changes about them."""
+
+    identities: IdentityResolver
+    hosts: RepoNetwork
+    listings: RepoListings
+    directory: DirectoryLog
+
+
 async def open_network(
     settings: Settings, clock: Clock, metrics: Metrics, stack: AsyncExitStack
-) -> tuple[IdentityResolver, RepoNetwork, RepoListings]:
-    """Who accounts are, where their repos lie, who lists them; `stack` closes the session."""
+) -> NetworkParts:
+    """All of it; `stack` closes the session."""
     network = settings.network
     stream = urlsplit(settings.firehose.url[0])
     relay_url = network.relay_url or f"http{stream.scheme.removeprefix('ws')}://{stream.netloc}"
@@ -54,7 +66,12 @@ async def open_network(
         idle_s=settings.resync.idle_s,
         total_s=settings.resync.total_s,
     )
-    return identities, hosts, RepoListings(http, relay_url=relay_url)
+    return NetworkParts(
+        identities=identities,
+        hosts=hosts,
+        listings=RepoListings(http, relay_url=relay_url),
+        directory=DirectoryLog(http, plc_url=settings.identity.plc_url),
+    )
 
 
 def user_agent(settings: Settings) -> str:

@@ -86,6 +86,8 @@ class IdentitySettings(Section):
     """An XRPC host for resolveHandle when DNS is not to be used."""
     refresh_interval_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """A DID document is resolved at most once in this time, whatever the events say."""
+    export_interval_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """The directory's log of all changes is read so often, where it has one; 0 never."""
 
 
 class ScopeSettings(Section):

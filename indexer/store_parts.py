@@ -20,6 +20,8 @@ from indexer.upkeep import Step
 from indexer.world import World
 from storage.database import Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
+from storage.directory import DirectoryStore
+from storage.identity_sweep import IdentitySweep
 from storage.live import LiveStore
 from storage.operation_units import OperationRetention
 from storage.projections import Projections
@@ -39,6 +41,7 @@ class StoreParts:
     tracked: TrackedRepos
     live: LiveStore
     resyncs: ResyncStore
+    directory: DirectoryStore
     upkeep: tuple[Step, ...]
     """What it owes and nobody waits for."""
 
@@ -79,7 +82,10 @@ async def open_store(
         tracked=tracked,
         live=live,
         resyncs=resyncs,
-        upkeep=_upkeep(settings, world, database, prepare, metrics),
+        directory=DirectoryStore(
+            database, tracked, policy, plc_url=settings.identity.plc_url, clock=world.clock
+        ),
+        upkeep=_upkeep(settings, world, database, prepare, metrics, policy),
     )
 
 
@@ -89,8 +95,9 @@ def _upkeep(
     database: Database,
     prepare: Callable[[str, str, str, str], PreparedRecord],
     metrics: Metrics,
+    policy: Policy,
 ) -> tuple[Step, ...]:
-    """Search rows of accounts that were hidden or shown, and what has been kept for long enough."""
+    """Search rows of accounts hidden or shown, what was kept for long enough, old identities."""
     letters = DeadLetterRetention(
         database,
         world.clock,
@@ -103,4 +110,5 @@ def _upkeep(
         SearchUpkeep(database, SEARCH, prepare).step,
         letters.step,
         OperationRetention(database, world.clock, age_s_max=history_s_max).step,
+        IdentitySweep(database, policy, clock=world.clock).step,
     )

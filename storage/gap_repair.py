@@ -44,10 +44,19 @@ DELETE FROM gap_repo WHERE repo_id IN (
           OR attempts >= {ATTEMPTS_MAX} OR state = '{RepoState.NOT_FOUND}' LIMIT 500)
 """  # noqa: S608 - constants
 
+# Changes of keys in a gap that began before the directory's log was followed.
+_READ_DIRECTORY_AGAIN = """
+UPDATE directory_cursor SET since_ms = first_ms, after_ms = first_ms, read_at = 0
+FROM (SELECT CAST(min(after_at) * 1000 AS INTEGER) AS first_ms
+      FROM gap WHERE repaired_at IS NULL AND surveyed_at IS NULL)
+WHERE first_ms < since_ms
+"""
+
 _CLOSE = """
 UPDATE gap SET repaired_at = ?
 WHERE repaired_at IS NULL AND surveyed_at IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM gap_question) AND NOT EXISTS (SELECT 1 FROM gap_repo)
+  AND NOT EXISTS (SELECT 1 FROM directory_cursor WHERE read_at < gap.detected_at)
 """
 
 
@@ -80,6 +89,7 @@ class GapRepairStore:
             connection.execute("DELETE FROM gap_question")
             connection.execute(_ASK_HOSTS, (now,))
             connection.executemany(_ASK_COLLECTION, ((each, now) for each in collections))
+            connection.execute(_READ_DIRECTORY_AGAIN)
             connection.execute("UPDATE gap SET surveyed_at = ? WHERE repaired_at IS NULL", (now,))
 
         await self._database.write(change)

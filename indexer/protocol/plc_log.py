@@ -39,14 +39,15 @@ def parse_former_keys(log: object) -> tuple[FormerKey, ...]:
             raise InvalidUpstream(Check.DID_DOCUMENT, "the log has an entry without operation")
         if entry.get("nullified") is True:
             continue
-        text = _signing_key(entry["operation"])
+        text = signing_key_of(entry["operation"])
         if current is not None and text != current:
             former += _ended(current, entry.get("createdAt"))
         current = text
     return tuple(reversed(former))
 
 
-def _signing_key(operation: dict[object, object]) -> str | None:
+def signing_key_of(operation: dict[object, object]) -> str | None:
+    """The account's signing key that an operation sets, as `did:key:...`."""
     methods = operation.get("verificationMethods")
     text = methods.get("atproto") if isinstance(methods, dict) else operation.get("signingKey")
     return text if isinstance(text, str) else None

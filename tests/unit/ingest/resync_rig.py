@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from indexer.ingest.attempts import Resync
+from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
 from indexer.model import Scope
+from indexer.network.directory import DirectoryLog
 from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
 from indexer.network.listings import RepoListings
@@ -26,6 +28,7 @@ from indexer.planning import EventBatch, Policy
 from indexer.records.prepare import prepare_record
 from indexer.records.registry import load_registry
 from storage.database import Database, open_database
+from storage.directory import DirectoryStore
 from storage.gap_repair import GapRepairStore
 from storage.live import LiveStore
 from storage.records import RecordTable
@@ -72,6 +75,7 @@ class Rig:
     verifier: Verifier
     metrics: Metrics
     repair: GapRepair
+    directory: DirectoryFollower
     heard: int = 0  # frames of the relay that have been applied
 
     async def hear(self) -> None:
@@ -179,4 +183,14 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             stream_at=lambda: None,
             on_work=lambda: None,
         )
-        yield Rig(net, database, path, clock, live, store, resyncer, verifier, metrics, repair)
+        directory = DirectoryFollower(
+            DirectoryLog(http, plc_url=net.plc_url),
+            DirectoryStore(database, tracked, policy, plc_url=net.plc_url, clock=clock),
+            interval_s=60.0,
+            clock=clock,
+            on_work=lambda: None,
+            on_read=metrics.directory_read_timestamp_seconds.set,
+        )
+        yield Rig(
+            net, database, path, clock, live, store, resyncer, verifier, metrics, repair, directory
+        )

@@ -60,6 +60,7 @@ async def repair(rig: Rig) -> int:
     attempts = 0
     for _ in range(10):
         await rig.repair.go_on()
+        await rig.directory.go_on()
         if await repaired(rig):
             return attempts
         attempts += len(await rig.work(ahead_s=61.0))

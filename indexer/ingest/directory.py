@@ -1,0 +1,167 @@
+"""The DID directory's log, followed: keys that change without an event are noticed all the same.
+
+One durable position, a thousand operations a request, in pauses. What concerns a tracked DID makes
+its key stale; the resync does the rest. A directory that keeps no such log is told once and asked
+again a day later. The repair of a gap waits until the log was read to its end after the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from indexer.clock import Clock
+from indexer.directory import Reading
+from indexer.errors import InvalidUpstream, LocalBusy, Unavailable
+from indexer.protocol.plc_export import ExportedOperation, ExportPage
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 1.0
+PAGE_PAUSE_S = 0.5
+"""Between full pages: the directory answers others too."""
+
+OVERLAP_MS = 5_000
+"""The end of the log is read again: two operations may be written in another order than made."""
+
+FIRST_REACH_MS = 600_000
+"""How far before the present a first reading begins."""
+
+RETRY_S_MIN = 30.0
+RETRY_S_MAX = 3600.0
+NOT_OFFERED_S = 86_400.0
+TRIES_MAX = 3
+"""A line that was unreadable so often is passed over."""
+
+
+class Log(Protocol):
+    """The directory."""
+
+    async def page(self, after_ms: int, *, skips_bad: bool) -> ExportPage | None:
+        """Operations made after a time, oldest first; None where there is no such list."""
+
+
+class DirectoryRows(Protocol):
+    """The position, and the repos that operations are about."""
+
+    async def reading(self) -> Reading | None:
+        """How far it was read."""
+
+    async def begin(self, at_ms: int) -> None:
+        """Read from this time on."""
+
+    async def forget(self) -> None:
+        """It is not read any more."""
+
+    async def is_awaited(self) -> bool:
+        """Whether the repair of a gap waits for the log to be read."""
+
+    async def take(
+        self,
+        operations: Sequence[ExportedOperation],
+        reading: Reading,
+        after_ms: int,
+        *,
+        ended_at: float | None,
+    ) -> int:
+        """Raise work for tracked repos and move on from `reading`; how many have some now."""
+
+
+class DirectoryFollower:
+    """Reads the log every `interval_s`, or never where that is 0."""
+
+    def __init__(
+        self,
+        directory: Log,
+        rows: DirectoryRows,
+        *,
+        interval_s: float,
+        clock: Clock,
+        on_work: Callable[[], None],
+        on_read: Callable[[float], None],
+    ) -> None:
+        self._log = directory
+        self._rows = rows
+        self._interval_s = interval_s
+        self._clock = clock
+        self._on_work = on_work
+        self._on_read = on_read
+        self._due_at = 0.0  # monotonic
+        self._failures = 0
+        self._is_offered = True
+        self._is_at_end = True
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        if self._interval_s == 0:
+            await self._rows.forget()
+            return
+        while True:
+            try:
+                await self.go_on()
+            except LocalBusy as error:
+                log.warning("directory.store_busy", reason=str(error))
+            await asyncio.sleep(TICK_S if self._is_at_end else PAGE_PAUSE_S)
+
+    async def go_on(self) -> None:
+        """Read a page, if it is time to or a gap waits for it."""
+        is_due = self._clock.monotonic() >= self._due_at
+        if not is_due and (self._failures or not self._is_offered):
+            return
+        if not is_due and not await self._rows.is_awaited():
+            return
+        try:
+            await self._read_on()
+        except (Unavailable, InvalidUpstream) as error:
+            delay_s = min(RETRY_S_MIN * 2.0**self._failures, RETRY_S_MAX)
+            if isinstance(error, Unavailable):
+                delay_s = max(delay_s, min(error.retry_after_s or 0.0, RETRY_S_MAX))
+            self._failures = min(self._failures + 1, 20)
+            self._is_at_end = True
+            self._due_at = self._clock.monotonic() + delay_s
+            log.warning("directory.not_read", reason=error.detail, retry_in_s=delay_s)
+
+    async def _read_on(self) -> None:
+        asked_at = self._clock.now()
+        reading = await self._rows.reading()
+        if reading is None:
+            first_ms = int(asked_at * 1000) - FIRST_REACH_MS
+            reading = Reading(first_ms, first_ms, 0.0)
+            await self._rows.begin(first_ms)
+        after_ms = reading.after_ms - (OVERLAP_MS if self._is_at_end else 0)
+        page = await self._log.page(after_ms, skips_bad=self._failures >= TRIES_MAX)
+        if page is None:
+            await self._stop_for_a_day()
+            return
+        if page.bad_lines and not page.operations:
+            raise Unavailable("the log begins with a line that cannot be read")
+        if not self._is_offered:
+            log.info("directory.log_offered")
+        self._is_offered, self._failures = True, 0
+        await self._take(page, reading, asked_at)
+
+    async def _take(self, page: ExportPage, reading: Reading, asked_at: float) -> None:
+        self._is_at_end = page.is_last
+        position_ms = reading.after_ms
+        if page.operations:
+            position_ms = page.operations[-1].made_ms
+        if not page.is_last:
+            # Others of the same moment may be on the next page.
+            earlier = [op.made_ms for op in page.operations if op.made_ms < position_ms]
+            position_ms = max(earlier, default=position_ms)
+        ended_at = asked_at if page.is_last else None
+        if await self._rows.take(page.operations, reading, position_ms, ended_at=ended_at):
+            self._on_work()
+        if page.is_last:
+            self._on_read(asked_at)
+        self._due_at = self._clock.monotonic() + (self._interval_s if page.is_last else 0.0)
+
+    async def _stop_for_a_day(self) -> None:
+        if self._is_offered:
+            log.warning("directory.log_not_offered", retry_in_s=NOT_OFFERED_S)
+        self._is_offered, self._is_at_end, self._failures = False, True, 0
+        self._due_at = self._clock.monotonic() + NOT_OFFERED_S
+        await self._rows.forget()

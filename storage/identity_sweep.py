@@ -1,0 +1,74 @@
+"""DID documents that nobody has looked at for a month are looked at again, a few at a time.
+
+Keys change by events, by failed signatures and by the directory's log; what all of these missed
+ends here. The position is not durable: a restart begins anew, and finds most of it done.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from indexer.clock import Clock
+from indexer.model import AccountStatus, Priority, Wanted, utc_text
+from indexer.planning import Policy, raised
+from storage.database import Database
+from storage.repos import load_repos, update_repos
+
+AGE_S_MAX = 30 * 86_400.0
+ROWS_AT_ONCE = 2_000
+MARKED_AT_ONCE = 4
+"""A step a second: no more requests of the directory than that."""
+
+WAITING_MAX = 50
+"""While so many repos wait for more urgent work, none is added."""
+
+PAUSE_S = 3_600.0
+"""Between two walks over all repos."""
+
+_OLD = f"""
+SELECT id, did, identity_at < ?1 AND wanted & {Wanted.IDENTITY:d} = 0 AND claimed = 0
+                AND account_status <> '{AccountStatus.DELETED}'
+FROM repo WHERE id > ?2 ORDER BY id LIMIT {ROWS_AT_ONCE}
+"""  # noqa: S608 - constants
+
+_IS_BUSY = f"""
+SELECT 1 FROM repo WHERE wanted <> 0 AND claimed = 0 AND priority <= {Priority.REPAIR:d}
+                     AND retry_at <= ? LIMIT 1 OFFSET {WAITING_MAX}
+"""  # noqa: S608 - constants
+
+
+class IdentitySweep:
+    """Makes old identities stale."""
+
+    def __init__(self, database: Database, policy: Policy, *, clock: Clock) -> None:
+        self._database = database
+        self._policy = policy
+        self._clock = clock
+        self._after_id = 0
+        self._due_at = 0.0  # monotonic
+
+    async def step(self) -> int:
+        """Look at the next rows and mark a few; always 0: there is no hurry."""
+        now = self._clock.now()
+        if self._clock.monotonic() < self._due_at:
+            return 0
+        if await self._database.read(_IS_BUSY, (now,)):
+            return 0
+        rows = await self._database.read(_OLD, (now - AGE_S_MAX, self._after_id))
+        old = [(row[0], row[1]) for row in rows if row[2]][:MARKED_AT_ONCE]
+        if len(old) == MARKED_AT_ONCE:
+            self._after_id = old[-1][0]
+        elif len(rows) == ROWS_AT_ONCE:
+            self._after_id = rows[-1][0]
+        else:
+            self._after_id, self._due_at = 0, self._clock.monotonic() + PAUSE_S
+        if old:
+            await self._database.write(lambda c: self._mark(c, [did for _, did in old], now))
+        return 0
+
+    def _mark(self, connection: sqlite3.Connection, dids: list[str], now: float) -> None:
+        changed = [
+            (repo, raised(repo, Wanted.IDENTITY, self._policy, now))
+            for repo in load_repos(connection, dids).values()
+        ]
+        update_repos(connection, changed, at=utc_text(now))

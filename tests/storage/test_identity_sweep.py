@@ -1,0 +1,59 @@
+"""Old identities become stale, slowly."""
+
+from __future__ import annotations
+
+from indexer.claims import Identity
+from indexer.planning import Policy
+from storage.identity_sweep import AGE_S_MAX, MARKED_AT_ONCE, WAITING_MAX, IdentitySweep
+from tests.storage.conftest import KEY, SteppedClock, World, account
+
+STALE = "SELECT count(*) FROM repo WHERE wanted & 1"
+
+
+async def with_repos(world: World, count: int) -> IdentitySweep:
+    for number in range(count):
+        claim = await world.resyncs.claim_repo(f"did:plc:{number:024}")
+        claim = await world.resyncs.save_identity(
+            claim, Identity(handle=None, signing_key=KEY, pds_url="https://pds.example")
+        )
+        await world.resyncs.settle(claim, lambda repo: repo)
+    await world.database.write(
+        lambda connection: connection.execute("UPDATE repo SET claimed = 0, priority = 2")
+    )
+    return IdentitySweep(world.database, Policy(), clock=world.clock)
+
+
+async def test_an_identity_of_a_month_ago_is_looked_at_again_a_few_at_a_time(
+    world: World, clock: SteppedClock
+):
+    sweep = await with_repos(world, 10)
+    await sweep.step()
+    assert await world.rows(STALE) == [(0,)]
+    clock.at += AGE_S_MAX + 1
+    marked = []
+    for _ in range(4):
+        await sweep.step()
+        marked += (await world.rows(STALE))[0]
+    assert marked == [MARKED_AT_ONCE, 2 * MARKED_AT_ONCE, 10, 10]
+
+
+async def test_what_is_gone_is_left_alone_and_urgent_work_goes_first(
+    world: World, clock: SteppedClock
+):
+    sweep = await with_repos(world, WAITING_MAX + 2)
+    gone = account(active=False, status="deleted", time=clock.at, did=f"did:plc:{0:024}")
+    await world.apply(gone)
+    await world.database.write(
+        lambda connection: connection.execute(
+            "UPDATE repo SET wanted = 4, priority = 1 WHERE account_status = 'active'"
+        )
+    )
+    clock.at += AGE_S_MAX + 1
+    await sweep.step()
+    assert await world.rows(STALE + " AND wanted & 4") == [(0,)]
+    await world.database.write(
+        lambda connection: connection.execute("UPDATE repo SET wanted = 0, priority = 2")
+    )
+    for _ in range(WAITING_MAX):
+        await sweep.step()
+    assert await world.rows(STALE) == [(WAITING_MAX + 1,)]

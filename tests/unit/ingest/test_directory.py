@@ -1,0 +1,219 @@
+"""The directory's log, read from a devnet that hides changes from the stream and lies."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from indexer.ingest.directory import NOT_OFFERED_S
+from indexer.model import GapReason, GapSeen
+from indexer.planning import EventBatch
+from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.devnet.keys import derive_key, multibase
+from tests.devnet.plc import audit_entry
+from tests.oracle import assert_store_equals
+from tests.unit.ingest.resync_rig import Rig, open_rig
+
+TAG = "pub.chive.eprint.userTag"
+RNG = random.Random(9)
+EXPORT = "plc.export"
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with Devnet(seed=12) as net, open_rig(net, tmp_path) as opened:
+        yield opened
+
+
+async def followed(rig: Rig) -> Account:
+    account = await rig.net.create_account()
+    rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+    await rig.hear()
+    await rig.work()
+    await rig.directory.go_on()
+    return account
+
+
+def requests(rig: Rig) -> int:
+    return rig.net.plc_server.requests[EXPORT]
+
+
+async def read_again(rig: Rig, *, after_s: float = 61.0) -> None:
+    rig.clock.monotonic_ahead_s += after_s
+    rig.clock.ahead_s += after_s
+    await rig.directory.go_on()
+
+
+async def is_stale(rig: Rig, account: Account) -> bool:
+    return bool((await rig.repo(account))[3] & 1)
+
+
+def new_key(rig: Rig, account: Account) -> str:
+    """Another signing key in the directory, of which the stream says nothing."""
+    key = derive_key("k256", "another", account.did)
+    rig.net.plc.change(account.did, key=key)
+    return multibase(key)
+
+
+async def test_a_key_that_changed_without_an_event_becomes_stale_and_is_resolved(rig: Rig):
+    account = await followed(rig)
+    assert not await is_stale(rig, account)
+    key = new_key(rig, account)
+    await read_again(rig)
+    assert await is_stale(rig, account)
+    await rig.work(ahead_s=61.0)
+    assert await rig.rows("SELECT signing_key FROM repo") == [(key,)]
+    await read_again(rig)
+    assert not await is_stale(rig, account)  # the same operation is no news a second time
+
+
+async def test_a_tombstone_in_the_log_ends_in_a_purge_once_the_directory_confirms_it(rig: Rig):
+    account = await followed(rig)
+    rig.net.plc.tombstone(account.did)
+    await read_again(rig)
+    await rig.work(ahead_s=61.0)
+    assert (await rig.repo(account))[:2] == ("deleted", "deleted")
+    assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
+
+
+async def test_changes_of_strangers_and_of_what_is_known_cost_nothing(rig: Rig):
+    account = await followed(rig)
+    await rig.net.create_account()
+    rig.net.plc.publish(rig.net.plc.identity(account.did))
+    await read_again(rig)
+    assert await rig.rows("SELECT count(*) FROM repo WHERE wanted <> 0") == [(0,)]
+
+
+async def test_the_log_is_read_at_most_once_an_interval_from_a_durable_position(rig: Rig):
+    await followed(rig)
+    asked = requests(rig)
+    await rig.directory.go_on()
+    assert requests(rig) == asked
+    (before,) = await rig.rows("SELECT since_ms, after_ms FROM directory_cursor")
+    await rig.net.create_account()
+    await read_again(rig)
+    (after,) = await rig.rows("SELECT since_ms, after_ms FROM directory_cursor")
+    assert requests(rig) == asked + 1
+    assert before[0] == after[0] and after[1] >= before[1]
+
+
+async def test_more_than_a_page_is_read_page_by_page_and_nothing_is_left_out(rig: Rig):
+    account = await followed(rig)
+    stranger = rig.net.plc.identity((await rig.net.create_account()).did)
+    for _ in range(2100):
+        rig.net.plc.publish(stranger)
+    new_key(rig, account)
+    asked = requests(rig)
+    await read_again(rig)
+    for _ in range(3):
+        await rig.directory.go_on()
+    assert await is_stale(rig, account)
+    assert requests(rig) - asked <= 4
+
+
+def lines(rig: Rig, account: Account) -> list[bytes]:
+    return [json.dumps(audit_entry(entry)).encode() for entry in rig.net.plc.logs[account.did]]
+
+
+@pytest.mark.parametrize("where", ["first", "middle"])
+async def test_a_garbage_line_does_not_hide_the_lines_behind_it(rig: Rig, where: str):
+    account = await followed(rig)
+    stranger = lines(rig, await rig.net.create_account())
+    new_key(rig, account)
+    garbage = [b'{"did": 7}']
+    body = garbage + stranger if where == "first" else stranger + garbage
+    lie = rig.net.faults.schedule(
+        FaultKind.HTTP_BODY,
+        times=4,
+        endpoint=EXPORT,
+        body=b"\n".join(body + lines(rig, account)[-1:]),
+    )
+    for _ in range(5):
+        await read_again(rig, after_s=3700.0)
+    assert lie.fired == 4
+    assert await is_stale(rig, account)
+
+
+async def test_a_page_that_was_cut_off_is_read_on_from_its_last_whole_line(rig: Rig):
+    account = await followed(rig)
+    new_key(rig, account)
+    cut = rig.net.faults.schedule(FaultKind.HTTP_TRUNCATE, endpoint=EXPORT, fraction=0.7)
+    await read_again(rig)
+    for _ in range(3):
+        await read_again(rig, after_s=3700.0)
+    assert cut.fired
+    assert await is_stale(rig, account)
+
+
+async def test_a_directory_that_sends_us_away_is_left_alone_for_so_long(rig: Rig):
+    await followed(rig)
+    away = rig.net.faults.schedule(FaultKind.HTTP_429, endpoint=EXPORT, retry_after_s=300)
+    await read_again(rig)
+    asked = requests(rig)
+    await read_again(rig)
+    assert away.fired == 1 and requests(rig) == asked
+    await read_again(rig, after_s=300.0)
+    assert requests(rig) == asked + 1
+
+
+async def lose(rig: Rig) -> None:
+    gap = GapSeen(reason=GapReason.OUTDATED_CURSOR, before_seq=rig.heard + 1)
+    await rig.live.apply(
+        EventBatch(url="ws://relay", events=(), seq=rig.heard, event_at=None, gaps=(gap,))
+    )
+
+
+async def test_a_directory_without_a_log_is_asked_once_a_day_and_no_gap_waits_for_it(rig: Rig):
+    none = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, times=None, endpoint=EXPORT, status=404, error="NotFound"
+    )
+    await followed(rig)
+    for _ in range(3):
+        await read_again(rig)
+    assert none.fired == 1
+    await lose(rig)
+    await rig.repair.go_on()
+    assert await rig.rows("SELECT repaired_at IS NULL FROM gap") == [(0,)]
+    await read_again(rig, after_s=NOT_OFFERED_S)
+    assert none.fired == 2
+
+
+async def test_a_gap_waits_until_the_log_was_read_behind_it_and_asks_for_that_at_once(rig: Rig):
+    account = await followed(rig)
+    new_key(rig, account)
+    await lose(rig)
+    await rig.repair.go_on()
+    assert await rig.rows("SELECT repaired_at IS NULL FROM gap") == [(1,)]
+    await rig.directory.go_on()  # long before the interval has passed
+    assert await is_stale(rig, account)
+    await rig.repair.go_on()
+    assert await rig.rows("SELECT repaired_at IS NULL FROM gap") == [(0,)]
+
+
+async def test_a_gap_from_before_the_log_was_followed_has_it_read_from_there(rig: Rig):
+    account = await followed(rig)
+    await rig.rows("SELECT 1")
+    new_key(rig, account)
+    later_ms = int((rig.clock.now() + 60) * 1000)
+    await rig.database.write(
+        lambda connection: connection.execute(
+            "UPDATE directory_cursor SET since_ms = ?1, after_ms = ?1", (later_ms,)
+        )
+    )
+    await read_again(rig)
+    assert not await is_stale(rig, account)
+    await rig.database.write(
+        lambda connection: connection.execute(
+            "UPDATE firehose_cursor SET event_at = ?", (rig.clock.now() - 120,)
+        )
+    )
+    await lose(rig)
+    await rig.repair.go_on()
+    await rig.directory.go_on()
+    assert await is_stale(rig, account)
+    await rig.work(ahead_s=61.0)
+    assert_store_equals(rig.net, rig.path)
