@@ -33,8 +33,11 @@ test-network: setup
 	$(BIN)/python -m pytest -m network tests/interop
 
 test-ops: setup
-	command -v systemd-analyze >/dev/null || { apt-get -qq update && \
-		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends systemd; }
+	for tool in systemd-analyze promtool; do \
+		command -v $$tool >/dev/null || missing=yes; \
+	done; \
+	if [ "$$missing" ]; then apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install --no-install-recommends systemd prometheus; fi
 	$(BIN)/python -m pytest -m ops tests/ops
 
 check: setup
