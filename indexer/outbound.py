@@ -69,7 +69,7 @@ async def open_network(
     return NetworkParts(
         identities=identities,
         hosts=hosts,
-        listings=RepoListings(http, relay_url=relay_url),
+        listings=RepoListings(http, relay_url=relay_url, allow_private=network.allow_private_hosts),
         directory=DirectoryLog(http, plc_url=settings.identity.plc_url),
     )
 

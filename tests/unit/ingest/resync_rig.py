@@ -176,7 +176,7 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
         repair = GapRepair(
             gap_store,
             gap_store,
-            RepoListings(http, relay_url=net.relay.server.url),
+            RepoListings(http, relay_url=net.relay.server.url, allow_private=True),
             hosts,
             collections=sorted(REGISTRY.types),
             clock=clock,
