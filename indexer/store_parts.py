@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,6 @@ from functools import partial
 import structlog
 
 from indexer.metrics import Metrics
-from indexer.model import PreparedRecord
 from indexer.planning import Policy
 from indexer.records.prepare import prepare_stored
 from indexer.records.projection import SEARCH
@@ -62,9 +60,11 @@ async def open_store(
         )
     )
     projections = Projections(registry.types, SEARCH, basis=settings.governance.did)
-    prepare = partial(prepare_stored, registry=registry)
-    if await database.write(partial(projections.install, prepare=prepare)):
-        log.info("store.projections_rebuilt")
+    judged_by = registry.lexicon_id
+    is_outdated = await database.write(partial(projections.install, judged_by=judged_by))
+    if is_outdated:
+        log.info("store.projections_outdated")
+    search = SearchUpkeep(database, projections, partial(prepare_stored, registry=registry))
     tracked = TrackedRepos(database)
     await tracked.load()
     records = RecordTable(projections)
@@ -85,7 +85,7 @@ async def open_store(
         directory=DirectoryStore(
             database, tracked, policy, plc_url=settings.identity.plc_url, clock=world.clock
         ),
-        upkeep=_upkeep(settings, world, database, prepare, metrics, policy),
+        upkeep=(search.step, *_upkeep(settings, world, database, metrics, policy)),
     )
 
 
@@ -93,7 +93,6 @@ def _upkeep(
     settings: Settings,
     world: World,
     database: Database,
-    prepare: Callable[[str, str, str, str], PreparedRecord],
     metrics: Metrics,
     policy: Policy,
 ) -> tuple[Step, ...]:
@@ -107,7 +106,6 @@ def _upkeep(
     )
     history_s_max = settings.backfill.history_days_max * DAY_S
     return (
-        SearchUpkeep(database, SEARCH, prepare).step,
         letters.step,
         OperationRetention(database, world.clock, age_s_max=history_s_max).step,
         IdentitySweep(database, policy, clock=world.clock).step,

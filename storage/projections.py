@@ -1,15 +1,22 @@
 """Typed tables and search, kept in step with record rows in the same transaction.
 
-Derived data is disposable: everything here is made again from `record` by `rebuild`, which also
-runs by itself when the declared tables are no longer those in the file.
+Derived data is disposable: everything here can be made again from `record`. `storage.rebuilds`
+does that, into a generation of its own; here is what every change of a record writes to each
+generation in use.
+
+Tables that other declarations have made than today's are served until they have been replaced. A
+record that changes in the meantime leaves those among them whose columns are others now, because
+no row at all is better than a wrong one; everything else in them is kept true.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from indexer.records.projection import (
     PROJECTION_REVISION,
@@ -17,13 +24,37 @@ from indexer.records.projection import (
     RecordType,
     SearchIndex,
 )
-from storage.records import ProjectionWrite, judge_again
+from storage.generations import (
+    Generation,
+    GenerationState,
+    add_generation,
+    current_generation,
+    find_generation,
+    generations_in_use,
+)
+from storage.records import ProjectionWrite
 from storage.relation_views import create_relation_views
 from storage.rows import insert_rows
-from storage.search_rows import PrepareStored, Reached, SearchRow, SearchRows
-from storage.typed_schema import GENERATION, create_tables, create_views, drop_tables
+from storage.search_rows import Reached, SearchRow, SearchRows
+from storage.typed_schema import create_tables, create_views
 
-REBUILD_ROWS = 500
+_TABLES_OF_RECORDS = """
+SELECT listed.name FROM sqlite_schema AS listed
+JOIN pragma_table_info(listed.name) AS info ON info.name = 'record_id'
+WHERE listed.type = 'table' AND listed.name LIKE '%\\_\\_' || ? ESCAPE '\\'
+"""
+
+_STATEMENTS_OF_TABLES = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL"
+_TABLE = re.compile(r'CREATE (?:VIRTUAL )?TABLE "?(\w+)')
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What today's declarations can do with the tables of one generation."""
+
+    written: frozenset[str]  # declared tables that are there and as declared
+    cleared: tuple[str, ...]  # tables that lose the rows of every record that changes
+    has_search: bool  # whether its search rows can be kept true
 
 
 class Projections:
@@ -33,74 +64,90 @@ class Projections:
         self, types: Mapping[str, RecordType], search: SearchIndex, *, basis: str = ""
     ) -> None:
         """`basis` is what the derived rows depend on besides code: the governance account."""
-        self._types = types
-        self._basis = basis
-        self._search = search
-        self._search_rows = SearchRows(search)
+        self.types = types
+        self.search = search
+        self.fingerprint = _fingerprint(types, search, basis)
+        self._layouts: dict[int, _Layout] = {}  # by number of the generation
 
-    def install(self, connection: sqlite3.Connection, prepare: PrepareStored) -> bool:
-        """Make tables and views as declared; whether the tables had to be built from `record`."""
-        kinds = tuple(self._types.values())
-        wanted = tuple(create_tables(kinds, self._search))
-        is_stale = not self.is_current(connection)
-        if is_stale:
-            for statement in (*drop_tables(kinds, self._search), *wanted):
-                connection.execute(statement)
-            connection.execute("DELETE FROM projection")
-            connection.execute(
-                "INSERT INTO projection (fingerprint) VALUES (?)", (self._fingerprint(),)
+    def install(self, connection: sqlite3.Connection, *, judged_by: str) -> bool:
+        """Make sure of tables and views for readers; whether they still have to be rebuilt.
+
+        `judged_by` names the lexicons that records are held against from now on.
+        """
+        found = find_generation(connection, GenerationState.CURRENT)
+        if found is None:
+            has_records = connection.execute("SELECT EXISTS (SELECT 1 FROM record)").fetchone()[0]
+            made_from = "" if has_records else self.fingerprint
+            found = Generation(
+                1, GenerationState.CURRENT, made_from, judged_by, True, None, 0, "", 0
             )
-        for statement in (*create_views(kinds), *create_relation_views()):
-            connection.execute(statement)
-        if is_stale:
-            self.rebuild(connection, prepare)
-        return is_stale
+            add_generation(connection, found)
+            self.create_tables(connection, found)
+            self.create_views(connection, found)
+        elif found.fingerprint == self.fingerprint:
+            self.create_views(connection, found)
+        if found.judged_by not in {judged_by, ""}:
+            connection.execute(
+                "UPDATE generation SET judged_by = '' WHERE number = ?", (found.number,)
+            )
+        return found.fingerprint != self.fingerprint
 
     def is_current(self, connection: sqlite3.Connection) -> bool:
-        """Whether the file's derived tables are those that are declared here."""
-        found = connection.execute("SELECT fingerprint FROM projection").fetchone()
-        return found is not None and found[0] == self._fingerprint()
+        """Whether what readers see was made from today's declarations."""
+        found = find_generation(connection, GenerationState.CURRENT)
+        return found is not None and found.fingerprint == self.fingerprint
 
-    def _fingerprint(self) -> str:
-        tables = create_tables(self._types.values(), self._search)
-        text = "\n".join((str(PROJECTION_REVISION), self._basis, *tables))
-        return hashlib.sha256(text.encode()).hexdigest()
+    def create_tables(self, connection: sqlite3.Connection, generation: Generation) -> None:
+        """Make the tables of a generation, empty."""
+        for statement in create_tables(self.types.values(), self.search, generation):
+            connection.execute(statement)
 
-    def rebuild(self, connection: sqlite3.Connection, prepare: PrepareStored) -> int:
-        """Fill empty derived tables from `record`; the number of records read."""
-        last, total = 0, 0
-        while True:
-            rows = connection.execute(
-                "SELECT record.id, repo.id, repo.did, path, cid, value, indexed_at, problem"
-                " FROM record JOIN repo ON repo.id = record.repo_id"
-                " WHERE record.id > ? AND value IS NOT NULL ORDER BY record.id LIMIT ?",
-                (last, REBUILD_ROWS),
-            ).fetchall()
-            if not rows:
-                return total
-            writes = []
-            for record_id, repo_id, did, path, cid, value, at, problem in rows:
-                record = prepare(did, path, cid, value)
-                writes.append(
-                    ProjectionWrite(record_id, repo_id, did, path, at, record, is_new=True)
-                )
-                if record.problem != problem:
-                    judge_again(connection, record_id, did, record)
-            self.write(connection, writes)
-            last, total = rows[-1][0], total + len(rows)
+    def create_views(self, connection: sqlite3.Connection, generation: Generation) -> None:
+        """Make the views for readers anew, upon the tables of a generation."""
+        for statement in create_views(self.types.values(), generation):
+            connection.execute(statement)
+        for statement in create_relation_views(generation):
+            connection.execute(statement)
+
+    def current_search_rows(self, connection: sqlite3.Connection) -> SearchRows | None:
+        """The search rows that readers see; None while they cannot be kept true."""
+        generation = current_generation(connection)
+        if not self._layout(connection, generation).has_search:
+            return None
+        return SearchRows(self.search, generation)
 
     def write(self, connection: sqlite3.Connection, writes: Sequence[ProjectionWrite]) -> None:
-        """Replace the derived rows of every given record."""
-        reached = Reached(self._search)
-        self._delete(connection, [write for write in writes if not write.is_new], reached)
+        """Replace the derived rows of every given record, in every generation in use."""
+        if writes:
+            for generation in generations_in_use(connection):
+                self.write_to(connection, generation, writes)
+
+    def write_to(
+        self,
+        connection: sqlite3.Connection,
+        generation: Generation,
+        writes: Sequence[ProjectionWrite],
+    ) -> None:
+        """Replace the derived rows of every given record in one generation."""
+        layout = self._layout(connection, generation)
+        search_rows = SearchRows(self.search, generation)
+        reached = Reached(self.search)
+        replaced = [write for write in writes if not write.is_new]
+        if replaced:
+            if layout.has_search:
+                ids = (write.record_id for write in replaced)
+                reached.note_stored(connection, ids, generation)
+            self._delete(connection, generation, layout, replaced)
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)  # table -> rows
         searchable: list[SearchRow] = []
         for write in writes:
-            kind = self._types.get(write.path[: write.path.index("/")])
+            kind = self.types.get(write.path[: write.path.index("/")])
             projection = None if write.record is None else write.record.projection
             if kind is None or not isinstance(projection, Projection):
                 continue
             record_id = write.record_id
+            if kind.table not in layout.written:
+                continue
             rows[kind.table].append((record_id, *projection.row))
             for name, side_rows in projection.side_rows.items():
                 rows[name] += ((record_id, at, *row) for at, row in enumerate(side_rows))
@@ -112,31 +159,66 @@ class Projections:
                 uri = f"at://{write.did}/{write.path}"
                 searchable.append(SearchRow(record_id, write.repo_id, uri, projection))
         for table, of_table in rows.items():
-            insert_rows(connection, f'"{table}{GENERATION}"', of_table)
-        self._search_rows.insert(connection, searchable, reached)
+            insert_rows(connection, f'"{generation.table(table)}"', of_table)
+        if layout.has_search and generation.has_search:
+            search_rows.insert(connection, searchable, reached)
 
     def _delete(
         self,
         connection: sqlite3.Connection,
+        generation: Generation,
+        layout: _Layout,
         writes: Sequence[ProjectionWrite],
-        reached: Reached,
     ) -> None:
-        if not writes:
-            return
-        reached.note_stored(connection, (write.record_id for write in writes))
         by_table: defaultdict[str, list[tuple[int]]] = defaultdict(list)
+        for table in layout.cleared:
+            by_table[table] += ((write.record_id,) for write in writes)
         searchable: list[int] = []
         for write in writes:
-            kind = self._types.get(write.path[: write.path.index("/")])
+            kind = self.types.get(write.path[: write.path.index("/")])
             if kind is None:
                 continue
-            for table in (kind.table, "mark", *(side.name for side in kind.side_tables)):
-                by_table[table].append((write.record_id,))
+            if not layout.cleared:
+                for name in (kind.table, "mark", *(side.name for side in kind.side_tables)):
+                    by_table[generation.table(name)].append((write.record_id,))
             if kind.search is not None:
                 searchable.append(write.record_id)
         for table, record_ids in by_table.items():
             connection.executemany(
-                f'DELETE FROM "{table}{GENERATION}" WHERE record_id = ?',  # noqa: S608 - declared names
+                f'DELETE FROM "{table}" WHERE record_id = ?',  # noqa: S608 - declared names
                 record_ids,
             )
-        self._search_rows.delete(connection, searchable)
+        if generation.has_search:
+            SearchRows(self.search, generation).delete(connection, searchable)
+
+    def _layout(self, connection: sqlite3.Connection, generation: Generation) -> _Layout:
+        found = self._layouts.get(generation.number)
+        if found is None:
+            found = self._layouts[generation.number] = self._look(connection, generation)
+        return found
+
+    def _look(self, connection: sqlite3.Connection, generation: Generation) -> _Layout:
+        kinds = self.types.values()
+        tables = {kind.table: (kind.table, *(side.name for side in kind.side_tables))
+                  for kind in kinds}  # fmt: skip
+        if generation.fingerprint == self.fingerprint:
+            return _Layout(frozenset(tables), (), has_search=True)
+        stored = {row[0] for row in connection.execute(_STATEMENTS_OF_TABLES)}
+        declared = (each.strip() for each in create_tables(kinds, self.search, generation))
+        kept = {found[1] for each in declared if each in stored and (found := _TABLE.match(each))}
+        shared = (generation.table("mark"), generation.table("search_queue"))
+        has_search = {*shared, generation.search_table(self.search)} <= kept
+        written = {
+            table
+            for table, names in tables.items()
+            if has_search and {generation.table(name) for name in names} <= kept
+        }
+        cleared = connection.execute(_TABLES_OF_RECORDS, (str(generation.number),)).fetchall()
+        return _Layout(frozenset(written), tuple(row[0] for row in cleared), has_search)
+
+
+def _fingerprint(types: Mapping[str, RecordType], search: SearchIndex, basis: str) -> str:
+    first = Generation(1, GenerationState.CURRENT, "", "", True, None, 0, "", 0)
+    tables = create_tables(types.values(), search, first)
+    text = "\n".join((str(PROJECTION_REVISION), basis, *tables))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -49,5 +49,15 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """One state of the file for all reads within; keep it short."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
 def _unreadable(path: Path, error: sqlite3.Error) -> ConfigurationError:
     return ConfigurationError(f"storage.path: cannot read {path}: {error}")

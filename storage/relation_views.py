@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from storage.typed_schema import GENERATION
+from storage.generations import GENERATION, Generation
 
 ANCESTORS_MAX = 64
 """Removed collections in a row that a child is looked past for its parent."""
@@ -185,8 +185,8 @@ RELATION_VIEWS = {
 """Name -> statement; each looks only at earlier ones."""
 
 
-def create_relation_views() -> Iterator[str]:
-    """Statements that make the views anew."""
+def create_relation_views(generation: Generation) -> Iterator[str]:
+    """Statements that make the views anew, upon the tables of a generation."""
     for name, statement in RELATION_VIEWS.items():
         yield f'DROP VIEW IF EXISTS "{name}"'
-        yield statement
+        yield generation.sql(statement)

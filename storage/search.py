@@ -12,7 +12,8 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from storage.typed_schema import GENERATION
+from storage.generations import GENERATION, current_generation
+from storage.reading import snapshot
 
 TERMS_MAX = 32
 """Words and phrases of a query that count; a person types no more."""
@@ -141,7 +142,9 @@ def search_eprints(
         return []
     parameters["match"] = " AND ".join(terms)
     statement = _FOUND.format(joined=_JOINED if filters else "", filters=filters)
-    rows = connection.execute(statement, parameters)
+    with snapshot(connection):
+        generation = current_generation(connection)
+        rows = connection.execute(generation.sql(statement), parameters).fetchall()
     return [
         FoundEprint(
             uri=row[0],

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from indexer.model import PreparedRecord
 from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex
+from storage.generations import GENERATION, Generation
 from storage.rows import insert_rows
-from storage.typed_schema import GENERATION
 
 INLINE_ROWS = 50
 """Rows of other records rewritten in the transaction that reaches them: some 20 ms."""
@@ -109,21 +109,26 @@ class Reached:
             elif mark.name in self.search.received.values():
                 self.received.add(mark.subject)
 
-    def note_stored(self, connection: sqlite3.Connection, record_ids: Iterable[int]) -> None:
-        """The same of the stored marks of these records."""
-        rows = connection.execute(_MARKS, (json.dumps(list(record_ids)),))
+    def note_stored(
+        self, connection: sqlite3.Connection, record_ids: Iterable[int], generation: Generation
+    ) -> None:
+        """The same of the marks of these records, as a generation has them."""
+        rows = connection.execute(generation.sql(_MARKS), (json.dumps(list(record_ids)),))
         self.note(Mark(name, subject) for name, subject in rows)
 
 
 class SearchRows:
-    """Keeps the rows of one full-text index. All methods run inside the caller's transaction."""
+    """Keeps the rows of one generation's index. All methods run inside the caller's transaction."""
 
-    def __init__(self, search: SearchIndex) -> None:
+    def __init__(self, search: SearchIndex, generation: Generation) -> None:
         self._search = search
+        self._generation = generation
+        self._sql = generation.sql
         names = (*search.own, *search.labels, *search.received)
         columns = ", ".join(f'"{name}"' for name in names)
-        self._into = f'"{search.table}" (rowid, {columns})'
-        self._delete = f'DELETE FROM "{search.table}" WHERE rowid = ?'  # noqa: S608 - declared names
+        self._table = generation.search_table(search)
+        self._into = f'"{self._table}" (rowid, {columns})'
+        self._delete = f'DELETE FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
 
     def insert(
         self, connection: sqlite3.Connection, rows: Sequence[SearchRow], reached: Reached
@@ -144,7 +149,9 @@ class SearchRows:
         others = sorted(reached.received - {row.uri for row in rows})
         for uri in others[:INLINE_ROWS]:
             self._rewrite_received(connection, uri)
-        connection.executemany(_QUEUE, [(_RECEIVED_TASK, uri, "") for uri in others[INLINE_ROWS:]])
+        connection.executemany(
+            self._sql(_QUEUE), [(_RECEIVED_TASK, uri, "") for uri in others[INLINE_ROWS:]]
+        )
         for uri in reached.labelled:
             for name in self._search.labels.values():
                 self._rewrite_labels(connection, name, uri, after=0)
@@ -172,18 +179,18 @@ class SearchRows:
         self, connection: sqlite3.Connection, prepare: PrepareStored, *, rows_max: int
     ) -> bool:
         """Do the next part of what is queued, about `rows_max` rows; whether there was any."""
-        task = connection.execute(_NEXT).fetchone()
+        task = connection.execute(self._sql(_NEXT)).fetchone()
         if task is None:
             return False
         kind, subject, after = task
         if kind == REPO_TASK:
             self._turn_repo(connection, int(subject), after, prepare, rows_max)
         elif kind == _RECEIVED_TASK:
-            for (uri,) in connection.execute(_SAME, (kind, rows_max)).fetchall():
-                connection.execute(_DONE, (kind, uri))
+            for (uri,) in connection.execute(self._sql(_SAME), (kind, rows_max)).fetchall():
+                connection.execute(self._sql(_DONE), (kind, uri))
                 self._rewrite_received(connection, uri)
         else:
-            connection.execute(_DONE, (kind, subject))
+            connection.execute(self._sql(_DONE), (kind, subject))
             self._rewrite_labels(connection, kind, subject, after=int(after), rows_max=rows_max)
         return True
 
@@ -199,7 +206,7 @@ class SearchRows:
         found = connection.execute(_OF_REPO, (repo_id, after, rows_max)).fetchall()
         record_ids = [row[0] for row in found]
         reached = Reached(self._search)
-        reached.note_stored(connection, record_ids)
+        reached.note_stored(connection, record_ids, self._generation)
         self.delete(connection, record_ids)
         rows = []
         for record_id, did, path, cid, value, is_visible in found:
@@ -208,15 +215,15 @@ class SearchRows:
                 rows.append(SearchRow(record_id, repo_id, f"at://{did}/{path}", projection))
         self.insert(connection, rows, reached)
         if len(found) < rows_max:
-            connection.execute(_DONE, (REPO_TASK, str(repo_id)))
+            connection.execute(self._sql(_DONE), (REPO_TASK, str(repo_id)))
         else:
-            connection.execute(_QUEUE, (REPO_TASK, str(repo_id), found[-1][2]))
+            connection.execute(self._sql(_QUEUE), (REPO_TASK, str(repo_id), found[-1][2]))
 
     def _labels(self, connection: sqlite3.Connection, record_id: int, name: str) -> str:
-        return _joined(connection.execute(_LABELS, (LABEL_MARK, record_id, name)))
+        return _joined(connection.execute(self._sql(_LABELS), (LABEL_MARK, record_id, name)))
 
     def _received(self, connection: sqlite3.Connection, uri: str, name: str) -> str:
-        return _joined(connection.execute(_RECEIVED, (name, uri)))
+        return _joined(connection.execute(self._sql(_RECEIVED), (name, uri)))
 
     def _rewrite_received(self, connection: sqlite3.Connection, uri: str) -> None:
         did, _, path = uri.removeprefix("at://").partition("/")
@@ -238,7 +245,7 @@ class SearchRows:
         rows_max: int = INLINE_ROWS,
     ) -> None:
         """Rows that name `uri` by a mark `name`: the first now, the others by the queue."""
-        found = connection.execute(_NAMING, (name, uri, after, rows_max)).fetchall()
+        found = connection.execute(self._sql(_NAMING), (name, uri, after, rows_max)).fetchall()
         for (record_id,) in found:
             values = {
                 column: self._labels(connection, record_id, each)
@@ -247,7 +254,7 @@ class SearchRows:
             }
             self._update(connection, record_id, values)
         if len(found) == rows_max:
-            connection.execute(_QUEUE, (name, uri, str(found[-1][0])))
+            connection.execute(self._sql(_QUEUE), (name, uri, str(found[-1][0])))
 
     def _update(
         self, connection: sqlite3.Connection, record_id: int, values: Mapping[str, str]
@@ -255,7 +262,7 @@ class SearchRows:
         """Write only what differs: the index takes a whole row out and in for any change."""
         for column, value in values.items():
             connection.execute(
-                f'UPDATE "{self._search.table}" SET "{column}" = ?'  # noqa: S608 - declared names
+                f'UPDATE "{self._table}" SET "{column}" = ?'  # noqa: S608 - declared names
                 f' WHERE rowid = ? AND "{column}" IS NOT ?',
                 (value, record_id, value),
             )

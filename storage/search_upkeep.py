@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from indexer.records.projection import SearchIndex
+import sqlite3
+
 from storage.database import Database
-from storage.search_rows import PrepareStored, SearchRows
+from storage.projections import Projections
+from storage.search_rows import PrepareStored
 
 STEP_ROWS = 50
 """Search rows written in one transaction: some 20 ms."""
@@ -13,13 +15,17 @@ STEP_ROWS = 50
 class SearchUpkeep:
     """Follows accounts that were hidden or shown, and labels that many eprints bear."""
 
-    def __init__(self, database: Database, search: SearchIndex, prepare: PrepareStored) -> None:
+    def __init__(
+        self, database: Database, projections: Projections, prepare: PrepareStored
+    ) -> None:
         self._database = database
-        self._rows = SearchRows(search)
+        self._projections = projections
         self._prepare = prepare
 
     async def step(self) -> bool:
         """Do the next part; False when nothing was left to do."""
-        return await self._database.write(
-            lambda connection: self._rows.work(connection, self._prepare, rows_max=STEP_ROWS)
-        )
+        return await self._database.write(self._work)
+
+    def _work(self, connection: sqlite3.Connection) -> bool:
+        rows = self._projections.current_search_rows(connection)
+        return rows is not None and rows.work(connection, self._prepare, rows_max=STEP_ROWS)

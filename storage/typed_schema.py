@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from indexer.records.projection import LABEL_MARK, Count, Labels, RecordType, SearchIndex
-
-GENERATION = "__1"
-"""Suffix of the tables behind the typed views."""
+from storage.generations import GENERATION, Generation
 
 MARK_TABLE = f"""
 CREATE TABLE mark{GENERATION} (
@@ -39,17 +37,19 @@ END
 MARK_INDEX = f"CREATE INDEX mark{GENERATION}_subject ON mark{GENERATION} (name, subject)"
 
 
-def create_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[str]:
+def create_tables(
+    types: Iterable[RecordType], search: SearchIndex, generation: Generation
+) -> Iterator[str]:
     """Statements for all derived tables of one generation."""
     for kind in types:
-        table = f"{kind.table}{GENERATION}"
+        table = generation.table(kind.table)
         columns = "".join(f', "{column.name}" {column.type}' for column in kind.columns)
         yield f'CREATE TABLE "{table}" (record_id INTEGER PRIMARY KEY{columns}) STRICT'
         for column in kind.columns:
             if column.is_indexed:
                 yield f'CREATE INDEX "{table}_{column.name}" ON "{table}" ("{column.name}")'
         for side in kind.side_tables:
-            name = f"{side.name}{GENERATION}"
+            name = generation.table(side.name)
             columns = "".join(f', "{column.name}" {column.type}' for column in side.columns)
             yield (
                 f'CREATE TABLE "{name}" (record_id INTEGER NOT NULL, position INTEGER NOT NULL'
@@ -61,41 +61,26 @@ def create_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[
                         f'CREATE INDEX "{name}_{side_column.name}"'
                         f' ON "{name}" ("{side_column.name}")'
                     )
-    yield MARK_TABLE
-    yield MARK_INDEX
-    yield SEARCH_QUEUE
-    yield SEARCH_TRIGGER
+    for text in (MARK_TABLE, MARK_INDEX, SEARCH_QUEUE, SEARCH_TRIGGER):
+        yield generation.sql(text)
+    search_table, columns = generation.search_table(search), ", ".join(search.columns)
     yield (
-        f'CREATE VIRTUAL TABLE "{search.table}" USING fts5({", ".join(search.columns)},'
+        f'CREATE VIRTUAL TABLE "{search_table}" USING fts5({columns},'
         " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3 4')"
     )
 
 
-def drop_tables(types: Iterable[RecordType], search: SearchIndex) -> Iterator[str]:
-    """Statements that remove what `create_tables` makes, and the views upon it."""
-    for kind in types:
-        yield f'DROP VIEW IF EXISTS "{kind.table}"'
-        yield f'DROP TABLE IF EXISTS "{kind.table}{GENERATION}"'
-        for side in kind.side_tables:
-            yield f'DROP VIEW IF EXISTS "{side.name}"'
-            yield f'DROP TABLE IF EXISTS "{side.name}{GENERATION}"'
-    yield f"DROP TABLE IF EXISTS mark{GENERATION}"
-    yield f"DROP TRIGGER IF EXISTS search_queue{GENERATION}_repo"
-    yield f"DROP TABLE IF EXISTS search_queue{GENERATION}"
-    yield f'DROP TABLE IF EXISTS "{search.table}"'
-
-
-def create_views(types: Iterable[RecordType]) -> Iterator[str]:
+def create_views(types: Iterable[RecordType], generation: Generation) -> Iterator[str]:
     """Statements for the typed views, which show valid records of visible accounts."""
     for kind in types:
         yield f'DROP VIEW IF EXISTS "{kind.table}"'
-        yield _view(kind)
+        yield generation.sql(_view(kind))
         for side in kind.side_tables:
             names = "".join(f', side."{column.name}"' for column in side.columns)
             yield f'DROP VIEW IF EXISTS "{side.name}"'
             yield (
                 f'CREATE VIEW "{side.name}" AS SELECT {_URI} AS uri, side.position{names}'  # noqa: S608 - declared names
-                f' FROM "{side.name}{GENERATION}" AS side'
+                f' FROM "{generation.table(side.name)}" AS side'
                 " JOIN record ON record.id = side.record_id"
                 " JOIN repo ON repo.id = record.repo_id WHERE repo.account_status = 'active'"
             )

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from indexer.protocol.cbor import json_to_dag_cbor
 from indexer.protocol.cid import cid_text, dag_cbor_cid
 from indexer.records.projection import Projection, RecordType, SearchIndex
 from storage.database import file_lock
+from storage.generations import GENERATION, Generation, current_generation
+from storage.reading import snapshot
 from storage.search_rows import REPO_TASK, PrepareStored, SearchRow, SearchRows
-from storage.typed_schema import GENERATION
 
 CHUNK_ROWS = 500
 ID_MAX = 2**63 - 1
@@ -36,6 +37,17 @@ SELECT record.id, repo.id, repo.did, path, cid, value, problem, repo.account_sta
 FROM record JOIN repo ON repo.id = record.repo_id
 WHERE record.id > ? AND repo.did = ? ORDER BY record.id LIMIT ?
 """
+
+_RECORDS_BY_ID = """
+SELECT record.id, repo.id, repo.did, path, cid, value, problem, repo.account_status = 'active'
+FROM record JOIN repo ON repo.id = record.repo_id
+WHERE record.id IN (SELECT value FROM json_each(?)) ORDER BY record.id
+"""
+
+_AMONG = "{0} IN (SELECT value FROM json_each(?))"
+
+_IS_OWING = f"SELECT EXISTS (SELECT 1 FROM search_queue{GENERATION})"  # noqa: S608 - a constant
+_OWED = f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ?"  # noqa: S608 - a constant
 
 _TALLIES = """
 SELECT kind, name, sum(counted), sum(kept) FROM (
@@ -84,6 +96,7 @@ class _Chunk:
     condition: str
     parameters: Sequence[object]
     projections: Mapping[int, Projection]
+    generation: Generation
 
     def name(self, record_id: int) -> str:
         found = self.records.get(record_id)
@@ -103,7 +116,6 @@ class Verification:
         self._connection = connection
         self._types = types
         self._search = search
-        self._search_rows = SearchRows(search)
         self._prepare = prepare
         self.records = 0
 
@@ -116,9 +128,10 @@ class Verification:
         """
         last = 0
         while True:
-            with self._snapshot():
+            with snapshot(self._connection):
                 rows = self._load(last, did)
-                found = list(self._check_chunk(rows, last, did))
+                generation = current_generation(self._connection)
+                found = list(self._check_chunk(rows, last, did, generation))
             yield from found
             self.records += len(rows)
             on_chunk(self.records)
@@ -130,14 +143,13 @@ class Verification:
             for kind, name, counted, kept in rows_of_tallies:
                 yield Difference("tally", f"{kind} {name}", f"is {kept}, there are {counted}")
 
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """One state of the file for all reads within."""
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.execute("ROLLBACK")
+    def differences_among(
+        self, record_ids: Sequence[int], generation: Generation
+    ) -> list[Difference]:
+        """What is not as it must be of these records and their rows in one generation."""
+        ids = json.dumps(record_ids)
+        rows = [_Stored(*row) for row in self._connection.execute(_RECORDS_BY_ID, (ids,))]
+        return list(self._check(rows, _AMONG, [ids], generation))
 
     def _load(self, after: int, did: str | None) -> list[_Stored]:
         if did is None:
@@ -147,22 +159,27 @@ class Verification:
         return [_Stored(*row) for row in rows]
 
     def _check_chunk(
-        self, rows: Sequence[_Stored], after: int, did: str | None
+        self, rows: Sequence[_Stored], after: int, did: str | None, generation: Generation
+    ) -> Iterator[Difference]:
+        if did is not None:
+            ids = json.dumps([row.record_id for row in rows])
+            return self._check(rows, _AMONG, [ids], generation)
+        # The range, not the ids: rows of records that are gone lie in it too.
+        upto = rows[-1].record_id if len(rows) == CHUNK_ROWS else ID_MAX
+        return self._check(rows, "{0} > ? AND {0} <= ?", [after, upto], generation)
+
+    def _check(
+        self,
+        rows: Sequence[_Stored],
+        condition: str,
+        parameters: Sequence[object],
+        generation: Generation,
     ) -> Iterator[Difference]:
         projections: dict[int, Projection] = {}
         for row in rows:
             yield from self._check_record(row, projections)
-        condition: str
-        parameters: list[object]
-        if did is None:
-            # The range, not the ids: rows of records that are gone lie in it too.
-            upto = rows[-1].record_id if len(rows) == CHUNK_ROWS else ID_MAX
-            condition, parameters = "{0} > ? AND {0} <= ?", [after, upto]
-        else:
-            ids = json.dumps([row.record_id for row in rows])
-            condition, parameters = "{0} IN (SELECT value FROM json_each(?))", [ids]
         by_id = {row.record_id: row for row in rows}
-        chunk = _Chunk(by_id, condition, parameters, projections)
+        chunk = _Chunk(by_id, condition, parameters, projections, generation)
         yield from self._check_tables(chunk)
         yield from self._check_search(chunk)
 
@@ -217,7 +234,7 @@ class Verification:
     ) -> Iterator[Difference]:
         stored: defaultdict[int, list[tuple[object, ...]]] = defaultdict(list)
         rows = self._connection.execute(
-            f'SELECT * FROM "{table}{GENERATION}"'  # noqa: S608 - declared names
+            f'SELECT * FROM "{chunk.generation.table(table)}"'  # noqa: S608 - declared names
             f" WHERE {chunk.condition.format('record_id')}",
             chunk.parameters,
         )
@@ -230,15 +247,10 @@ class Verification:
 
     def _check_search(self, chunk: _Chunk) -> Iterator[Difference]:
         """Rows that the queue still owes are not held against it."""
-        is_owing = self._connection.execute(
-            f"SELECT EXISTS (SELECT 1 FROM search_queue{GENERATION})"  # noqa: S608 - a constant
-        ).fetchone()[0]
+        generation = chunk.generation
+        is_owing = self._connection.execute(generation.sql(_IS_OWING)).fetchone()[0]
         owed = {
-            int(row[0])
-            for row in self._connection.execute(
-                f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ?",  # noqa: S608 - a constant
-                (REPO_TASK,),
-            )
+            int(row[0]) for row in self._connection.execute(generation.sql(_OWED), (REPO_TASK,))
         }
         columns = (*self._search.own, *self._search.labels, *self._search.received)
         compared = len(self._search.own) if is_owing else len(columns)
@@ -246,17 +258,18 @@ class Verification:
         stored = {
             row[0]: tuple(row[1 : 1 + compared])
             for row in self._connection.execute(
-                f'SELECT rowid, {names} FROM "{self._search.table}"'  # noqa: S608 - declared names
+                f'SELECT rowid, {names} FROM "{generation.search_table(self._search)}"'  # noqa: S608 - declared names
                 f" WHERE {chunk.condition.format('rowid')}",
                 chunk.parameters,
             )
         }
         wanted = {}
+        search_rows = SearchRows(self._search, generation)
         for record_id, projection in chunk.projections.items():
             row = chunk.records[record_id]
             if projection.search is not None and row.is_visible:
                 own = SearchRow(record_id, row.repo_id, row.uri, projection)
-                wanted[record_id] = self._search_rows.texts(self._connection, own)[:compared]
+                wanted[record_id] = search_rows.texts(self._connection, own)[:compared]
         for record_id in stored.keys() | wanted.keys():
             row_of = chunk.records.get(record_id)
             is_owed = row_of is not None and row_of.repo_id in owed

@@ -7,6 +7,7 @@ where both describe a type. Adding a type is one module and one document, nothin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pkgutil
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,9 @@ from indexer.records.projection import RecordType
 GOVERNANCE_DID = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
 """Chive's own governance account, the default of `governance.did`."""
 
+JUDGEMENT_REVISION = 1
+"""Raised whenever validation or an upgrade comes to another verdict by the same lexicons."""
+
 
 @dataclass(frozen=True, slots=True)
 class Registry:
@@ -30,6 +34,7 @@ class Registry:
     types: Mapping[str, RecordType]  # NSID -> type, sorted by NSID
     catalog: LexiconCatalog
     governance_did: str
+    lexicon_id: str  # differs where the same value may be judged otherwise
 
 
 def load_registry(
@@ -46,7 +51,13 @@ def load_registry(
         {kind.nsid: kind for kind in record_types()},
         LexiconCatalog.from_documents(documents),
         governance_did,
+        _lexicon_id(documents),
     )
+
+
+def _lexicon_id(documents: Iterable[object]) -> str:
+    text = json.dumps([JUDGEMENT_REVISION, *documents], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def record_types() -> tuple[RecordType, ...]:

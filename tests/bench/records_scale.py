@@ -24,7 +24,7 @@ from pathlib import Path
 
 from indexer.model import PreparedRecord, Source, utc_text
 from indexer.protocol.cid import cid_text, dag_cbor_cid
-from indexer.records.prepare import prepare_record, prepare_stored
+from indexer.records.prepare import prepare_record
 from indexer.records.projection import SEARCH
 from indexer.records.registry import load_registry
 from storage.database import open_database
@@ -67,9 +67,7 @@ async def build(path: Path, records: int, seed: int) -> None:
     table = RecordTable(projections)
     spent_s: list[float] = []
     async with open_database(path, observe_s=spent_s.append) as database:
-        await database.write(
-            partial(projections.install, prepare=partial(prepare_stored, registry=REGISTRY))
-        )
+        await database.write(partial(projections.install, judged_by=REGISTRY.lexicon_id))
         await database.write(partial(insert_repos, repos=records // RECORDS_PER_REPO + 1))
         spent_s.clear()
         prepared_s, started, written = 0.0, time.perf_counter(), 0

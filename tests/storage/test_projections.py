@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from indexer.model import PreparedRecord, RepoState, Source
 from indexer.planning import Repo
-from indexer.records.prepare import prepare_stored
 from indexer.records.projection import SEARCH, Mark, Projection
 from indexer.records.registry import load_registry
 from storage.database import open_database
@@ -79,9 +78,7 @@ def empty_store(tmp_path_factory):
     async def make():
         async with open_database(path) as database:
             projections = Projections(REGISTRY.types, SEARCH)
-            await database.write(
-                partial(projections.install, prepare=partial(prepare_stored, registry=REGISTRY))
-            )
+            await database.write(partial(projections.install, judged_by=REGISTRY.lexicon_id))
             repo = Repo(id=None, did=DID, state=RepoState.ACTIVE)
             await database.write(partial(insert_repo, repo=repo, at="now"))
 

@@ -69,7 +69,8 @@ class TypedWorld:
         self.database, self.path, self.clock, self.registry = database, path, clock, registry
         self.projections = Projections(registry.types, SEARCH, basis=registry.governance_did)
         self.tracked = TrackedRepos(database)
-        self.upkeep = SearchUpkeep(database, SEARCH, partial(prepare_stored, registry=registry))
+        prepare = partial(prepare_stored, registry=registry)
+        self.upkeep = SearchUpkeep(database, self.projections, prepare)
         records = RecordTable(self.projections)
         shared = {"clock": clock, "pending_bytes_max": 10_000_000}
         policy = Policy(identity_refresh_s=60.0)
@@ -197,7 +198,7 @@ async def typed_world(
     path = folder / "index.db"
     async with open_database(path, reach=reach) as database:
         world = TypedWorld(database, path, SteppedClock(), registry)
-        prepare = partial(prepare_stored, registry=registry)
-        await database.write(partial(world.projections.install, prepare=prepare))
+        judged_by = registry.lexicon_id
+        await database.write(partial(world.projections.install, judged_by=judged_by))
         await world.tracked.load()
         yield world
