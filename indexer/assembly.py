@@ -114,7 +114,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )  # fmt: skip
     status = DaemonStatus(
         StatusStore(database), firehose, busy_reason=lambda: live.busy_reason,
-        held_reason=lambda: live.held_reason, clock=clock,
+        held_reason=lambda: live.held_reason, clock_reason=lambda: stream.doubt.reason, clock=clock,
     )  # fmt: skip
     runner = open_runner(settings, world, store, stream, status=status, metrics=metrics)
     install_gauges(metrics, status, runner.running, runner.queued, settings.storage.path)

@@ -59,12 +59,14 @@ class DaemonStatus:
         *,
         busy_reason: Callable[[], str | None],
         held_reason: Callable[[], str | None],
+        clock_reason: Callable[[], str | None],
         clock: Clock,
     ) -> None:
         self._rows = rows
         self._stream = stream
         self._busy_reason = busy_reason
         self._held_reason = held_reason
+        self._clock_reason = clock_reason
         self._clock = clock
         self._started = clock.monotonic()
 
@@ -99,7 +101,11 @@ class DaemonStatus:
 
     async def readiness(self) -> Mapping[str, str | None]:
         """Component -> why it is not ready, or None."""
-        return {"store": await self._store_problem(), "firehose": self._stream_problem()}
+        return {
+            "store": await self._store_problem(),
+            "firehose": self._stream_problem(),
+            "clock": self._clock_reason(),
+        }
 
     def uptime_s(self) -> float:
         """Seconds since the process started."""

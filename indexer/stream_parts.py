@@ -9,6 +9,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from indexer.clock import Clock
+from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.dialing import open_any_socket
 from indexer.ingest.firehose import Firehose, FirehoseSettings
 from indexer.ingest.live import LiveIngest
@@ -38,6 +39,7 @@ class StreamParts:
     firehose: Firehose
     live: LiveIngest
     resyncer: Resyncer
+    doubt: ClockDoubt
     at: Callable[[], float | None]
     """How far the stream has come, unix seconds: to the present once it has fallen silent."""
 
@@ -59,6 +61,7 @@ def open_stream(
     # A relay of the operator's own may be at a private address; one that it redirects to may not.
     configured = frozenset(map(endpoint_of, settings.firehose.url))
     open_socket = partial(open_public_socket, exempt=configured)
+    doubt = ClockDoubt(clock, on_change=metrics.clock_in_doubt.set)
     live: LiveIngest
 
     async def load_cursor(url: str) -> int | None:
@@ -102,12 +105,13 @@ def open_stream(
         rng=rng,
         metrics=metrics,
         stream_at=stream_at,
+        is_held=lambda: doubt.is_raised,
     )
     live = LiveIngest(
         firehose, live_store, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
-        skips_future_cursor=settings.firehose.on_future_cursor == "live",
+        doubt=doubt, skips_future_cursor=settings.firehose.on_future_cursor == "live",
     )  # fmt: skip
-    return StreamParts(firehose=firehose, live=live, resyncer=resyncer, at=stream_at)
+    return StreamParts(firehose=firehose, live=live, resyncer=resyncer, doubt=doubt, at=stream_at)
 
 
 def _idle_s(settings: Settings) -> float | None:

@@ -38,6 +38,7 @@ class ReconnectReason(StrEnum):
     FUTURE_CURSOR = "future_cursor"  # an error frame of that name
     ERROR_FRAME = "error_frame"  # an error frame of another name
     OPERATOR = "operator"  # an operator changed the cursor
+    CLOCK = "clock"  # our clock was in doubt, and is no more
 
 
 class End(NamedTuple):

@@ -40,7 +40,12 @@ replayed. Its errors end `batches`.
 """
 
 NO_FAULT_OF_THE_RELAY = frozenset(
-    {ReconnectReason.BACKPRESSURE, ReconnectReason.PAUSED, ReconnectReason.OPERATOR}
+    {
+        ReconnectReason.BACKPRESSURE,
+        ReconnectReason.PAUSED,
+        ReconnectReason.OPERATOR,
+        ReconnectReason.CLOCK,
+    }
 )
 """Ends that we chose: no backoff, no step towards the next URL."""
 

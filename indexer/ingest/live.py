@@ -13,24 +13,26 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import structlog
 
 from indexer.clock import Clock
-from indexer.errors import InvalidUpstream, LocalBusy
+from indexer.errors import Check, InvalidUpstream, LocalBusy
+from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.continuity import Patience, SeqOrder
+from indexer.ingest.decoded import DecodedBatch
 from indexer.ingest.endings import ReconnectReason
+from indexer.ingest.portions import portions
 from indexer.ingest.verification import RawFrame, Verifier, is_relevant
 from indexer.metrics import Metrics
 from indexer.model import FROM_NOW_ON, Applied, GapReason, GapSeen, Scope
-from indexer.planning import CommitSeen, Event, EventBatch, FrameRefused
+from indexer.planning import CommitSeen, Event, EventBatch, FrameRefused, SyncSeen
 from indexer.ports import LiveIndex
 from indexer.protocol.frame import Frame, decode_frame
-from indexer.protocol.syntax import datetime_to_unix
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +49,8 @@ FUTURE_CURSOR_S = 900.0
 
 BUSY_RETRY_S = 1.0
 
-WRITES_MAX = 200
-"""Rows, of records and of repos, that one transaction may change to take less than 50 ms."""
+CLOCK_LOOK_S = 1.0
+"""A clock in doubt is looked at so often."""
 
 POISON_REMEMBERED = 16
 """Frames that cannot be decoded and have cost a connection: seen again, they cost no other."""
@@ -80,43 +82,6 @@ class FrameSource(Protocol):
         """Drop the connection and dial again from the saved cursor, or another URL from its own."""
 
 
-@dataclass(slots=True)
-class _Decoded:
-    """A batch after the first stage."""
-
-    url: str
-    relevant: list[RawFrame] = field(default_factory=list)
-    refused: list[FrameRefused] = field(default_factory=list)
-    seq: int | None = None
-    event_at: float | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    taken: list[tuple[int, object]] = field(default_factory=list)  # (seq, `time`), in order
-    gaps: list[GapSeen] = field(default_factory=list)
-
-    def take(self, frame: Frame) -> None:
-        """The next frame: it ends the gaps before it.
-
-        The frame itself is not kept: a batch of them falls out of every cache.
-        """
-        time = frame.body.get("time")
-        self.taken.append((frame.seq or 0, time))
-        for at, gap in enumerate(self.gaps):
-            if gap.before_seq is None:
-                self.gaps[at] = replace(gap, before_seq=frame.seq, before_at=_event_at(time))
-
-    def forget_from(self, seq: int) -> None:
-        """Leave everything from `seq` on to the next connection."""
-        self.taken = [taken for taken in self.taken if taken[0] < seq]
-        self.relevant = [raw for raw in self.relevant if (raw.frame.seq or 0) < seq]
-        self.gaps = [gap for gap in self.gaps if (gap.before_seq or 0) < seq]
-
-    def close(self) -> None:
-        """Set the cursor that is true once the batch is applied."""
-        if self.taken:
-            self.seq, time = self.taken[-1]
-            self.event_at = _event_at(time)
-
-
 class LiveIngest:
     """Runs the three stages until `stop`; then finishes what was received and returns."""
 
@@ -129,6 +94,7 @@ class LiveIngest:
         clock: Clock,
         metrics: Metrics,
         on_work: Callable[[], None],
+        doubt: ClockDoubt,
         skips_future_cursor: bool = False,
     ) -> None:
         self._source = source
@@ -137,9 +103,11 @@ class LiveIngest:
         self._clock = clock
         self._metrics = metrics
         self._on_work = on_work
+        self._doubt = doubt
+        self._era = 0  # rises when everything on its way is discarded
         self._skips_future_cursor = skips_future_cursor
         self._future_since: dict[str, float] = {}  # URL -> when FutureCursor was first answered
-        self._to_verify: asyncio.Queue[_Decoded | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
+        self._to_verify: asyncio.Queue[DecodedBatch | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
         self._to_apply: asyncio.Queue[EventBatch | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
         self._connection = -1
         self._order = SeqOrder()  # of the current connection
@@ -173,8 +141,10 @@ class LiveIngest:
             reader = group.create_task(self._read(), name="live-read")
             group.create_task(self._verify(), name="live-verify")
             group.create_task(self._apply(), name="live-apply")
+            watcher = group.create_task(self._watch_clock(), name="live-clock")
             await self._stopping.wait()
             reader.cancel()
+            watcher.cancel()
             await self._to_verify.put(None)
 
     def stop(self) -> None:
@@ -196,12 +166,15 @@ class LiveIngest:
             if decoded is not None:
                 await self._to_verify.put(decoded)
 
-    def _decode(self, batch: FrameBatch) -> _Decoded | None:
+    def _decode(self, batch: FrameBatch) -> DecodedBatch | None:
         if batch.connection == self._dropped_connection:
             return None
         if batch.connection != self._connection:
             self._connection, self._order = batch.connection, SeqOrder()
-        decoded = _Decoded(batch.url)
+        if self._doubt.is_raised:
+            self._weigh(batch)
+            return None
+        decoded = DecodedBatch(batch.url, self._era)
         for data in batch.frames:
             try:
                 frame = decode_frame(data)
@@ -218,7 +191,24 @@ class LiveIngest:
         self._order.handed_on = decoded.seq or self._order.handed_on
         return decoded
 
-    def _take_in(self, frame: Frame, data: bytes, decoded: _Decoded) -> bool:
+    def _weigh(self, batch: FrameBatch) -> None:
+        """Look at frames that are not taken in, for what they say of our clock."""
+        for data in batch.frames:
+            with suppress(InvalidUpstream):
+                self._doubt.weigh(decode_frame(data))
+        self._look_at_clock()
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_LOOK_S)
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        """Go on from the saved cursor where a doubt has ended."""
+        if self._doubt.is_over():
+            self._drop_connection(ReconnectReason.CLOCK)
+
+    def _take_in(self, frame: Frame, data: bytes, decoded: DecodedBatch) -> bool:
         """Whether the connection is good for further frames after this one."""
         if frame.seq is None:
             return self._heed(frame, decoded)
@@ -232,7 +222,7 @@ class LiveIngest:
             return self._is_passed_over(frame.seq, decoded)
         return True
 
-    def _is_passed_over(self, seq: int, decoded: _Decoded) -> bool:
+    def _is_passed_over(self, seq: int, decoded: DecodedBatch) -> bool:
         """Whether to go on past a number that runs backwards.
 
         It shows that something was missed before. Where what came instead has not been applied
@@ -258,7 +248,7 @@ class LiveIngest:
         self._drop_connection(ReconnectReason.OUT_OF_ORDER)
         return False
 
-    def _quarantine(self, data: bytes, error: InvalidUpstream, decoded: _Decoded) -> bool:
+    def _quarantine(self, data: bytes, error: InvalidUpstream, decoded: DecodedBatch) -> bool:
         """Whether to go on past a frame that cannot be decoded.
 
         The first time the connection is dropped, since a broken stream may be at fault; the same
@@ -280,7 +270,7 @@ class LiveIngest:
         self._drop_connection(ReconnectReason.POISON)
         return False
 
-    def _heed(self, frame: Frame, decoded: _Decoded) -> bool:
+    def _heed(self, frame: Frame, decoded: DecodedBatch) -> bool:
         """React to a frame without a seq; False when the connection is given up."""
         name = str(frame.body.get("error") or frame.body.get("name") or "")[:100]
         message = str(frame.body.get("message") or "")[:1000]
@@ -300,7 +290,7 @@ class LiveIngest:
                 decoded.gaps.append(GapSeen(reason=GapReason.OUTDATED_CURSOR))
         return True
 
-    def _meet_future_cursor(self, decoded: _Decoded) -> None:
+    def _meet_future_cursor(self, decoded: DecodedBatch) -> None:
         """The relay's numbers end before our cursor: it was set back, or is another one."""
         since = self._future_since.setdefault(decoded.url, self._clock.monotonic())
         if self._skips_future_cursor and not decoded.taken:
@@ -316,8 +306,11 @@ class LiveIngest:
     async def _verify(self) -> None:
         while (decoded := await self._to_verify.get()) is not None:
             events: list[Event] = list(decoded.refused)
-            if decoded.relevant:
+            if decoded.relevant and decoded.era == self._era:
                 events += await self._prove(decoded.relevant)
+            if decoded.era != self._era or self._is_doubtful(events):
+                self._to_verify.task_done()
+                continue
             self._count(decoded)
             await self._to_apply.put(
                 EventBatch(
@@ -331,6 +324,18 @@ class LiveIngest:
             self._to_verify.task_done()
         await self._to_apply.put(None)
         self._to_verify.task_done()
+
+    def _is_doubtful(self, events: list[Event]) -> bool:
+        """Whether the batch makes us doubt our clock: it and those behind it will come again."""
+        self._doubt.suspect(
+            (event.did, event.rev)
+            for event in events
+            if isinstance(event, CommitSeen | SyncSeen)
+            and event.error is not None
+            and event.error.check is Check.FUTURE_REV
+        )
+        self._era += self._doubt.is_raised
+        return self._doubt.is_raised
 
     async def _prove(self, frames: list[RawFrame]) -> list[Event]:
         dids = {raw.frame.did for raw in frames if raw.frame.did is not None}
@@ -390,7 +395,7 @@ class LiveIngest:
                 self.busy_reason = None
                 return result
 
-    def _count(self, decoded: _Decoded) -> None:
+    def _count(self, decoded: DecodedBatch) -> None:
         for kind, count in decoded.counts.items():
             self._metrics.count_events(kind, count)
 
@@ -403,30 +408,3 @@ class LiveIngest:
         self._metrics.count_applied(applied, source="live")
         if applied.is_work_added:
             self._on_work()
-
-
-def portions(batch: EventBatch) -> Iterator[EventBatch]:
-    """A batch in parts that are small enough for one transaction each.
-
-    The cursor of each part is the seq of its last event: nothing relevant lies between.
-    """
-    part: list[Event] = []
-    weight = 0
-    for event in batch.events:
-        rows = 1 + len(event.writes) if isinstance(event, CommitSeen) else 1
-        if part and weight + rows > WRITES_MAX:
-            yield replace(batch, events=part, seq=part[-1].seq, event_at=None)
-            batch, part, weight = replace(batch, gaps=()), [], 0
-        part.append(event)
-        weight += rows
-    yield replace(batch, events=part)
-
-
-def _event_at(time: object) -> float | None:
-    """Unix seconds of an event's `time`; None where it is not one."""
-    if not isinstance(time, str):
-        return None
-    try:
-        return datetime_to_unix(time)
-    except InvalidUpstream:
-        return None

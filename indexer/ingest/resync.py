@@ -59,6 +59,9 @@ STREAM_GRACE_S = 60.0
 """How far the stream must have passed a commit before its absence counts as a loss."""
 
 IDLE_S_MAX = 5.0
+HELD_S = 1.0
+"""Between two looks whether workers may go on."""
+
 """Workers look for due work at least this often."""
 
 BUSY_RETRY_S = 1.0
@@ -98,6 +101,7 @@ class Resyncer:
         verifier: Verifier,
         *,
         workers: int,
+        is_held: Callable[[], bool],
         clock: Clock,
         rng: random.Random,
         metrics: Metrics,
@@ -108,6 +112,7 @@ class Resyncer:
         self._hosts = hosts
         self._verifier = verifier
         self._workers = workers
+        self._is_held = is_held  # nothing may be judged now
         self._clock = clock
         self._rng = rng
         self._metrics = metrics
@@ -127,6 +132,9 @@ class Resyncer:
         async with asyncio.TaskGroup() as group:
             for number in range(self._workers):
                 group.create_task(self._run_worker(), name=f"resync-{number}")
+            if self._is_held():
+                await asyncio.sleep(HELD_S)
+                continue
 
     async def _run_worker(self) -> None:
         while True:

@@ -171,6 +171,7 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             rng=random.Random(1),
             metrics=metrics,
             stream_at=lambda: None,
+            is_held=lambda: False,
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
         repair = GapRepair(

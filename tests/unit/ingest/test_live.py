@@ -4,130 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from indexer.errors import LocalBusy, LocalFault
+from indexer.errors import LocalFault
 from indexer.ingest.continuity import RECONNECTS_MAX
 from indexer.ingest.endings import ReconnectReason
-from indexer.ingest.live import FUTURE_CURSOR_S, WRITES_MAX, LiveIngest, portions
-from indexer.metrics import Metrics
-from indexer.model import Applied
+from indexer.ingest.live import FUTURE_CURSOR_S
+from indexer.ingest.portions import WRITES_MAX, portions
 from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
-from storage.live import LiveStore
-from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.devnet import Account, FaultKind
 from tests.devnet.frames import error_message, info_message
 from tests.oracle import assert_heads_equal, assert_store_equals
-from tests.unit.ingest.resync_rig import REGISTRY, Rig, open_rig
+from tests.unit.ingest.live_stage import URL, Stage, open_stage, tag
 
-TAG = "pub.chive.eprint.userTag"
-URL = "ws://relay"
 RNG = random.Random(7)
-
-
-@dataclass
-class Batch:
-    frames: list[bytes]
-    connection: int
-    url: str = URL
-
-
-@dataclass
-class Script:
-    """A stream that brings what it is told to, on the connection that is open."""
-
-    connection: int = 1
-    reconnects: list[str] = field(default_factory=list)
-    is_moved_on: bool = False
-    queue: asyncio.Queue[Batch] = field(default_factory=lambda: asyncio.Queue(1))
-
-    async def batches(self) -> AsyncIterator[Batch]:
-        while True:
-            yield await self.queue.get()
-
-    def reconnect(self, reason: str, *, next_url: bool = False) -> None:
-        self.reconnects.append(reason)
-        self.is_moved_on |= next_url
-        self.connection += 1
-
-    async def send(self, frames: Iterable[bytes]) -> None:
-        await self.queue.put(Batch(list(frames), self.connection))
-
-
-@dataclass
-class BusyStore:
-    """The real store, behind a disk that is full a few times."""
-
-    store: LiveStore
-    failures: int = 0
-    calls: list[EventBatch] = field(default_factory=list)
-    error: Exception = field(default_factory=lambda: LocalBusy("SQLITE_FULL: disk is full"))
-
-    def is_tracked(self, did: str) -> bool:
-        return self.store.is_tracked(did)
-
-    async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
-        self.fail()
-        return await self.store.signing_keys(dids)
-
-    async def apply(self, batch: EventBatch) -> Applied:
-        self.fail()
-        self.calls.append(batch)
-        return await self.store.apply(batch)
-
-    def fail(self) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise self.error
-
-
-@dataclass
-class Stage:
-    rig: Rig
-    script: Script
-    store: BusyStore
-    live: LiveIngest
-    task: asyncio.Task[None]
-    metrics: Metrics
-
-    async def cursor(self) -> int | None:
-        return await self.rig.live.load_cursor(URL)
-
-    async def gaps(self) -> list[tuple[object, ...]]:
-        return await self.rig.rows("SELECT reason, after_seq, before_seq FROM gaps")
-
-    async def send_all(self) -> None:
-        """Everything that the relay has, in batches of seven frames."""
-        entries = self.rig.net.relay.stream.after(0, 100_000)
-        for start in range(0, len(entries), 7):
-            await self.script.send(entry.frame for entry in entries[start : start + 7])
-        await self.drained()
-
-    async def drained(self) -> None:
-        async with asyncio.timeout(10):
-            while not self.script.queue.empty():
-                await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            await self.live.drained()
 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Devnet(seed=6) as net, open_rig(net, tmp_path) as rig:
-        script, store = Script(), BusyStore(rig.live)
-        metrics = Metrics(REGISTRY.types)
-        live = LiveIngest(
-            script, store, rig.verifier, clock=rig.clock, metrics=metrics, on_work=lambda: None
-        )
-        task = asyncio.create_task(live.run())
-        try:
-            yield Stage(rig, script, store, live, task, metrics)
-        finally:
-            live.stop()
-            await asyncio.wait([task])
+    async with open_stage(tmp_path) as opened:
+        yield opened
 
 
 async def followed(stage: Stage) -> Account:
@@ -136,10 +35,6 @@ async def followed(stage: Stage) -> Account:
     await stage.send_all()
     await stage.rig.work()
     return account
-
-
-def tag(stage: Stage, account: Account) -> None:
-    stage.rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
 
 
 async def test_frames_become_rows_and_the_cursor_is_that_of_the_last(stage: Stage):

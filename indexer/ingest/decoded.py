@@ -1,0 +1,61 @@
+"""What the first stage of the live path makes of a batch of frames."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from indexer.errors import InvalidUpstream
+from indexer.ingest.verification import RawFrame
+from indexer.model import GapSeen
+from indexer.planning import FrameRefused
+from indexer.protocol.frame import Frame
+from indexer.protocol.syntax import datetime_to_unix
+
+
+@dataclass(slots=True)
+class DecodedBatch:
+    """A batch after the first stage."""
+
+    url: str
+    era: int  # batches of an earlier one are discarded
+    relevant: list[RawFrame] = field(default_factory=list)
+    refused: list[FrameRefused] = field(default_factory=list)
+    seq: int | None = None
+    event_at: float | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    taken: list[tuple[int, object]] = field(default_factory=list)  # (seq, `time`), in order
+    gaps: list[GapSeen] = field(default_factory=list)
+
+    def take(self, frame: Frame) -> None:
+        """The next frame: it ends the gaps before it.
+
+        The frame itself is not kept: a batch of them falls out of every cache.
+        """
+        time = frame.body.get("time")
+        self.taken.append((frame.seq or 0, time))
+        for at, gap in enumerate(self.gaps):
+            if gap.before_seq is None:
+                self.gaps[at] = replace(gap, before_seq=frame.seq, before_at=event_at(time))
+
+    def forget_from(self, seq: int) -> None:
+        """Leave everything from `seq` on to the next connection."""
+        self.taken = [taken for taken in self.taken if taken[0] < seq]
+        self.relevant = [raw for raw in self.relevant if (raw.frame.seq or 0) < seq]
+        self.gaps = [gap for gap in self.gaps if (gap.before_seq or 0) < seq]
+
+    def close(self) -> None:
+        """Set the cursor that is true once the batch is applied."""
+        if self.taken:
+            self.seq, time = self.taken[-1]
+            self.event_at = event_at(time)
+
+
+def event_at(time: object) -> float | None:
+    """Unix seconds of an event's `time`; None where it is not one."""
+    if not isinstance(time, str):
+        return None
+    try:
+        return datetime_to_unix(time)
+    except InvalidUpstream:
+        return None
