@@ -99,10 +99,10 @@ class Metrics:
         self.firehose_reconnects = Counter(
             "chive_firehose_reconnects", "Connections given up", ["reason"], registry=registry
         )
-        self.firehose_gaps = _counter(
         self.clock_in_doubt = _gauge(
             "clock_in_doubt", "1 while our clock seems wrong and intake is held", registry
         )
+        self.firehose_gaps = _counter(
             "firehose_gaps", "Losses noticed", registry, reason=tuple(GapReason)
         )
         self.firehose_gaps_open = _gauge("firehose_gaps_open", "Losses not yet repaired", registry)

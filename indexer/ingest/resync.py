@@ -59,12 +59,12 @@ STREAM_GRACE_S = 60.0
 """How far the stream must have passed a commit before its absence counts as a loss."""
 
 IDLE_S_MAX = 5.0
-HELD_S = 1.0
-"""Between two looks whether workers may go on."""
-
 """Workers look for due work at least this often."""
 
 BUSY_RETRY_S = 1.0
+
+HELD_S = 1.0
+"""Between two looks whether workers may go on."""
 
 GIVE_BACK_S = 2.0
 """Time for a cancelled attempt to release its claim; a stop must not wait for a busy store."""
@@ -101,22 +101,22 @@ class Resyncer:
         verifier: Verifier,
         *,
         workers: int,
-        is_held: Callable[[], bool],
         clock: Clock,
         rng: random.Random,
         metrics: Metrics,
         stream_at: Callable[[], float | None],
+        is_held: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._rows = rows
         self._hosts = hosts
         self._verifier = verifier
         self._workers = workers
-        self._is_held = is_held  # nothing may be judged now
         self._clock = clock
         self._rng = rng
         self._metrics = metrics
         self._stream_at = stream_at  # time of the newest applied live event, unix seconds
+        self._is_held = is_held  # nothing may be judged now
         self._work = asyncio.Event()
         self._reader = RepoReader(hosts, rows, verifier.scope, clock=clock, metrics=metrics)
         for result in Result:
@@ -132,13 +132,13 @@ class Resyncer:
         async with asyncio.TaskGroup() as group:
             for number in range(self._workers):
                 group.create_task(self._run_worker(), name=f"resync-{number}")
-            if self._is_held():
-                await asyncio.sleep(HELD_S)
-                continue
 
     async def _run_worker(self) -> None:
         while True:
             self._work.clear()
+            if self._is_held():
+                await asyncio.sleep(HELD_S)
+                continue
             claim = await self._insist(self._queue.claim_next)
             if claim is None:
                 await self._wait_for_work()
