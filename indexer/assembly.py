@@ -74,6 +74,7 @@ class Parts:
     runner: Runner
     hold: OperatorHold
     upkeep: tuple[Step, ...]
+    is_outdated: bool  # whether the derived tables have to be rebuilt
     in_touch: Callable[[], Coroutine[Any, Any, None]]
     admin: AdminPorts
     registry: Registry
@@ -133,9 +134,8 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )
     return Parts(
         live=live, resyncer=resyncer, gap_repair=gap_repair, directory=directory, runner=runner,
-        hold=hold,
-        upkeep=store.upkeep, in_touch=in_touch, admin=admin, registry=registry, metrics=metrics,
-        clock=clock,
+        hold=hold, upkeep=store.upkeep, is_outdated=store.is_outdated, in_touch=in_touch,
+        admin=admin, registry=registry, metrics=metrics, clock=clock,
     )  # fmt: skip
 
 

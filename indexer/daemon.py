@@ -22,6 +22,7 @@ from indexer.assembly import Parts, assemble
 from indexer.errors import ConfigurationError, LocalFault
 from indexer.gauges import measure_loop_lag
 from indexer.service_manager import ServiceManager
+from indexer.operations.full_reindex import rebuild_outdated
 from indexer.settings import Settings, read_passwords
 from indexer.upkeep import keep_up
 from indexer.world import World
@@ -108,6 +109,8 @@ async def run_daemon_until(
             starting = group.create_task(parts.runner.ready(), name="start")
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
+                if parts.is_outdated:
+                    group.create_task(rebuild_outdated(parts.runner), name="rebuild")
                 addresses = await _listen(settings, parts, stack)
                 live = group.create_task(parts.live.run(), name="live")
                 background += [live, group.create_task(parts.fault.wait(), name="fault")]

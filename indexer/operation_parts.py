@@ -6,6 +6,7 @@ import uuid
 
 from indexer.metrics import Metrics
 from indexer.operations.did_sync import DidSync
+from indexer.operations.full_reindex import FullReindex
 from indexer.operations.governance_sync import GovernanceSync
 from indexer.operations.pausing import Pauses
 from indexer.operations.runner import Runner
@@ -44,6 +45,7 @@ def open_runner(
         [
             DidSync(stream.resyncer),
             GovernanceSync(stream.resyncer, did=settings.governance.did),
+            FullReindex(store.rebuilds),
         ],
         pauses=pauses,
         modes=settings.backfill.mode,

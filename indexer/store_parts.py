@@ -10,7 +10,7 @@ import structlog
 
 from indexer.metrics import Metrics
 from indexer.planning import Policy
-from indexer.records.prepare import prepare_stored
+from indexer.records.prepare import prepare_stored, prepare_trusted
 from indexer.records.projection import SEARCH
 from indexer.records.registry import Registry
 from indexer.settings import Settings
@@ -19,10 +19,12 @@ from indexer.world import World
 from storage.database import Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.directory import DirectoryStore
+from storage.generation_swap import GenerationUpkeep
 from storage.identity_sweep import IdentitySweep
 from storage.live import LiveStore
 from storage.operation_units import OperationRetention
 from storage.projections import Projections
+from storage.rebuilds import Preparing, Rebuilds
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
 from storage.search_upkeep import SearchUpkeep
@@ -40,6 +42,8 @@ class StoreParts:
     live: LiveStore
     resyncs: ResyncStore
     directory: DirectoryStore
+    rebuilds: Rebuilds
+    is_outdated: bool  # whether what readers see was made from other declarations than today's
     upkeep: tuple[Step, ...]
     """What it owes and nobody waits for."""
 
@@ -64,7 +68,13 @@ async def open_store(
     is_outdated = await database.write(partial(projections.install, judged_by=judged_by))
     if is_outdated:
         log.info("store.projections_outdated")
-    search = SearchUpkeep(database, projections, partial(prepare_stored, registry=registry))
+    prepare = partial(prepare_stored, registry=registry)
+    preparing = Preparing(
+        prepare=prepare,
+        prepare_trusted=partial(prepare_trusted, registry=registry),
+        judged_by=judged_by,
+    )
+    search = SearchUpkeep(database, projections, prepare)
     tracked = TrackedRepos(database)
     await tracked.load()
     records = RecordTable(projections)
@@ -85,7 +95,13 @@ async def open_store(
         directory=DirectoryStore(
             database, tracked, policy, plc_url=settings.identity.plc_url, clock=world.clock
         ),
-        upkeep=(search.step, *_upkeep(settings, world, database, metrics, policy)),
+        rebuilds=Rebuilds(database, settings.storage.path, projections, preparing),
+        is_outdated=is_outdated,
+        upkeep=(
+            search.step,
+            GenerationUpkeep(database).step,
+            *_upkeep(settings, world, database, metrics, policy),
+        ),
     )
 
 

@@ -14,15 +14,17 @@ from enum import StrEnum
 
 from indexer.errors import LocalFault
 from indexer.records.projection import SearchIndex
+from storage.database import Row
 
 GENERATION = "__generation"
 """Stands in SQL texts for the suffix of the tables of one generation; see `Generation.sql`."""
 
-_IN_USE = """
+IN_USE = """
 SELECT number, state, fingerprint, judged_by, has_search, operation_id, upto_id, collection,
        after_id
 FROM generation WHERE state <> 'retired' ORDER BY number
 """
+"""Those that changes of records are written to: the current one and one in the making."""
 
 
 class GenerationState(StrEnum):
@@ -65,11 +67,13 @@ class Generation:
 
 
 def generations_in_use(connection: sqlite3.Connection) -> list[Generation]:
-    """Those that changes of records are written to: the current one and one in the making."""
-    return [
-        Generation(row[0], GenerationState(row[1]), row[2], row[3], bool(row[4]), *row[5:])
-        for row in connection.execute(_IN_USE)
-    ]
+    """Those that changes of records are written to."""
+    return [generation_from_row(row) for row in connection.execute(IN_USE)]
+
+
+def generation_from_row(row: Row) -> Generation:
+    """The generation in a row of `IN_USE`."""
+    return Generation(row[0], GenerationState(row[1]), row[2], row[3], bool(row[4]), *row[5:])
 
 
 def find_generation(connection: sqlite3.Connection, state: GenerationState) -> Generation | None:

@@ -135,6 +135,12 @@ def encode_json(value: object) -> str:
     return _encode_json(value).decode()
 
 
+def decode_json(text: str) -> dict[str, object]:
+    """The object of a stored ATProto JSON text, which `encode_json` has made."""
+    value: dict[str, object] = _decode_json(text)
+    return value
+
+
 def json_to_dag_cbor(text: str) -> bytes:
     """The block that a stored JSON text came from.
 

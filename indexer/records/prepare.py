@@ -8,10 +8,8 @@ here, so all of them end in the same rows.
 
 from __future__ import annotations
 
-import json
-
 from indexer.model import PreparedRecord
-from indexer.protocol.cbor import decode_record, encode_json
+from indexer.protocol.cbor import decode_json, decode_record, encode_json
 from indexer.records.projection import Projection, RecordContext, Value
 from indexer.records.registry import Registry
 
@@ -32,8 +30,22 @@ def prepare_stored(
     did: str, path: str, cid: str, value_text: str, registry: Registry
 ) -> PreparedRecord:
     """The same from the ATProto JSON text of a record row, for rebuilds and `verify`."""
-    problem, projection = assess_value(did, path, json.loads(value_text), registry)
+    problem, projection = assess_value(did, path, decode_json(value_text), registry)
     return PreparedRecord(path, cid, value_text, problem, projection)
+
+
+def prepare_trusted(
+    did: str, path: str, cid: str, value_text: str, registry: Registry
+) -> PreparedRecord:
+    """The same of a value that has been held against the same lexicons, and found valid."""
+    collection, _, rkey = path.partition("/")
+    kind = registry.types.get(collection)
+    projection = None
+    if kind is not None:
+        value = decode_json(value_text)
+        context = RecordContext(did, f"at://{did}/{path}", rkey, registry.governance_did, value)
+        projection = kind.project(kind.upgrade(value, context), context)
+    return PreparedRecord(path, cid, value_text, None, projection)
 
 
 def assess_value(

@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.records.registry import load_registry
-from storage.database import open_database
 from storage.export import PAGE_ROWS, exported_records
 from storage.reading import open_reader
 from tests.storage.typed_world import (
@@ -259,10 +258,8 @@ def test_any_order_and_any_crash_end_in_the_rows_of_a_rebuild(tmp_path_factory, 
     async def rebuilt() -> dict:
         folder = next(folders)
         await replay(folder, events)
-        async with open_database(folder / "index.db") as database:
-            await database.write(lambda c: c.execute("UPDATE projection SET fingerprint = ''"))
         async with typed_world(folder) as world:
-            await world.settle()
+            await world.reindex(size=2)
             return await world.derived()
 
     assert asyncio.run(rebuilt()) == reference
@@ -305,9 +302,8 @@ async def test_a_rebuild_under_other_lexicons_judges_anew_and_says_so(tmp_path: 
         await world.commit(ALICE, {f"{nsid}/3k22222222222": minimal(nsid)})
         assert await world.rows(letters) == []
     for registry, found in ((stricter, [(uri, "reason: is required")]), (REGISTRY, [])):
-        async with open_database(tmp_path / "index.db") as database:
-            await database.write(lambda c: c.execute("UPDATE projection SET fingerprint = ''"))
         async with typed_world(tmp_path, registry) as world:
+            await world.reindex(registry.lexicon_id)
             assert await world.rows(letters) == found
             assert await world.one("SELECT valid FROM records") == int(not found)
             assert await world.one("SELECT count(*) FROM actor_mute") == int(not found)

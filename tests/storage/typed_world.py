@@ -13,15 +13,27 @@ import cbrrr
 import pytest
 
 from indexer.claims import Fetched, Identity, SnapshotChunk
-from indexer.model import PreparedRecord
+from indexer.model import (
+    Operation,
+    OperationMode,
+    OperationStatus,
+    OperationType,
+    PreparedRecord,
+)
+from indexer.operations.full_reindex import FullReindex
+from indexer.operations.operation import Context
 from indexer.planning import AccountSeen, CommitSeen, Event, EventBatch, Policy, RecordWrite
 from indexer.protocol.cid import cid_text, dag_cbor_cid
-from indexer.records.prepare import prepare_record, prepare_stored
+from indexer.records.prepare import prepare_record, prepare_stored, prepare_trusted
 from indexer.records.projection import SEARCH
 from indexer.records.registry import Registry, load_registry
 from storage.database import Database, Row, open_database
+from storage.generation_swap import GenerationUpkeep
 from storage.live import LiveStore
+from storage.operation_units import OperationUnits
+from storage.operations import OperationStore
 from storage.projections import Projections
+from storage.rebuilds import Preparing, Rebuilds
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
 from storage.search_upkeep import SearchUpkeep
@@ -71,6 +83,13 @@ class TypedWorld:
         self.tracked = TrackedRepos(database)
         prepare = partial(prepare_stored, registry=registry)
         self.upkeep = SearchUpkeep(database, self.projections, prepare)
+        trusted = partial(prepare_trusted, registry=registry)
+        self.rebuilds = Rebuilds(
+            database, path, self.projections,
+            Preparing(prepare=prepare, prepare_trusted=trusted, judged_by=registry.lexicon_id),
+        )  # fmt: skip
+        self.generations = GenerationUpkeep(database)
+        self.operations = OperationStore(database, clock=clock)
         records = RecordTable(self.projections)
         shared = {"clock": clock, "pending_bytes_max": 10_000_000}
         policy = Policy(identity_refresh_s=60.0)
@@ -148,6 +167,29 @@ class TypedWorld:
         """Let everything that is queued be done."""
         while await self.upkeep.step():
             pass
+
+    async def begin_reindex(self, operation_id: str = "one", *, size: int = 500) -> Context:
+        """A running fullReindex, or the one that a crash has left, with nothing of it done here."""
+        wanted = Operation(
+            id=operation_id, type=OperationType.FULL_REINDEX, key="fullReindex",
+            mode=OperationMode.SUPPLEMENT, phase="running", params={"batchSize": size},
+            status=OperationStatus.RUNNING, started_at=self.clock.at, completed_at=None,
+            started_by=None, records_processed=0, total_records=None, unit="record",
+            units_processed=0, total_units=None, outcomes={}, checkpoint=None, error=None,
+            cancel_requested=False,
+        )  # fmt: skip
+        row = await self.operations.insert(wanted, running_max=10)
+        assert row is not None
+        return Context(row, OperationUnits(self.database), lambda *_: None)
+
+    async def reindex(self, operation_id: str = "one", *, size: int = 500) -> Operation:
+        """A whole fullReindex, or the rest of one, and what is left of the old tables cleared."""
+        context = await self.begin_reindex(operation_id, size=size)
+        await FullReindex(self.rebuilds).run(context)
+        ended = await self.operations.end(operation_id, OperationStatus.COMPLETED, None)
+        while await self.generations.step():
+            pass
+        return ended
 
     async def rows(self, sql: str, *parameters: object) -> list[Row]:
         return await self.database.read(sql, parameters)

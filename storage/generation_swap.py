@@ -1,0 +1,120 @@
+"""The moment in which readers go over from one generation to the next, and what follows it.
+
+The typed tables keep their names and the views get new ones to look at; only the full-text table
+is renamed, because readers know it by its name. What was left is emptied in short steps before it
+is dropped: a drop touches every page of a table at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import replace
+
+from storage.database import Database
+from storage.generations import Generation, GenerationState
+from storage.projections import Projections
+
+STEP_S = 0.02
+"""Time that a step takes of the writer before it commits."""
+
+PART_ROWS = 64
+"""Rows deleted between two looks at the clock."""
+
+FTS_STRUCTURE_ID = 10
+"""Up to here the rows of an FTS5 `_data` table are what the table cannot be opened without."""
+
+_VIEWS = "SELECT name, sql FROM sqlite_schema WHERE type = 'view'"
+
+_TABLES = """
+SELECT name, sql LIKE 'CREATE VIRTUAL TABLE%' FROM sqlite_schema
+WHERE type = 'table' AND name LIKE '%\\_\\_' || ? ESCAPE '\\'
+"""
+
+_ABANDON = """
+UPDATE generation SET state = 'retired' WHERE state = 'building' AND NOT EXISTS (
+    SELECT 1 FROM operation WHERE operation.id = operation_id AND status = 'running')
+"""
+
+_EMPTIED = ("data", "idx", "content", "docsize")
+"""Parts of an FTS5 table; `config` stays, the table cannot be opened without it."""
+
+
+def swap_generations(
+    connection: sqlite3.Connection, projections: Projections, old: Generation, new: Generation
+) -> None:
+    """Make `new` the current generation and `old` a retired one."""
+    for name, sql in connection.execute(_VIEWS).fetchall():
+        if f"__{old.number}" in sql:
+            connection.execute(f'DROP VIEW "{name}"')
+    connection.execute(f"DROP TRIGGER IF EXISTS search_queue__{old.number}_repo")
+    # Otherwise views that somebody else has made upon the full-text table would follow the old one.
+    connection.execute("PRAGMA legacy_alter_table=ON")
+    try:
+        name = projections.search.table
+        for before, after in ((name, old.table(name)), (new.table(name), name)):
+            if _exists(connection, before):
+                connection.execute(f'ALTER TABLE "{before}" RENAME TO "{after}"')
+    finally:
+        connection.execute("PRAGMA legacy_alter_table=OFF")
+    for generation, state in (
+        (old, GenerationState.RETIRED),
+        (new, GenerationState.CURRENT),
+    ):
+        connection.execute(
+            "UPDATE generation SET state = ? WHERE number = ?", (state, generation.number)
+        )
+    projections.create_views(connection, replace(new, state=GenerationState.CURRENT))
+
+
+def _exists(connection: sqlite3.Connection, table: str) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    return found is not None
+
+
+class GenerationUpkeep:
+    """Clears away generations that nobody uses: old ones, and those of rebuilds that have ended."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def step(self) -> bool:
+        """Do the next part; False when nothing was left to do."""
+        return await self._database.write(_clear)
+
+
+def _clear(connection: sqlite3.Connection) -> bool:
+    connection.execute(_ABANDON)
+    found = connection.execute(
+        "SELECT number FROM generation WHERE state = 'retired' ORDER BY number LIMIT 1"
+    ).fetchone()
+    if found is None:
+        return False
+    (number,) = found
+    connection.execute(f"DROP TRIGGER IF EXISTS search_queue__{number}_repo")
+    until = time.perf_counter() + STEP_S
+    for table, is_virtual in connection.execute(_TABLES, (str(number),)).fetchall():
+        parts = [f"{table}_{part}" for part in _EMPTIED] if is_virtual else [table]
+        for part in parts:
+            while _delete_some(connection, part):
+                if time.perf_counter() > until:
+                    return True
+        connection.execute(f'DROP TABLE "{table}"')
+        if time.perf_counter() > until:
+            return True
+    connection.execute("DELETE FROM generation WHERE number = ?", (number,))
+    return True
+
+
+def _delete_some(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether there may be more."""
+    found = connection.execute(
+        "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (table,)
+    )
+    key = ", ".join(f'"{name}"' for (name,) in found)
+    kept = f" WHERE id > {FTS_STRUCTURE_ID}" if table.endswith("_data") else ""
+    deleted = connection.execute(
+        f'DELETE FROM "{table}" WHERE ({key}) IN'  # noqa: S608 - names of the schema
+        f' (SELECT {key} FROM "{table}"{kept} LIMIT {PART_ROWS})'
+    ).rowcount
+    return deleted == PART_ROWS
