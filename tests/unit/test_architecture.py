@@ -19,10 +19,11 @@ EFFECTFUL = STDLIB_OF_SHELLS | {
 
 PURE = ("indexer.errors", "indexer.protocol", "indexer.model", "indexer.planning",
         "indexer.records", "indexer.claims", "indexer.listings", "indexer.hosts", "indexer.freshness", "indexer.delays",
-        "indexer.directory")  # fmt: skip
+        "indexer.directory", "indexer.citations")  # fmt: skip
 """Modules without input or output."""
 
-MIDDLE = ("admin_api", "indexer.operations", "indexer.ingest", "storage", "indexer.network")
+MIDDLE = ("admin_api", "indexer.operations", "indexer.ingest", "storage", "indexer.network",
+          "indexer.extraction")  # fmt: skip
 """Rings beside each other: each sees ports, none sees another."""
 
 SURFACES = {"indexer.cli", "indexer.__main__", "indexer.commands"}

@@ -1,0 +1,14 @@
+"""What a document's process says, on its way through a pipe."""
+
+from __future__ import annotations
+
+import msgspec
+
+from indexer.citations.reference import Reference
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The references of one document, or the reason why it could not be read."""
+
+    references: list[Reference] = []
+    problem: str | None = None

@@ -1,0 +1,116 @@
+"""Starts a process for each document, bounds it from outside too, and takes its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import IO
+
+import msgspec
+
+from indexer.citations.extraction import REFERENCES_MAX
+from indexer.citations.reference import bounded
+from indexer.errors import LocalBusy
+from indexer.extraction.answer import Answer
+
+WALL_S_MAX = 60.0
+"""Beside the limit on processor time: on a busy machine a process may wait for its turn."""
+
+ANSWER_BYTES_MAX = 8 * 1024 * 1024
+CHUNK_BYTES = 65536
+PROBLEM_CHARS_MAX = 300
+
+
+class DocumentReader:
+    """Satisfies `indexer.operations.citation_extraction.Documents`."""
+
+    def __init__(self, *, processes_max: int, wall_s_max: float = WALL_S_MAX) -> None:
+        self._slots = asyncio.Semaphore(processes_max)
+        self._wall_s_max = wall_s_max
+
+    async def read(self, document: IO[bytes], form: str) -> Answer:
+        """The references in a document; `document` is a file at its beginning.
+
+        Whatever the document does to its process is a problem in the answer. Raises `LocalBusy`
+        where no process can be started. A caller that is cancelled has its process killed.
+        """
+        async with self._slots, _started(document, form) as process:
+            try:
+                async with asyncio.timeout(self._wall_s_max):
+                    output = await _output(process)
+                    code = None if output is None else await process.wait()
+            except TimeoutError:
+                return Answer(problem=f"reading it took more than {self._wall_s_max:g} s")
+        if output is None:
+            return Answer(problem=f"reading it gave more than {ANSWER_BYTES_MAX} bytes")
+        if code != 0:
+            return Answer(problem=f"reading it ended with {_cause(code)}")
+        return _checked(output)
+
+
+@asynccontextmanager
+async def _started(document: IO[bytes], form: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process at work on the document, which does not outlive the block."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "indexer.extraction.child",
+            form,
+            stdin=document,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            # Nothing of ours but the way to the code: settings and secrets may be in variables.
+            env={
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LocalBusy(f"no process for a document: {error.strerror}") from error
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            # Its output has to be at an end too, or the pipe outlives it.
+            await process.communicate()
+
+
+async def _output(process: asyncio.subprocess.Process) -> bytes | None:
+    """All that it writes; None where that is more than an answer can be."""
+    if process.stdout is None:
+        raise AssertionError("standard output is a pipe")
+    parts, size = [], 0
+    while chunk := await process.stdout.read(CHUNK_BYTES):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > ANSWER_BYTES_MAX:
+            return None
+    return b"".join(parts)
+
+
+def _cause(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    if -code in {signal.SIGXCPU, signal.SIGKILL}:
+        return f"{signal.Signals(-code).name}: it needs too much time or memory"
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+
+
+def _checked(output: bytes) -> Answer:
+    """The answer of a process that the document may have taken over."""
+    try:
+        answer = msgspec.json.decode(output, type=Answer)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return Answer(problem=f"reading it gave no answer: {error}"[:PROBLEM_CHARS_MAX])
+    return Answer(
+        references=[bounded(each) for each in answer.references[:REFERENCES_MAX]],
+        problem=None if answer.problem is None else answer.problem[:PROBLEM_CHARS_MAX],
+    )
