@@ -15,6 +15,7 @@ from aiohttp import web
 
 from tests.devnet.car import car_parts
 from tests.devnet.cbor import JsonValue, cid_from_text, cid_text, decode, to_json
+from tests.devnet.clock import tid
 from tests.devnet.faults import FaultKind, FaultSchedule, Param
 from tests.devnet.frames import Event
 from tests.devnet.params import did_param, limit_param, param
@@ -29,6 +30,7 @@ _REPO_ERRORS = {
     "suspended": ("RepoSuspended", "Repo has been suspended: {}"),
     "deactivated": ("RepoDeactivated", "Repo has been deactivated: {}"),
 }
+_NO_HEAD = "bafyrei" + "a" * 52
 Method: TypeAlias = Callable[[web.Request], Reply]
 
 
@@ -50,6 +52,15 @@ class Hosting:
         return self.moderation or ("deactivated" if self.is_deactivated else None)
 
 
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An account that is listed and described, and has no repo behind it: cheap, to be many."""
+
+    did: str
+    rev: str
+    collections: tuple[str, ...]
+
+
 class Pds:
     """One host with its server and stream."""
 
@@ -67,6 +78,7 @@ class Pds:
         self.stream = EventStream(window)
         self.subscriptions = Subscriptions(self.stream, faults, "pds", index)
         self.hosted: dict[str, Hosting] = {}
+        self.extras: dict[str, Extra] = {}
         self._faults = faults
         self._resolve = resolve
         self._document = document
@@ -97,6 +109,19 @@ class Pds:
     def ws_url(self) -> str:
         """Origin for subscribeRepos of this host alone."""
         return "ws" + self.url[4:]
+
+    def add_extras(self, count: int, collections: tuple[str, ...], *, at: float) -> list[Extra]:
+        """So many more extras; `at` (unix seconds) is the time of the first one's rev.
+
+        Each was written to a second after the one before.
+        """
+        first = len(self.extras)
+        added = [
+            Extra(_extra_did(self.index, number), tid(int((at + number) * 1_000_000)), collections)
+            for number in range(first, first + count)
+        ]
+        self.extras.update((extra.did, extra) for extra in added)
+        return added
 
     def emit(self, event: Event) -> None:
         """Put an event into this host's own stream."""
@@ -194,6 +219,7 @@ class Pds:
         after = (0, "") if cursor is None else _repo_cursor(cursor)
         limit = limit_param(request, 500, 1000)
         order = sorted((h.created_ms, did) for did, h in self.hosted.items())
+        order = [*((0, did) for did in sorted(self.extras)), *order]
         page = [key for key in order if key > after][:limit]
         context: dict[str, Param] = {
             "service": "pds",
@@ -212,6 +238,8 @@ class Pds:
 
     def listing(self, did: str) -> dict[str, JsonValue]:
         """An account as listRepos gives it."""
+        if did in self.extras:
+            return {"did": did, "head": _NO_HEAD, "rev": self.extras[did].rev, "active": True}
         hosting = self.hosted[did]
         repo = hosting.repo
         listing: dict[str, JsonValue] = {
@@ -253,6 +281,8 @@ class Pds:
 
     def _describe_repo(self, request: web.Request) -> Reply:
         did = self._repo_param(request)
+        if (extra := self.extras.get(did)) is not None:
+            return json_reply({"did": did, "collections": list(extra.collections)})
         hosting = self._hosting(did)
         collections = sorted({path.partition("/")[0] for path in hosting.repo.records})
         return json_reply(
@@ -300,8 +330,15 @@ def _repo_cursor(cursor: str) -> tuple[int, str]:
 
 
 def _bogus(number: int) -> dict[str, JsonValue]:
-    did = "did:plc:" + f"{number:024d}".translate(str.maketrans("0189", "abcd"))
-    return {"did": did, "head": "bafyrei" + "a" * 52, "rev": "3kaaaaaaaaa22", "active": True}
+    return {"did": _did(number), "head": _NO_HEAD, "rev": "3kaaaaaaaaa22", "active": True}
+
+
+def _extra_did(host: int, number: int) -> str:
+    return _did(10**20 * (host + 1) + number)
+
+
+def _did(number: int) -> str:
+    return "did:plc:" + f"{number:024d}".translate(str.maketrans("0189", "abcd"))
 
 
 def _rkeys(hosting: Hosting, collection: str) -> Iterator[str]:
