@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from storage.citation_views import CITATION_VIEWS
 from storage.generations import GENERATION, Generation
 
 ANCESTORS_MAX = 64
@@ -181,6 +182,7 @@ RELATION_VIEWS = {
     "collection_edges": _EDGES,
     "pending_collection_edges": _PENDING,
     "collections": _COLLECTIONS,
+    **CITATION_VIEWS,
 }
 """Name -> statement; each looks only at earlier ones."""
 

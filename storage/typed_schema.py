@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from indexer.records.projection import LABEL_MARK, Count, Labels, RecordType, SearchIndex
+from storage.citation_views import EXTRACTED_COUNTS
 from storage.generations import GENERATION, Generation
 
 MARK_TABLE = f"""
@@ -115,13 +116,15 @@ def _view(kind: RecordType) -> str:
 
 
 def _count(count: Count) -> str:
+    also = EXTRACTED_COUNTS.get(count.mark)
+    extracted = "" if also is None else f" + {also}"
     counted = "count(DISTINCT marker.repo_id)" if count.is_per_account else "count(*)"
     return (
         f"(SELECT {counted} FROM mark{GENERATION} AS mark"  # noqa: S608 - declared names
         " JOIN record AS marker ON marker.id = mark.record_id"
         " JOIN repo AS author ON author.id = marker.repo_id"
         f" WHERE mark.name = '{count.mark}' AND mark.subject = {_URI}"
-        f" AND author.account_status = 'active') AS \"{count.column}\""
+        f" AND author.account_status = 'active'){extracted} AS \"{count.column}\""
     )
 
 

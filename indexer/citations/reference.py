@@ -67,7 +67,7 @@ class Reference:
         """Whether nothing is left to ask for."""
         return self.title is not None and self.year is not None and self.venue is not None
 
-    def keys(self) -> tuple[str, ...]:
+    def match_keys(self) -> tuple[str, ...]:
         """Its keys, strongest first."""
         return work_keys(
             doi=self.doi,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from indexer.citations.eprint import submission_keys
 from indexer.records.projection import (
     Count,
     Labels,
@@ -117,6 +118,11 @@ def _keywords(value: Value, _: RecordContext) -> Iterable[tuple[SqlValue, ...]]:
     return ((keyword,) for keyword in texts(value.get("keywords")))
 
 
+def _match_keys(value: Value, _: RecordContext) -> Iterable[tuple[SqlValue, ...]]:
+    """By what citations of the eprint are recognised."""
+    return ((key,) for key in submission_keys(value))
+
+
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -183,6 +189,7 @@ RECORD_TYPE = RecordType(
             ),
             _authors,
         ),
+        SideTable("eprint_match_key", (SideColumn("key", is_indexed=True),), _match_keys),
         SideTable("eprint_keyword", (SideColumn("keyword", is_indexed=True),), _keywords),
     ),
     marks=(_field_marks,),

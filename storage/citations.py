@@ -1,0 +1,214 @@
+"""Extracted citations: which eprints lack them, and all of one eprint's rows replaced at once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from indexer.citations.eprint import EprintDocument, submission_keys
+from indexer.citations.reference import KeyKind
+from indexer.citations.result import Extraction
+from indexer.clock import Clock
+from indexer.model import Operation, SettledUnit, utc_text
+from storage.database import Database, Row
+from storage.operation_units import settle_units
+from storage.operations import load_operation
+from storage.rows import insert_rows
+
+ATTEMPTS_MAX = 3
+"""After so many an extraction counts as made, though a source could never be asked."""
+
+STEP_ROWS = 250
+"""Rows that are cleared away in one transaction."""
+
+_COLUMNS = """
+eprint.rowid, eprint.uri, eprint.did, eprint.document_blob_cid, eprint.document_format,
+eprint.document_blob_size, eprint.doi, eprint.arxiv_id, eprint.title, eprint.external_ids,
+eprint.published_version
+"""
+
+_LACKING = f"""
+FROM eprint_submission AS eprint
+LEFT JOIN citation_extraction AS done ON done.record_id = eprint.rowid
+WHERE eprint.rowid > ?1 AND eprint.document_blob_cid IS NOT NULL
+  AND (done.id IS NULL OR done.document_cid <> eprint.document_blob_cid OR done.version <> ?2
+       OR (done.is_complete = 0 AND done.attempts < {ATTEMPTS_MAX}))
+"""
+
+_PAGE = f"""
+SELECT {_COLUMNS} {_LACKING}
+  AND NOT EXISTS (SELECT 1 FROM operation_unit
+                  WHERE operation_id = ?3 AND unit = eprint.uri)
+ORDER BY eprint.rowid LIMIT ?4
+"""  # noqa: S608 - constants
+
+_ONE = f"""
+SELECT {_COLUMNS} FROM repo
+JOIN record ON record.repo_id = repo.id
+JOIN eprint_submission AS eprint ON eprint.rowid = record.id
+WHERE repo.did = ? AND record.path = ? AND eprint.document_blob_cid IS NOT NULL
+"""  # noqa: S608 - constants
+
+_IS_CURRENT = """
+SELECT 1 FROM eprint_submission WHERE rowid = ? AND uri = ? AND document_blob_cid = ?
+"""
+
+_SAVE = """
+INSERT INTO citation_extraction
+    (record_id, document_cid, version, is_complete, attempts, outcome, extracted_at)
+VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6)
+ON CONFLICT (record_id) DO UPDATE SET
+    attempts = CASE WHEN document_cid = ?2 AND version = ?3 THEN attempts + 1 ELSE 1 END,
+    document_cid = ?2, version = ?3, is_complete = ?4, outcome = ?5, extracted_at = ?6
+RETURNING id
+"""
+
+_CLEAR_KEYS = "DELETE FROM citation_key WHERE extraction_id = ?"
+_CLEAR = "DELETE FROM extracted_citation WHERE extraction_id = ?"
+
+_ORPHAN = "SELECT id FROM citation_extraction WHERE record_id IS NULL ORDER BY id LIMIT 1"
+_CLEAR_SOME_KEYS = """
+DELETE FROM citation_key WHERE (extraction_id, position, rank) IN (
+    SELECT extraction_id, position, rank FROM citation_key WHERE extraction_id = ?1 LIMIT ?2)
+"""
+_CLEAR_SOME = """
+DELETE FROM extracted_citation WHERE (extraction_id, position) IN (
+    SELECT extraction_id, position FROM extracted_citation WHERE extraction_id = ?1 LIMIT ?2)
+"""
+
+_RANKS = {kind.value: rank for rank, kind in enumerate(KeyKind)}
+
+
+class CitationStore:
+    """Satisfies `indexer.operations.citation_extraction.Extractions`."""
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def begin(self, operation_id: str, version: str) -> Operation:
+        """Count the eprints that lack a current extraction, once; the operation's row then."""
+
+        def change(connection: sqlite3.Connection) -> Operation:
+            connection.execute(
+                f"UPDATE operation SET total_units = (SELECT count(*) {_LACKING}),"  # noqa: S608 - constants
+                f" total_records = (SELECT count(*) {_LACKING})"
+                " WHERE id = ?3 AND total_units IS NULL",
+                (0, version, operation_id),
+            )
+            return load_operation(connection, operation_id)
+
+        return await self._database.write(change)
+
+    async def load(self, did: str, path: str) -> EprintDocument | None:
+        """One eprint with its document; None where there is no such visible, valid record."""
+        rows = await self._database.read(_ONE, (did, path))
+        return _eprint(rows[0]) if rows else None
+
+    async def lacking(
+        self, operation_id: str, version: str, after_id: int, limit: int
+    ) -> list[EprintDocument]:
+        """Eprints after a record id that lack a current extraction, in order.
+
+        Those that the operation has settled already are left out.
+        """
+        rows = await self._database.read(_PAGE, (after_id, version, operation_id, limit))
+        return [_eprint(row) for row in rows]
+
+    async def replace(
+        self, operation_id: str, extraction: Extraction, unit: SettledUnit, changed: SettledUnit
+    ) -> Operation | None:
+        """Replace an eprint's extracted rows and settle its unit, in one transaction.
+
+        Where the eprint is no longer the one that was read nothing is replaced, and the unit is
+        settled as `changed`. None when the unit had been settled, or the operation has ended.
+        """
+        now = utc_text(self._clock.now())
+
+        def change(connection: sqlite3.Connection) -> Operation | None:
+            of_eprint = (extraction.record_id, extraction.uri, extraction.document_cid)
+            if connection.execute(_IS_CURRENT, of_eprint).fetchone() is None:
+                return settle_units(connection, operation_id, [changed])
+            row = settle_units(connection, operation_id, [unit])
+            if row is not None:
+                _replace(connection, extraction, now)
+            return row
+
+        return await self._database.write(change)
+
+    async def step(self) -> int:
+        """Clear away some rows of eprints that are gone; how many, 0 when there is none."""
+        return await self._database.write(_step)
+
+
+def _replace(connection: sqlite3.Connection, extraction: Extraction, now: str) -> None:
+    saved = connection.execute(
+        _SAVE,
+        (
+            extraction.record_id,
+            extraction.document_cid,
+            extraction.version,
+            extraction.is_complete,
+            extraction.outcome,
+            now,
+        ),
+    ).fetchone()
+    for statement in (_CLEAR_KEYS, _CLEAR):
+        connection.execute(statement, saved)
+    rows: list[Sequence[object]] = []
+    keys: list[Sequence[object]] = []
+    for position, citation in enumerate(extraction.citations):
+        work = citation.reference
+        rows.append(
+            (
+                saved[0], position, work.source, json.dumps(citation.sources), work.raw, work.title,
+                json.dumps(work.authors, ensure_ascii=False), work.year, work.venue, work.doi,
+                work.arxiv_id, work.pmid, work.pmcid,
+            )
+        )  # fmt: skip
+        keys += ((saved[0], position, _rank(key), key) for key in work.match_keys())
+    insert_rows(connection, "extracted_citation", rows)
+    insert_rows(connection, "citation_key", keys)
+
+
+def _rank(key: str) -> int:
+    return _RANKS[key[: key.index(":")]]
+
+
+def _step(connection: sqlite3.Connection) -> int:
+    orphan = connection.execute(_ORPHAN).fetchone()
+    if orphan is None:
+        return 0
+    for statement in (_CLEAR_SOME_KEYS, _CLEAR_SOME):
+        removed = connection.execute(statement, (orphan[0], STEP_ROWS)).rowcount
+        if removed:
+            return removed
+    return connection.execute("DELETE FROM citation_extraction WHERE id = ?", orphan).rowcount
+
+
+def _eprint(row: Row) -> EprintDocument:
+    record_id, uri, did, cid, form, size, doi, arxiv_id, title, external, published = row
+    external_ids = json.loads(external) if external else {}
+    published_version = json.loads(published) if published else {}
+    semantic_scholar_id = external_ids.get("semanticScholarId")
+    return EprintDocument(
+        record_id=record_id,
+        uri=uri,
+        did=did,
+        cid=cid,
+        form=form,
+        size=size,
+        doi=doi,
+        arxiv_id=arxiv_id,
+        semantic_scholar_id=semantic_scholar_id if isinstance(semantic_scholar_id, str) else None,
+        keys=frozenset(
+            submission_keys(
+                {
+                    "title": title,
+                    "externalIds": external_ids,
+                    "publishedVersion": published_version,
+                }
+            )
+        ),
+    )
