@@ -22,6 +22,15 @@ SECOND_LOOK_S = 3600.0
 """A repo that its host does not know is hidden, and purged if the host still says so then."""
 
 
+ROLLED_BACK = "rolled_back"
+"""Why a repo is in state `error` that its host has set back."""
+
+ROLLBACK_S = 86_400.0
+"""So long a host must have shown nothing newer before it counts as set back."""
+
+ROLLBACK_LOOK_S = 21_600.0
+"""And so often it is looked at from then on."""
+
 CHUNK_ROWS = 120
 """Leaves of a snapshot, and rows of ours beside them, that one transaction compares: with typed
 tables and search a changed row costs about 0.2 ms, and the writer may be held for 50 ms."""
@@ -98,6 +107,8 @@ def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: flo
         repo = _with_status(repo, AccountStatus.ACTIVE)
     if fetched is None:
         return repo
+    if repo.rev is not None and fetched.rev < repo.rev:
+        repo = replace(repo, host_rev=None)  # set back, with an operator's consent
     return replace(
         repo,
         rev=fetched.rev,
@@ -174,6 +185,22 @@ def retry_delay_s(attempts: int, jitter: float, retry_after_s: float | None = No
     if retry_after_s is not None:
         delay_s = max(delay_s, min(retry_after_s, RETRY_DELAY_S_MAX))
     return delay_s * (1.0 + jitter / 2.0)
+
+
+def rolled_back(repo: Repo, *, now: float) -> Repo:
+    """Its own host has shown an older state than ours for a day: only an operator may follow it.
+
+    It is looked at now and then, since a commit of today outranks what was lost.
+    """
+    return replace(
+        repo,
+        state=RepoState.ERROR,
+        wanted=repo.wanted | Wanted.CONTENT,
+        claimed=Wanted.NOTHING,
+        retry_at=now + ROLLBACK_LOOK_S,
+        attempts=repo.attempts + 1,
+        reason=ROLLED_BACK,
+    )
 
 
 def given_back(repo: Repo) -> Repo:

@@ -64,6 +64,7 @@ async def _refresh_totals(metrics: Metrics, status: Status) -> None:
     metrics.set_gauges(metrics.accounts, counts.accounts)
     metrics.set_gauges(metrics.dead_letters, counts.dead_letters)
     metrics.firehose_gaps_open.set(counts.open_gaps)
+    metrics.repos_rolled_back.set(counts.rolled_back)
     records: Counter[str] = Counter()
     for collection, total in counts.records.items():
         records[metrics.collection_label(collection)] += total

@@ -160,6 +160,9 @@ class Metrics:
     def _define_sync(self) -> None:
         registry = self.registry
         self.repos = _gauge("repos", "Tracked repos", registry, state=tuple(RepoState))
+        self.repos_rolled_back = _gauge(
+            "repos_rolled_back", "Repos whose hosts show less than we hold for a day", registry
+        )
         self.accounts = _gauge(
             "accounts", "Tracked accounts", registry, status=tuple(AccountStatus)
         )

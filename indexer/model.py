@@ -369,6 +369,7 @@ class StoreCounts:
     accounts: dict[str, int]  # AccountStatus value -> repos
     records: dict[str, int]  # collection -> rows
     dead_letters: dict[str, int]  # reason -> rows
+    rolled_back: int = 0  # repos whose hosts were set back
     open_gaps: int = 0  # of the streams, not repaired yet
 
 

@@ -144,6 +144,9 @@ class RepoRows(Protocol):
     async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
         """Make our rows of the chunk's range equal to its leaves; rows by (collection, action)."""
 
+    async def note_older(self, claim: Claim, pds_url: str, host_rev: str) -> float:
+        """Remember that a host shows less than we hold; since when it does, in unix seconds."""
+
     async def load_pending(self, claim: Claim, after_id: int) -> list[tuple[int, bytes]]:
         """The oldest buffered commits after `after_id`: (id, raw frame)."""
 

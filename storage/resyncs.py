@@ -65,6 +65,14 @@ _NEXT_DUE = " UNION ALL ".join(
     for priority in Priority.ALL
 )
 
+_NOTE_OLDER = """
+INSERT INTO rollback (repo_id, pds_url, since, host_rev) VALUES (?, ?, ?, ?)
+ON CONFLICT (repo_id) DO UPDATE SET
+    since = CASE WHEN pds_url = excluded.pds_url THEN since ELSE excluded.since END,
+    pds_url = excluded.pds_url, host_rev = excluded.host_rev
+RETURNING since
+"""
+
 _BOOT = """
 UPDATE repo SET wanted = wanted | claimed,
                 claimed = 0,
@@ -218,6 +226,19 @@ class ResyncStore:
             connection, writes, source=Source.BACKFILL, at=utc_text(now), now=now
         )
 
+    async def note_older(self, claim: Claim, pds_url: str, host_rev: str) -> float:
+        """Remember that a host shows less than we hold; since when it does, in unix seconds.
+
+        Forgotten when the repo is found equal, and begun anew by another host.
+        """
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection, repo: Repo) -> float:
+            row = connection.execute(_NOTE_OLDER, (repo.id, pds_url, now, host_rev)).fetchone()
+            return float(row[0])
+
+        return await self._change(claim, change)
+
     async def load_pending(self, claim: Claim, after_id: int) -> list[tuple[int, bytes]]:
         """The oldest buffered commits after `after_id`: (id, raw frame)."""
         rows = await self._database.read(
@@ -273,6 +294,8 @@ class ResyncStore:
                 " verified_at = CASE WHEN ? THEN ? ELSE verified_at END WHERE id = ?",
                 (left, is_confirmed, now, stored.id),
             )
+            if is_confirmed and look_again_at is None:
+                connection.execute("DELETE FROM rollback WHERE repo_id = ?", (stored.id,))
             if not is_done:
                 return Finish(applied, repo, 0, is_done)
             _drop_pending(connection, stored)
@@ -326,6 +349,7 @@ class ResyncStore:
                     connection, writes, source=Source.BACKFILL, at=at, now=now
                 )
             update_repos(connection, [(repo, purged(repo, now=now))], at=at)
+            connection.execute("DELETE FROM rollback WHERE repo_id = ?", (repo.id,))
             _drop_pending(connection, repo)
             settle_retried(connection, repo.did)
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from indexer.claims import ROLLED_BACK
 from indexer.model import FROM_NOW_ON, Cursor, DeadLetter, Overview, StoreCounts, from_utc_text
 from storage.database import Database
 
@@ -18,6 +19,8 @@ SELECT (SELECT count(*) FROM eprint_submission),
        (SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'collection'),
        (SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'repo_state')
 """
+
+_ROLLED_BACK = f"SELECT count(*) FROM repo WHERE state = 'error' AND reason = '{ROLLED_BACK}'"  # noqa: S608 - a constant
 
 _OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL"
 
@@ -38,6 +41,7 @@ class StatusStore:
             accounts=totals.get("account_status", {}),
             records=totals.get("collection", {}),
             dead_letters=totals.get("dead_letter", {}),
+            rolled_back=(await self._database.read(_ROLLED_BACK))[0][0],
             open_gaps=(await self._database.read(_OPEN_GAPS))[0][0],
         )
 

@@ -27,7 +27,7 @@ TRIGGERS = {
 }
 """Methods that start one type each."""
 
-TRIGGER_PARAMS = frozenset({"pdsUrl", "uri", "did", "batchSize", "mode"})
+TRIGGER_PARAMS = frozenset({"pdsUrl", "uri", "did", "batchSize", "mode", "acceptRollback"})
 """What they hand on. `tier` of older clients has no meaning: one scan covers every repo."""
 
 

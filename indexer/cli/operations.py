@@ -60,6 +60,11 @@ LINE_S_MIN = 10.0
     type=click.Choice([str(each) for each in OperationMode]),
     help="Let the live stream go on beside it, or hold it; as configured when absent.",
 )
+@click.option(
+    "--accept-rollback",
+    is_flag=True,
+    help="For didSync: let the host's state replace a newer one of ours.",
+)
 @click.option("--watch", is_flag=True, help="Show progress until the operation ends.")
 @target_options
 @click.pass_obj
@@ -72,6 +77,7 @@ def backfill(
     pds_url: str | None,
     batch_size: int | None,
     mode: str | None,
+    accept_rollback: bool,
     watch: bool,
     is_json: bool,
 ) -> int:
@@ -82,7 +88,8 @@ def backfill(
     """
     client = target.client()
     given = {
-        "did": did, "uri": uri, "pdsUrl": pds_url, "batchSize": batch_size, "mode": mode
+        "did": did, "uri": uri, "pdsUrl": pds_url, "batchSize": batch_size, "mode": mode,
+        "acceptRollback": accept_rollback or None,
     }  # fmt: skip
     body = {name: value for name, value in given.items() if value is not None}
     answer = client.call(

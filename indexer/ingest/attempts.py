@@ -26,6 +26,7 @@ class Result(StrEnum):
     NOT_FOUND = "not_found"
     INVALID = "invalid"
     TOO_LARGE = "too_large"
+    ROLLED_BACK = "rolled_back"
     FAILED = "failed"
     STALE = "stale"
 
@@ -35,6 +36,8 @@ class Route:
     """By which method an attempt fetches, `car` until it does, and what it has changed so far."""
 
     method: FetchMethod = FetchMethod.CAR
+    accepts_older: bool = False  # whether the host's state replaces a newer one of ours
+    host_rev: str | None = None  # what the host calls the repo's rev, once it has been asked
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)  # as in `Resync`
 
 

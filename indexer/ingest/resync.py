@@ -18,6 +18,7 @@ from typing import TypeVar
 import structlog
 
 from indexer.claims import (
+    ROLLBACK_S,
     Claim,
     Fetched,
     Identity,
@@ -29,6 +30,7 @@ from indexer.claims import (
     hidden,
     missing,
     retry_delay_s,
+    rolled_back,
 )
 from indexer.clock import Clock
 from indexer.errors import (
@@ -165,18 +167,24 @@ class Resyncer:
                 log.warning("resync.store_busy", reason=str(error))
                 await asyncio.sleep(BUSY_RETRY_S)
 
-    async def sync_now(self, did: str) -> Resync:
-        """One attempt for an operator, whatever state the repo is in."""
-        return await self.attempt(await self._queue.claim_repo(did), is_operator=True)
+    async def sync_now(self, did: str, *, accepts_rollback: bool = False) -> Resync:
+        """One attempt for an operator, whatever state the repo is in.
+
+        With `accepts_rollback` the host's state counts even where ours is newer.
+        """
+        claim = await self._queue.claim_repo(did)
+        return await self.attempt(claim, is_operator=True, accepts_rollback=accepts_rollback)
 
     async def sync_listed(self, did: str) -> Resync:
         """One attempt at a repo that a listing has made worth a look, tracked from now on."""
         return await self.attempt(await self._queue.claim_repo(did, is_operator=False))
 
-    async def attempt(self, claim: Claim, *, is_operator: bool = False) -> Resync:
+    async def attempt(
+        self, claim: Claim, *, is_operator: bool = False, accepts_rollback: bool = False
+    ) -> Resync:
         """Do what the claim asks for; the repo row says afterwards how it went."""
         started = self._clock.monotonic()
-        route = Route()
+        route = Route(accepts_older=accepts_rollback)
         try:
             outcome = await self._attempt(claim, route, is_operator=is_operator)
         except StaleClaim as error:
@@ -293,9 +301,20 @@ class Resyncer:
         claim = await self._rows.begin_fetch(claim)
         async with self._reader.open(claim, route, pds_url, key) as snapshot:
             rev = snapshot.commit.rev
-            if claim.repo.rev is not None and rev < claim.repo.rev:
-                raise Unavailable(f"the host serves {rev}, older than our {claim.repo.rev}")
+            is_older = claim.repo.rev is not None and rev < claim.repo.rev
+            if is_older and not route.accepts_older:
+                return await self._refuse_older(claim, pds_url, rev)
             return await self._merge(claim, route, snapshot, key, host_rev)
+
+    async def _refuse_older(self, claim: Claim, pds_url: str, rev: str) -> Resync:
+        """What the host shows is from before what we hold: it lags, or was set back for good."""
+        reason = f"the host serves {rev}, older than our {claim.repo.rev}"
+        since = await self._rows.note_older(claim, pds_url, rev)
+        if self._clock.now() - since < ROLLBACK_S:
+            raise Unavailable(reason)
+        log.error("repo.rolled_back", did=claim.did, host=pds_url, reason=reason)
+        ending = partial(rolled_back, now=self._clock.now())
+        return await self._settle(claim, Result.ROLLED_BACK, reason, ending, None)
 
     async def _merge(
         self,

@@ -15,6 +15,9 @@ from indexer.protocol.syntax import parse_did
 CLAIMS_MAX = 5
 """How often another claim of the same repo may come between before we give up."""
 
+CONSENT = "acceptRollback"
+"""The parameter by which an operator lets the host's state replace a newer one of ours."""
+
 GOOD_RESULTS = frozenset({"fetched", "current", "hidden", "deleted"})
 
 
@@ -41,7 +44,7 @@ class SyncResult(Protocol):
 class RepoSync(Protocol):
     """The resync as this operation needs it."""
 
-    async def sync_now(self, did: str) -> SyncResult:
+    async def sync_now(self, did: str, *, accepts_rollback: bool = False) -> SyncResult:
         """One attempt for an operator, whatever state the repo is in."""
 
 
@@ -55,8 +58,8 @@ class DidSync:
         self._repos = repos
 
     def parse(self, params: Mapping[str, Json]) -> Request:
-        """`did` is required; nothing else applies."""
-        refuse_foreign_params(params, frozenset({"did"}), self.type)
+        """`did` is required; `acceptRollback` consents to what the host has set back."""
+        refuse_foreign_params(params, frozenset({"did", CONSENT}), self.type)
         did = params.get("did")
         if not isinstance(did, str):
             raise RequestRefused("InvalidRequest", "parameter did is required for type didSync")
@@ -64,22 +67,29 @@ class DidSync:
             parsed = parse_did(did)
         except InvalidUpstream as error:
             raise RequestRefused("InvalidRequest", f"parameter did: {error.detail}") from error
-        return Request(key=parsed, params={"did": parsed}, total_units=1)
+        consent: dict[str, Json] = {CONSENT: True} if params.get(CONSENT) is True else {}
+        return Request(key=parsed, params={"did": parsed, **consent}, total_units=1)
 
     async def run(self, context: Context) -> None:
         """One repo is one unit; a resumed run finds equal revs and costs one request."""
-        await sync_repo(self._repos, context, context.operation.key)
+        consents = context.operation.params.get(CONSENT) is True
+        await sync_repo(self._repos, context, context.operation.key, accepts_rollback=consents)
 
 
 async def sync_repo(
-    repos: RepoSync, context: Context, did: str, *, is_detailed: bool = False
+    repos: RepoSync,
+    context: Context,
+    did: str,
+    *,
+    is_detailed: bool = False,
+    accepts_rollback: bool = False,
 ) -> None:
     """Bring a repo up to date and settle it as a unit; detailed, the note counts the changes."""
     if not await context.begin(did):
         return
     changes: Counter[tuple[str, str]] = Counter()
     for _ in range(CLAIMS_MAX):
-        outcome = await insist(partial(repos.sync_now, did))
+        outcome = await insist(partial(repos.sync_now, did, accepts_rollback=accepts_rollback))
         changes.update(outcome.changes)
         if outcome.result != "stale":
             break

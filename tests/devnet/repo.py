@@ -146,16 +146,19 @@ class Repo:
 
     def moved_to(self, key: SigningKey) -> Repo:
         """The repo on another host after importRepo: same commit, a new host rev, a new key."""
-        copy = replace(
+        moved = self.copy()
+        moved.key, moved.host_rev = key, self.tids.next()
+        return moved
+
+    def copy(self) -> Repo:
+        """The repo as it is now: put it in place of a later one, and its host was set back."""
+        return replace(
             self,
-            key=key,
             records=dict(self.records),
             unreadable=set(self.unreadable),
             blocks=dict(self.blocks),
             uses=Counter(self.uses),
         )
-        copy.host_rev = self.tids.next()
-        return copy
 
     def snapshot(self, since: str | None = None) -> list[tuple[bytes, bytes]]:
         """(cid, block) of the whole repo, or of what came after `since`. Newest rev first.

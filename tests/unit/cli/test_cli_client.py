@@ -179,11 +179,13 @@ def test_every_parameter_of_a_backfill_has_its_option(admin, client):
     }  # fmt: skip
     for option, value in options.items():
         client("backfill", "pdsScan", option, value)
+    client("backfill", "didSync", "--accept-rollback")
     assert [asked.body for asked in admin.asked] == [
         {"type": "pdsScan", "uri": "at://x"},
         {"type": "pdsScan", "pdsUrl": "https://pds.example"},
         {"type": "pdsScan", "batchSize": 50},
         {"type": "pdsScan", "mode": "pause"},
+        {"type": "didSync", "acceptRollback": True},
     ]
 
 
