@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -104,6 +103,16 @@ def assert_store_equals(net: Devnet, db_path: Path | str, scope: Iterable[str] =
         )
 
 
+def is_equal(
+    net: Devnet, db_path: Path | str, scope: Iterable[str] = SCOPE, *, heads: bool = False
+) -> bool:
+    """Whether the CIDs of all records are those of the truth, and the repos' heads too."""
+    patterns = tuple(scope)
+    return _cids(net, patterns) == read_cids(db_path) and (
+        not heads or expected_heads(net, patterns).items() <= read_heads(db_path).items()
+    )
+
+
 async def wait_until_equal(
     net: Devnet,
     db_path: Path | str,
@@ -112,23 +121,23 @@ async def wait_until_equal(
     *,
     heads: bool = False,
 ) -> float:
-    """Wait until the store equals the truth; then the seconds that took.
+    """Wait until the store equals the truth; then the seconds that took, by the loop's clock.
 
-    With `heads` the repos must also stand at their latest commits. At the deadline the failure names the first differences. The truth is taken anew at every look,
-    so traffic may go on meanwhile, though it is best stopped first.
+    With `heads` the repos must also stand at their latest commits. At the deadline the failure
+    names the first differences. The truth is taken anew at every look, so traffic may go on
+    meanwhile, though it is best stopped first.
     """
-    started = time.monotonic()
+    now = asyncio.get_running_loop().time
+    started = now()
     patterns = tuple(scope)
-    while time.monotonic() - started < timeout_s:
-        if _cids(net, patterns) == read_cids(db_path) and (
-            not heads or expected_heads(net, patterns).items() <= read_heads(db_path).items()
-        ):
+    while now() - started < timeout_s:
+        if is_equal(net, db_path, patterns, heads=heads):
             break
         await asyncio.sleep(_POLL_S)
     assert_store_equals(net, db_path, patterns)
     if heads:
         assert_heads_equal(net, db_path, patterns)
-    return time.monotonic() - started
+    return now() - started
 
 
 def read_cids(db_path: Path | str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 RAW = 0x55
@@ -35,6 +36,7 @@ def cid_of(block: bytes, codec: int = DAG_CBOR) -> bytes:
     return bytes((1, codec, 0x12, 0x20)) + hashlib.sha256(block).digest()
 
 
+@lru_cache(maxsize=100_000)
 def cid_text(cid: bytes) -> str:
     """Base32 text of a binary CID."""
     return "b" + base64.b32encode(cid).decode().lower().rstrip("=")

@@ -222,7 +222,7 @@ class FaultSchedule:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     CONDITIONS = frozenset(
-        {"service", "endpoint", "host", "did", "seq", "type", "at", "collection"}
+        {"service", "endpoint", "host", "did", "seq", "type", "at", "collection", "first_action"}
     )
 
     def schedule(
@@ -238,8 +238,8 @@ class FaultSchedule:
 
         Conditions: `service` (plc, pds, relay), `endpoint` (an NSID; `plc.document`, `plc.export`,
         ...), `host` (index of the PDS), `did`, `seq`, `type` (#commit, ...), `at` (frames sent on
-        the connection), `collection` (of a commit's first op). Every other name is a parameter of
-        the kind.
+        the connection), `collection` and `first_action` (of a commit's first op). Every other name
+        is a parameter of the kind.
         """
         where = {name: value for name, value in named.items() if name in self._conditions(kind)}
         params = {name: value for name, value in named.items() if name not in where}

@@ -66,7 +66,7 @@ class Relay:
             return [event]
         ops = event.body.get("ops")
         first = ops[0] if isinstance(ops, list) and ops else None
-        path = first["path"] if isinstance(first, dict) else ""
+        path, action = (first["path"], first["action"]) if isinstance(first, dict) else ("", "")
         context: dict[str, Param] = {
             "service": "relay",
             "endpoint": SUBSCRIBE,
@@ -74,6 +74,7 @@ class Relay:
             "type": event.kind,
             "seq": self.stream.last_seq + 1,
             "collection": str(path).partition("/")[0],
+            "first_action": str(action),
         }
         kinds = (*EVENT, *COMMIT) if event.kind == "#commit" else EVENT
         fault = self._faults.take(kinds, **context)

@@ -90,9 +90,10 @@ async def wait_until(
     deadline_s: float = DEADLINE_S,
 ) -> None:
     """Return when the condition holds; fail, saying what was waited for, when it does not."""
-    ends = time.monotonic() + deadline_s
+    now = asyncio.get_running_loop().time
+    ends = now() + deadline_s
     while not condition():
-        if time.monotonic() > ends:
+        if now() > ends:
             raise AssertionError(
                 f"waited {deadline_s} s for {what if isinstance(what, str) else what()}"
             )
@@ -106,6 +107,7 @@ async def running_daemon(
     *,
     clock: Clock | None = None,
     rng: random.Random | None = None,
+    reach: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[RunningDaemon]:
     """Start a daemon with a store in `folder`, and stop it as a signal would."""
     password_file = folder / "password"
@@ -124,7 +126,7 @@ async def running_daemon(
     settings = load_settings(config, {})
     stop = asyncio.Event()
     started: asyncio.Future[Addresses] = asyncio.get_running_loop().create_future()
-    world = World(clock=clock or SystemClock(), rng=rng or random.Random(1))
+    world = World(clock=clock or SystemClock(), rng=rng or random.Random(1), reach=reach)
     task = asyncio.get_running_loop().create_task(
         run_daemon_until(stop, settings, world=world, on_ready=started.set_result)
     )

@@ -1,20 +1,19 @@
 """The campaign: many seeds in several processes, faults counted, failing seeds printed.
 
-    python -m tests.simulation --seeds 1000 --events 500 [--first 1] [--processes 2]
+    python -m tests.simulation --seeds 1000 --events 500 [--first 1] [--processes 2] [--report FILE]
 
-A failing seed is run again alone by `--first SEED --seeds 1`.
+A failing seed is run again alone by `--first SEED --seeds 1`, with the same `--events`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
 import sys
-import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
-from tests.simulation.faults import PLACES
-from tests.simulation.seed import Report, run_seed
+from tests.simulation.campaign import run_campaign
 
 
 def main() -> int:
@@ -22,33 +21,22 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--events", type=int, default=500)
     parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--loud", action="store_true", help="show the daemon's log")
+    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--report", type=Path, help="write the table as JSON into this file too")
+    parser.add_argument("--loud", action="store_true", help="show the daemons' logs")
     options = parser.parse_args()
-    started = time.monotonic()
-    fired: Counter[str] = Counter()
-    failures: list[str] = []
-    events = 0
     seeds = range(options.first, options.first + options.seeds)
-    with ProcessPoolExecutor(options.processes, max_tasks_per_child=50) as pool:
-        futures = [pool.submit(run_seed, s, options.events, not options.loud) for s in seeds]
-        for future in futures:
-            outcome = future.result()
-            if isinstance(outcome, Report):
-                fired.update(kind.value for kind in outcome.fired.elements())
-                events += outcome.events
-            else:
-                failures.append(outcome)
-                print(outcome, flush=True)
-    for kind in sorted(PLACES):
-        print(f"{fired[kind.value]:7d}  {kind.value}")
-    print(
-        f"{len(seeds)} seeds, {events} events, {fired.total()} faults of {len(fired)} kinds, "
-        f"{len(failures)} failed, {time.monotonic() - started:.0f} s"
+    outcome = run_campaign(
+        seeds, options.events, processes=options.processes, is_quiet=not options.loud, tell=_tell
     )
-    for failure in failures:
-        print(failure.splitlines()[0])
-    return 1 if failures else 0
+    print(outcome.table())
+    if options.report is not None:
+        options.report.write_text(json.dumps(outcome.as_json(), indent=2) + "\n")
+    return 1 if outcome.failures else 0
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

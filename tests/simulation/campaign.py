@@ -1,0 +1,109 @@
+"""Many seeds in several processes: what they did, counted, and which of them failed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.faults import PLACES
+from tests.simulation.mishaps import Mishap
+from tests.simulation.seed import Report, run_seed
+
+SEEDS_PER_PROCESS = 100
+TOLD_EVERY = 25
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a campaign came to."""
+
+    first: int
+    seeds: int
+    events_asked: int
+    events: int = 0
+    passed: int = 0
+    fired: Counter[str] = field(default_factory=Counter)  # kind -> times, over all seeds
+    failures: dict[int, str] = field(default_factory=dict)  # seed -> what went wrong
+    simulated_s: float = 0.0
+    settled_s_max: float = 0.0
+    took_s: float = 0.0
+
+    @property
+    def kinds(self) -> list[str]:
+        """Every kind that a seed may be given."""
+        return sorted([*(kind.value for kind in PLACES), *(kind.value for kind in Mishap)])
+
+    def add(self, seed: int, outcome: Report | str) -> None:
+        """Count one seed."""
+        if isinstance(outcome, str):
+            self.failures[seed] = outcome
+            return
+        self.passed += 1
+        self.events += outcome.events
+        self.fired.update(outcome.fired)
+        self.simulated_s += outcome.simulated_s
+        self.settled_s_max = max(self.settled_s_max, outcome.settled_s)
+
+    def table(self) -> str:
+        """For people."""
+        lines = [f"{self.fired[kind]:7d}  {kind}" for kind in self.kinds]
+        lines += [
+            f"{self.seeds} seeds from {self.first} on, at least {self.events_asked} events each:",
+            f"  {self.events} events, {self.fired.total()} faults of {len(self.fired)} kinds",
+            f"  {self.simulated_s / 3600:.1f} simulated hours in {self.took_s:.0f} s",
+            f"  settled within {self.settled_s_max:.0f} simulated s",
+            f"  {len(self.failures)} failed: {sorted(self.failures) or 'none'}",
+        ]
+        lines += [f"  {self.failures[seed].splitlines()[0]}" for seed in sorted(self.failures)]
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines. `fired` names every kind, those that never happened with 0."""
+        return {
+            "first_seed": self.first,
+            "seeds": self.seeds,
+            "events_per_seed_min": self.events_asked,
+            "events": self.events,
+            "passed": self.passed,
+            "failed": {str(seed): text for seed, text in sorted(self.failures.items())},
+            "fired": {kind: self.fired[kind] for kind in self.kinds},
+            "simulated_s": round(self.simulated_s),
+            "settled_s_max": round(self.settled_s_max, 1),
+            "took_s": round(self.took_s),
+        }
+
+
+def run_campaign(
+    seeds: Sequence[int],
+    events: int,
+    *,
+    processes: int,
+    is_quiet: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Run the seeds; failures and progress are told as they come."""
+    started = time.monotonic()
+    outcome = Outcome(seeds[0], len(seeds), events)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        processes, mp_context=context, max_tasks_per_child=SEEDS_PER_PROCESS
+    ) as pool:
+        running = {pool.submit(run_seed, seed, events, is_quiet): seed for seed in seeds}
+        for number, future in enumerate(as_completed(running), start=1):
+            seed = running[future]
+            outcome.add(seed, future.result())
+            if seed in outcome.failures:
+                tell(outcome.failures[seed])
+            if number % TOLD_EVERY == 0:
+                outcome.took_s = time.monotonic() - started
+                tell(
+                    f"{number} of {len(seeds)} seeds, {outcome.took_s:.0f} s,"
+                    f" {len(outcome.failures)} failed"
+                )
+    outcome.took_s = time.monotonic() - started
+    return outcome

@@ -1,0 +1,183 @@
+"""What befalls whole parts of a simulated network, the daemon among them, beside single faults.
+
+Owns what each does and when it is over. A server that is down refuses connections; traffic goes on
+meanwhile, and nobody waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from random import Random
+from typing import TypeAlias
+
+from tests.devnet import Devnet
+from tests.devnet.account import Account
+from tests.devnet.records import FOREIGN
+from tests.devnet.serving import Server
+from tests.simulation.subject import Subject
+
+CRASH_S_MAX = 600.0
+CAUGHT_UP_S_MAX = 60.0
+DOWN_S = (5.0, 40.0, 120.0)
+
+
+class Mishap(StrEnum):
+    """Every kind."""
+
+    DAEMON_STOPPED = "daemon_stopped"
+    DAEMON_CRASHED_BEFORE_COMMIT = "daemon_crashed_before_commit"
+    DAEMON_CRASHED_AFTER_COMMIT = "daemon_crashed_after_commit"
+    RELAY_DOWN = "relay_down"
+    RELAY_FORGOT = "relay_forgot"  # its window no longer reaches back to our cursor
+    RELAY_REWOUND = "relay_rewound"  # restored from a backup: its numbers end before our cursor
+    HOST_DOWN = "host_down"
+    DIRECTORY_DOWN = "directory_down"
+    ACCOUNT_HIDDEN = "account_hidden"
+    ACCOUNT_RETURNED = "account_returned"  # hidden for a while
+    ACCOUNT_DELETED = "account_deleted"
+    REPO_IMPORTED = "repo_imported"  # many records and no #commit
+
+
+class Mishaps:
+    """Lets them happen. What lasts goes on in `group` while the caller does other things."""
+
+    def __init__(
+        self, net: Devnet, subject: Subject, rng: Random, group: asyncio.TaskGroup
+    ) -> None:
+        self._net = net
+        self._subject = subject
+        self._rng = rng
+        self._group = group
+        self._down: dict[Server, asyncio.Task[None]] = {}
+        self._returning: list[asyncio.Task[None]] = []
+
+    async def happen(self, kind: Mishap) -> None:
+        """Return when it has begun, or is over where it concerns the daemon or the relay's log."""
+        await _DEEDS[kind](self)
+
+    async def over(self) -> None:
+        """Return when every server is up again and every account back that will be."""
+        going_on = [*self._down.values(), *self._returning]
+        if going_on:
+            await asyncio.wait(going_on)
+
+    async def _daemon_stopped(self) -> None:
+        await self._subject.stop()
+        await self._pause()
+        await self._subject.start()
+
+    async def _daemon_crashed(self, point: str) -> None:
+        await self._up(self._net.relay.server)
+        crashing = self._group.create_task(self._subject.crash(point, CRASH_S_MAX), name="crash")
+        while not crashing.done():
+            self._net.create(self._somebody(), FOREIGN, {"text": "so that there is a transaction"})
+            await asyncio.wait([crashing], timeout=5.0)
+        assert crashing.result(), f"no transaction came to its point {point}"
+        await self._subject.start()
+
+    async def _crashed_before_commit(self) -> None:
+        await self._daemon_crashed("before-commit")
+
+    async def _crashed_after_commit(self) -> None:
+        await self._daemon_crashed("after-commit")
+
+    async def _relay_down(self) -> None:
+        self._take_down(self._net.relay.server)
+
+    async def _relay_forgot(self) -> None:
+        relay = self._net.relay
+        await self._up(relay.server)
+        await relay.server.stop()
+        for account in filter(self._net.is_visible, self._net.accounts.values()):
+            if self._rng.random() < 0.5:
+                self._net.create(account, FOREIGN, {"text": "nobody will hear of it"})
+        relay.stream.trim(self._rng.randrange(3))
+        await relay.server.start()
+
+    async def _relay_rewound(self) -> None:
+        relay = self._net.relay
+        await self._up(relay.server)
+        await self._caught_up()
+        await relay.server.stop()
+        relay.stream.rewind(max(relay.stream.last_seq - self._rng.randrange(1, 20), 1))
+        await relay.server.start()
+
+    async def _host_down(self) -> None:
+        self._take_down(self._rng.choice(self._net.pds).server)
+
+    async def _directory_down(self) -> None:
+        self._take_down(self._net.plc_server)
+
+    async def _account_hidden(self) -> None:
+        self._hide()
+
+    async def _account_returned(self) -> None:
+        account = self._hide()
+
+        async def come_back() -> None:
+            await self._pause()
+            self._net.set_account_status(account, "active")
+
+        self._returning.append(self._group.create_task(come_back(), name="return"))
+
+    async def _account_deleted(self) -> None:
+        self._net.set_account_status(self._somebody(), "deleted")
+
+    async def _repo_imported(self) -> None:
+        account = self._somebody()
+        self._net.import_records(account, self._rng.randrange(1, 40))
+        self._net.import_records(account, self._rng.randrange(1, 400), [FOREIGN])
+
+    def _hide(self) -> Account:
+        account = self._somebody()
+        status = self._rng.choice(("deactivated", "takendown", "suspended"))
+        self._net.set_account_status(account, status)
+        return account
+
+    def _somebody(self) -> Account:
+        """A visible account; few enough are hidden that there is one."""
+        return self._rng.choice([a for a in self._net.accounts.values() if self._net.is_visible(a)])
+
+    def _take_down(self, server: Server) -> None:
+        if server not in self._down or self._down[server].done():
+            self._down[server] = self._group.create_task(self._absence(server), name="down")
+
+    async def _absence(self, server: Server) -> None:
+        await server.stop()
+        await self._pause()
+        await server.start()
+
+    async def _up(self, server: Server) -> None:
+        if server in self._down:
+            await asyncio.wait([self._down[server]])
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._rng.choice(DOWN_S) * self._rng.random())
+
+    async def _caught_up(self) -> None:
+        """Wait a while for the daemon's cursor to come to the relay's end."""
+        relay = self._net.relay
+        for _ in range(int(CAUGHT_UP_S_MAX)):
+            rows = self._subject.daemon.rows("SELECT max(cursor) FROM firehose")
+            if rows[0][0] == relay.stream.last_seq:
+                return
+            await asyncio.sleep(1.0)
+
+
+_Deed: TypeAlias = Callable[[Mishaps], Awaitable[None]]
+_DEEDS: dict[Mishap, _Deed] = {
+    Mishap.DAEMON_STOPPED: Mishaps._daemon_stopped,
+    Mishap.DAEMON_CRASHED_BEFORE_COMMIT: Mishaps._crashed_before_commit,
+    Mishap.DAEMON_CRASHED_AFTER_COMMIT: Mishaps._crashed_after_commit,
+    Mishap.RELAY_DOWN: Mishaps._relay_down,
+    Mishap.RELAY_FORGOT: Mishaps._relay_forgot,
+    Mishap.RELAY_REWOUND: Mishaps._relay_rewound,
+    Mishap.HOST_DOWN: Mishaps._host_down,
+    Mishap.DIRECTORY_DOWN: Mishaps._directory_down,
+    Mishap.ACCOUNT_HIDDEN: Mishaps._account_hidden,
+    Mishap.ACCOUNT_RETURNED: Mishaps._account_returned,
+    Mishap.ACCOUNT_DELETED: Mishaps._account_deleted,
+    Mishap.REPO_IMPORTED: Mishaps._repo_imported,
+}
