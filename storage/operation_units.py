@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from indexer.clock import Clock
@@ -22,10 +24,9 @@ STEP_ROWS = 250
 
 _SETTLE = """
 UPDATE operation SET records_processed = records_processed + ?,
-                     units_processed = units_processed + 1,
+                     units_processed = units_processed + ?,
                      units_failed = units_failed + ?,
-                     outcomes = json_set(outcomes, '$."' || ? || '"',
-                         coalesce(json_extract(outcomes, '$."' || ? || '"'), 0) + 1),
+                     outcomes = ?,
                      checkpoint = coalesce(?, checkpoint),
                      note = coalesce(note || '; ' || ?, ?, note)
 WHERE id = ?
@@ -72,33 +73,9 @@ class OperationUnits:
 
     async def settle(self, operation_id: str, unit: SettledUnit) -> Operation | None:
         """Count one unit, once; the row then. None when it had been settled, or all had ended."""
-        checkpoint = None if unit.checkpoint is None else json.dumps(unit.checkpoint)
-
-        def change(connection: sqlite3.Connection) -> Operation | None:
-            row = connection.execute(
-                "SELECT units_failed FROM operation WHERE id = ? AND status = 'running'",
-                (operation_id,),
-            ).fetchone()
-            if row is None:
-                return None
-            is_kept = unit.is_failed and row[0] < FAILURES_KEPT
-            inserted = connection.execute(
-                "INSERT INTO operation_unit"
-                " (operation_id, unit, outcome, records, message, is_kept)"
-                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (operation_id, unit.unit, unit.outcome, unit.records, unit.message, is_kept),
-            )
-            if inserted.rowcount == 0:
-                return None
-            connection.execute(
-                "DELETE FROM operation_unit_begun WHERE operation_id = ? AND unit = ?",
-                (operation_id, unit.unit),
-            )
-            counts = (unit.records, unit.is_failed, unit.outcome, unit.outcome)
-            connection.execute(_SETTLE, (*counts, checkpoint, unit.note, unit.note, operation_id))
-            return load_operation(connection, operation_id)
-
-        return await self._database.write(change)
+        return await self._database.write(
+            lambda connection: settle_units(connection, operation_id, [unit])
+        )
 
     async def put_down(self, operation_id: str) -> None:
         """The work stops in good order: what was in progress has not crashed."""
@@ -120,6 +97,68 @@ class OperationUnits:
             (operation_id,),
         )
         return [FailedUnit(unit=row[0], outcome=row[1], message=row[2]) for row in rows]
+
+
+def settle_units(
+    connection: sqlite3.Connection, operation_id: str, units: Sequence[SettledUnit]
+) -> Operation | None:
+    """Count units, each once, in the transaction of their last change; the row then.
+
+    None when all of them had been settled before, or the operation has ended. What goes with a unit
+    (checkpoint, note) counts only with it.
+    """
+    row = connection.execute(
+        "SELECT units_failed, outcomes FROM operation WHERE id = ? AND status = 'running'",
+        (operation_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    failures, outcomes = row[0], Counter(json.loads(row[1]))
+    new = []
+    for unit in units:
+        if _insert(connection, operation_id, unit, is_kept=failures < FAILURES_KEPT):
+            new.append(unit)
+            failures += unit.is_failed
+    if not new:
+        return None
+    outcomes.update(unit.outcome for unit in new)
+    checkpoints = [unit.checkpoint for unit in new if unit.checkpoint is not None]
+    note = "; ".join(unit.note for unit in new if unit.note is not None) or None
+    connection.execute(
+        _SETTLE,
+        (
+            sum(unit.records for unit in new),
+            len(new),
+            sum(unit.is_failed for unit in new),
+            json.dumps(outcomes),
+            json.dumps(checkpoints[-1]) if checkpoints else None,
+            note,
+            note,
+            operation_id,
+        ),
+    )
+    return load_operation(connection, operation_id)
+
+
+def _insert(
+    connection: sqlite3.Connection, operation_id: str, unit: SettledUnit, *, is_kept: bool
+) -> bool:
+    """Whether the unit had not been settled before."""
+    inserted = connection.execute(
+        "INSERT INTO operation_unit (operation_id, unit, outcome, records, message, is_kept)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (
+            operation_id, unit.unit, unit.outcome, unit.records, unit.message,
+            unit.is_failed and is_kept,
+        ),
+    )  # fmt: skip
+    if inserted.rowcount == 0:
+        return False
+    connection.execute(
+        "DELETE FROM operation_unit_begun WHERE operation_id = ? AND unit = ?",
+        (operation_id, unit.unit),
+    )
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,18 @@ class Context:
         row = await insist(partial(self._units.settle, self.operation.id, unit))
         if row is None:
             return False
-        self.operation = row
-        self._on_settled(row, unit.records)
+        self.take(row)
         return True
+
+    def take(self, row: Operation) -> None:
+        """Go on with the row as it is after units that the type's own store has settled.
+
+        Of several rows the one with most units is the newest, whichever comes last.
+        """
+        if row.units_processed >= self.operation.units_processed:
+            records = max(row.records_processed - self.operation.records_processed, 0)
+            self.operation = row
+            self._on_settled(row, records)
 
 
 class OperationKind(Protocol):
