@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from indexer.denials import Denial
 from indexer.model import AuditDraft, AuditEntry, Gap, RepoRow
 from indexer.ports import Backfills, Status
 from indexer.protocol.did_document import DidDocument
@@ -124,6 +125,23 @@ class Backups(Protocol):
         """
 
 
+class Denials(Protocol):
+    """What operators keep out."""
+
+    async def deny(self, text: str, reason: str, *, purge: bool, by: str) -> int | None:
+        """Hide an account, a record or a host until `allow`; how many records that hides.
+
+        None where they were not counted. With `purge` the rows go too, in the background.
+        Raises `RequestRefused` for what is none of the three.
+        """
+
+    async def allow(self, text: str) -> bool:
+        """Lift a denial and have what it hid fetched again; False where there was none."""
+
+    async def denials(self, *, before: int | None, limit: int) -> Sequence[Denial]:
+        """Those with an id below `before`, newest first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminPorts:
     """One attribute a need."""
@@ -137,5 +155,6 @@ class AdminPorts:
     cursors: CursorReset
     gaps: GapListing
     backups: Backups
+    denials: Denials
     documents: DidDocuments
     tokens: TokenHorizon

@@ -96,12 +96,15 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )
     store = await open_store(settings, world, registry, metrics, stack)
     database, tracked = store.database, store.tracked
-    network = await open_network(settings, clock, metrics, stack)
+    network = await open_network(
+        settings, clock, metrics, stack, is_denied_host=store.denials.is_denied_host
+    )
     stream = open_stream(
         settings, clock, world.rng, metrics=metrics, verifier=verifier, live_store=store.live,
         resync_store=store.resyncs, hosts=network.hosts, user_agent=user_agent(settings),
     )  # fmt: skip
     firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
+    store.denials.on_work = resyncer.wake
     gaps = GapRepairStore(database, tracked, clock=clock)
     collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
     gap_repair = GapRepair(
@@ -127,7 +130,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
-        cursors=_cursor_reset(settings, stream, store.live, metrics),
+        cursors=_cursor_reset(settings, stream, store.live, metrics), denials=store.denials,
     )  # fmt: skip
     in_touch = partial(
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock

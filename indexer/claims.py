@@ -40,6 +40,10 @@ class StaleClaim(ChiveIndexerError):
     """The repo was claimed anew, purged or denied meanwhile: what was fetched is not wanted."""
 
 
+class HostDenied(StaleClaim):
+    """The account's host, by the document just resolved, is denied: the claim has been ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to change one repo's rows, until the repo's claim number moves on."""

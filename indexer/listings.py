@@ -11,7 +11,9 @@ from indexer.delays import throttle_s
 from indexer.model import AccountStatus, Priority, RepoState, Wanted
 from indexer.planning import Repo
 
-OUT_OF_BOUNDS = frozenset({RepoState.TOO_LARGE, RepoState.LIMITED, RepoState.FOREIGN})
+OUT_OF_BOUNDS = frozenset(
+    {RepoState.TOO_LARGE, RepoState.LIMITED, RepoState.FOREIGN, RepoState.DENIED}
+)
 """States that only an operator ends."""
 
 

@@ -53,6 +53,8 @@ class RepoState(StrEnum):
     """Refused by a quota. Terminal until an operator overrides."""
     FOREIGN = "foreign"
     """Nominated by a host that its DID document does not name. Nothing is fetched."""
+    DENIED = "denied"
+    """An operator keeps the account or its host out. Nothing is fetched until it is allowed."""
 
 
 TERMINAL_STATES = frozenset(
@@ -63,6 +65,7 @@ TERMINAL_STATES = frozenset(
         RepoState.TOO_LARGE,
         RepoState.LIMITED,
         RepoState.FOREIGN,
+        RepoState.DENIED,
     }
 )
 """States from which only a new observation or an operator leads out; never an error loop."""
@@ -78,9 +81,15 @@ class AccountStatus(StrEnum):
     DELETED = "deleted"
     INACTIVE = "inactive"
     """Not active, for a reason that we have no name for."""
+    DENIED = "denied"
+    """Hidden by an operator, whatever its host says; no host's word means this."""
 
 
-INACTIVE_WORDS = {status.value: status for status in AccountStatus}
+INACTIVE_WORDS = {
+    status.value: status
+    for status in AccountStatus
+    if status not in {AccountStatus.ACTIVE, AccountStatus.DENIED}
+}
 
 
 def account_status(*, active: bool, status: str | None) -> AccountStatus:
@@ -91,8 +100,7 @@ def account_status(*, active: bool, status: str | None) -> AccountStatus:
     """
     if active:
         return AccountStatus.ACTIVE
-    named = INACTIVE_WORDS.get(status or "", AccountStatus.INACTIVE)
-    return AccountStatus.INACTIVE if named is AccountStatus.ACTIVE else named
+    return INACTIVE_WORDS.get(status or "", AccountStatus.INACTIVE)
 
 
 class Wanted(IntFlag):

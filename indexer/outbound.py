@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +31,12 @@ class NetworkParts:
 
 
 async def open_network(
-    settings: Settings, clock: Clock, metrics: Metrics, stack: AsyncExitStack
+    settings: Settings,
+    clock: Clock,
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    *,
+    is_denied_host: Callable[[str], bool],
 ) -> NetworkParts:
     """All of it; `stack` closes the session."""
     network = settings.network
@@ -45,6 +51,7 @@ async def open_network(
             pacing=Pacing(clock=clock, rate=network.requests_per_s_per_host),
             clock=clock,
             metrics=metrics,
+            is_denied=is_denied_host,
         )
     )
     identities = IdentityResolver(

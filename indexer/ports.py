@@ -88,6 +88,9 @@ class LiveIndex(Protocol):
     def is_tracked(self, did: str) -> bool:
         """Whether events of this DID concern us."""
 
+    def is_denied(self, did: str) -> bool:
+        """Whether events of this DID are to be passed over."""
+
     async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
         """Multibase keys of tracked DIDs, as last committed."""
 
@@ -102,7 +105,10 @@ class WorkQueue(Protocol):
         """Claim the most urgent repo that is due, or None when nothing is."""
 
     async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
-        """Claim one repo for all kinds of work, now; unknown ones are tracked."""
+        """Claim one repo for all kinds of work, now; unknown ones are tracked.
+
+        The claim on a denied account comes back with nothing claimed.
+        """
 
     async def next_due_at(self) -> float | None:
         """Unix seconds at which the next repo falls due, or None when no work is left."""
@@ -127,7 +133,7 @@ class RepoRows(Protocol):
     """
 
     async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
-        """Keep what the DID document says now; the claim with it."""
+        """Keep what the DID document says now; the claim with it. Raises `HostDenied`."""
 
     async def begin_fetch(self, claim: Claim) -> Claim:
         """From here on live commits of the repo are buffered: call before the first request.

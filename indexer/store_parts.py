@@ -18,6 +18,7 @@ from indexer.upkeep import Step
 from indexer.world import World
 from storage.database import Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
+from storage.denials import DenialStore
 from storage.directory import DirectoryStore
 from storage.generation_swap import GenerationUpkeep
 from storage.identity_sweep import IdentitySweep
@@ -44,6 +45,7 @@ class StoreParts:
     directory: DirectoryStore
     rebuilds: Rebuilds
     is_outdated: bool  # whether what readers see was made from other declarations than today's
+    denials: DenialStore
     upkeep: tuple[Step, ...]
     """What it owes and nobody waits for."""
 
@@ -87,11 +89,14 @@ async def open_store(
         database, tracked, records, policy, clock=world.clock, pending_bytes_max=pending_bytes_max
     )
     await resyncs.give_back_all()
+    denials = DenialStore(database, tracked, records, clock=world.clock)
+    await denials.load()
     return StoreParts(
         database=database,
         tracked=tracked,
         live=live,
         resyncs=resyncs,
+        denials=denials,
         directory=DirectoryStore(
             database, tracked, policy, plc_url=settings.identity.plc_url, clock=world.clock
         ),
@@ -101,6 +106,7 @@ async def open_store(
             search.step,
             GenerationUpkeep(database).step,
             *_upkeep(settings, world, database, metrics, policy),
+            denials.step,
         ),
     )
 

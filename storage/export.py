@@ -12,7 +12,8 @@ _PAGE = """
 SELECT record.id, 'at://' || repo.did || '/' || record.path, repo.did, record.collection,
        record.rkey, record.cid, record.rev, record.indexed_at, record.problem IS NULL, record.value
 FROM record JOIN repo ON repo.id = record.repo_id
-WHERE record.id > :after AND repo.account_status = 'active'{conditions}
+WHERE record.id > :after AND repo.account_status = 'active'
+  AND record.problem IS NOT 'denied'{conditions}
 ORDER BY record.id LIMIT :limit
 """
 

@@ -39,6 +39,10 @@ class LiveStore:
         """Whether events of this DID concern us."""
         return did in self._tracked
 
+    def is_denied(self, did: str) -> bool:
+        """Whether events of this DID are to be passed over."""
+        return self._tracked.is_denied(did)
+
     async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
         """Multibase keys of tracked DIDs, as last committed."""
         return await self._tracked.keys(dids)

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from indexer.denials import DENIED_PROBLEM, without_content
 from indexer.errors import Check
 from indexer.model import DeadLetterDraft, PreparedRecord, Source
+from indexer.planning import Repo
 from storage.dead_letters import delete_record_letters, insert_dead_letters
+from storage.denied import denied_records
 from storage.rows import insert_rows
 
 _EXISTING = """
@@ -82,6 +85,7 @@ class RecordTable:
         if not writes:
             return counts
         existing = _load_existing(connection, writes)
+        denied = denied_records(connection, (f"at://{w.did}/{key[1]}" for key, w in writes.items()))
         next_id = _next_id(connection)
         inserts: list[tuple[object, ...]] = []
         updates: list[tuple[object, ...]] = []
@@ -92,6 +96,8 @@ class RecordTable:
         for (repo_id, path), write in writes.items():
             found = existing.get((repo_id, path))
             record = write.record
+            if denied and record is not None and f"at://{write.did}/{path}" in denied:
+                record = without_content(record)
             if record is None:
                 if found is None:
                     continue
@@ -113,8 +119,8 @@ class RecordTable:
             counts[path[: path.index("/")], action] += 1
             if found is not None and found[2]:
                 settled.append(f"at://{write.did}/{path}")
-            if record is not None and record.problem is not None:
-                letters.append(_record_letter(write.did, path, record.problem))
+            if record is not None and record.problem not in (None, DENIED_PROBLEM):
+                letters.append(_record_letter(write.did, path, f"{record.problem}"))
             projections.append(
                 ProjectionWrite(
                     record_id, repo_id, write.did, path, at, record, is_new=action == "create"
@@ -127,6 +133,25 @@ class RecordTable:
         insert_dead_letters(connection, letters, now=now)
         self._projector.write(connection, projections)
         return counts
+
+    def empty(self, connection: sqlite3.Connection, repo: Repo, path: str, *, at: str) -> int:
+        """Leave nothing of a record but its path and CID; how many rows had more."""
+        row = connection.execute(
+            "SELECT id, cid FROM record WHERE repo_id = ? AND path = ? AND problem IS NOT ?",
+            (repo.id, path, DENIED_PROBLEM),
+        ).fetchone()
+        if row is None or repo.id is None:
+            return 0
+        record_id, cid = row
+        connection.execute(
+            "UPDATE record SET value = NULL, problem = ? WHERE id = ?", (DENIED_PROBLEM, record_id)
+        )
+        record = PreparedRecord(path, cid, None, DENIED_PROBLEM)
+        self._projector.write(
+            connection,
+            [ProjectionWrite(record_id, repo.id, repo.did, path, at, record, is_new=False)],
+        )
+        return 1
 
 
 def judge_again(

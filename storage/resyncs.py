@@ -18,6 +18,7 @@ from indexer.claims import (
     Claim,
     Fetched,
     Finish,
+    HostDenied,
     Identity,
     SnapshotChunk,
     StaleClaim,
@@ -27,10 +28,20 @@ from indexer.claims import (
     resumed,
 )
 from indexer.clock import Clock
-from indexer.model import DeadLetterDraft, Priority, RepoState, Source, Wanted, utc_text
+from indexer.denials import HOST_DENIED, denied, moved_away
+from indexer.model import (
+    AccountStatus,
+    DeadLetterDraft,
+    Priority,
+    RepoState,
+    Source,
+    Wanted,
+    utc_text,
+)
 from indexer.planning import CommitSeen, Policy, Repo, plan_buffered, plan_discovery
 from storage.database import Database, Row
 from storage.dead_letters import insert_dead_letters, settle_retried
+from storage.denied import load_denied_hosts
 from storage.records import RecordTable, RowWrite
 from storage.repos import COLUMNS, insert_repo, load_repo, repo_from_row, update_repos
 from storage.session import Session
@@ -157,11 +168,15 @@ class ResyncStore:
         return await self._database.write(change, committed=lambda _: self._tracked.add((did,)))
 
     async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
-        """Keep what the DID document says now; the claim with it."""
+        """Keep what the DID document says now; the claim with it. Raises `HostDenied`."""
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
             known = replace(repo, signing_key=identity.signing_key, identity_at=now)
+            if load_denied_hosts(connection).covers(identity.pds_url):
+                known = denied(known, HOST_DENIED)
+            elif repo.account_status is AccountStatus.DENIED:
+                known = moved_away(known)
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(
                 "UPDATE repo SET handle = ?, pds_url = ? WHERE id = ?",
@@ -169,9 +184,15 @@ class ResyncStore:
             )
             return Claim(repo=known, pds_url=identity.pds_url)
 
-        return await self._change(
-            claim, change, committed=lambda _: self._tracked.forget_key(claim.did)
-        )
+        def note(saved: Claim) -> None:
+            self._tracked.forget_key(claim.did)
+            is_denied = saved.repo.account_status is AccountStatus.DENIED
+            (self._tracked.deny if is_denied else self._tracked.allow)((claim.did,))
+
+        saved = await self._change(claim, change, committed=note)
+        if saved.repo.account_status is AccountStatus.DENIED:
+            raise HostDenied(f"{claim.did}: {HOST_DENIED}")
+        return saved
 
     async def begin_fetch(self, claim: Claim) -> Claim:
         """From here on live commits of the repo are buffered: call before the first request."""

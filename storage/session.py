@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from indexer.denials import is_passed_over
 from indexer.model import Applied, DeadLetterDraft, Source, Wanted
-from indexer.planning import Change, Event, Policy, Repo, plan
+from indexer.planning import Change, Event, Outcome, Policy, Repo, plan
 from storage.dead_letters import insert_dead_letters
 from storage.records import RecordTable, RowWrite
 from storage.repos import insert_repo, load_repos, update_repos
@@ -66,7 +67,10 @@ class Session:
     def plan(self, event: Event) -> Change:
         """Decide one event and stage what follows."""
         repo = self._repos.get(event.did) if event.did is not None else None
-        change = plan(event, repo, self._policy, now=self._now)
+        if is_passed_over(event, repo):
+            change = Change(Outcome.IGNORED)
+        else:
+            change = plan(event, repo, self._policy, now=self._now)
         self.stage(change)
         return change
 

@@ -73,15 +73,19 @@ class TrackedRepos:
         self._database = database
         self._dids = HashSet()
         self._keys: OrderedDict[str, str | None] = OrderedDict()
+        self._denied: set[str] = set()
         self._changes = 0  # of keys: what was read before one must not be kept after it
 
     async def load(self) -> None:
         """Read all tracked DIDs at start."""
         last = 0
         while rows := await self._database.read(
-            "SELECT id, did FROM repo WHERE id > ? ORDER BY id LIMIT 10000", (last,)
+            "SELECT id, did, account_status = 'denied' FROM repo WHERE id > ?"
+            " ORDER BY id LIMIT 10000",
+            (last,),
         ):
             self.add(row[1] for row in rows)
+            self.deny(row[1] for row in rows if row[2])
             last = rows[-1][0]
 
     def __contains__(self, did: str) -> bool:
@@ -91,6 +95,18 @@ class TrackedRepos:
         """DIDs that a committed transaction has begun to track."""
         for did in dids:
             self._dids.add(did)
+
+    def is_denied(self, did: str) -> bool:
+        """Whether an operator denied the account or its host."""
+        return did in self._denied
+
+    def deny(self, dids: Iterable[str]) -> None:
+        """DIDs that a committed transaction has denied."""
+        self._denied.update(dids)
+
+    def allow(self, dids: Iterable[str]) -> None:
+        """DIDs of which a committed transaction says that nothing denies them."""
+        self._denied.difference_update(dids)
 
     def forget_key(self, did: str) -> None:
         """A committed transaction has changed the DID's key."""

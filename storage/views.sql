@@ -13,7 +13,7 @@ SELECT 'at://' || repo.did || '/' || record.path AS uri,
        record.source AS source,
        record.indexed_at AS indexed_at
 FROM record JOIN repo ON repo.id = record.repo_id
-WHERE repo.account_status = 'active';
+WHERE repo.account_status = 'active' AND record.problem IS NOT 'denied';
 
 DROP VIEW IF EXISTS accounts;
 CREATE VIEW accounts AS
@@ -83,3 +83,14 @@ SELECT id,
        target,
        outcome
 FROM audit_entry;
+
+DROP VIEW IF EXISTS denials;
+CREATE VIEW denials AS
+SELECT id,
+       subject,
+       kind,
+       reason,
+       denied_by,
+       strftime('%Y-%m-%dT%H:%M:%fZ', denied_at, 'unixepoch') AS denied_at,
+       purge = 'done' AS purged
+FROM denial;

@@ -8,6 +8,7 @@ from admin_api.handlers.audit import audit_handlers
 from admin_api.handlers.backfills import backfill_handlers
 from admin_api.handlers.daemon import daemon_handlers
 from admin_api.handlers.dead_letters import dead_letter_handlers
+from admin_api.handlers.denials import denial_handlers
 from admin_api.handlers.gaps import gap_handlers
 from admin_api.handlers.repos import repo_handlers
 from admin_api.handlers.status import status_handlers
@@ -31,8 +32,8 @@ METHODS = frozenset(
         *(
             f"pub.chive.indexer.{name}"
             for name in (
-                "createBackup", "getRepoState", "listGaps", "listRepos", "pauseStream",
-                "resetCursor", "resumeStream",
+                "allow", "createBackup", "deny", "getRepoState", "listDenied", "listGaps",
+                "listRepos", "pauseStream", "resetCursor", "resumeStream",
             )
         ),
     }
@@ -50,6 +51,7 @@ def all_handlers(ports: AdminPorts, *, clock: Clock) -> Mapping[str, Handler]:
         **repo_handlers(ports.repos),
         **daemon_handlers(ports.stream, ports.backups),
         **gap_handlers(ports.gaps, ports.cursors),
+        **denial_handlers(ports.denials),
     }
     if handlers.keys() != METHODS:
         odd = ", ".join(sorted(handlers.keys() ^ METHODS))

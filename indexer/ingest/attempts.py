@@ -29,6 +29,7 @@ class Result(StrEnum):
     ROLLED_BACK = "rolled_back"
     FAILED = "failed"
     STALE = "stale"
+    DENIED = "denied"
 
 
 @dataclass(slots=True)

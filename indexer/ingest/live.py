@@ -214,13 +214,20 @@ class LiveIngest:
             return self._heed(frame, decoded)
         if self._order.is_next(frame.seq):
             decoded.take(frame)
-            if is_relevant(frame, self.scope, self._index.is_tracked):
+            if is_relevant(frame, self.scope, self._index.is_tracked) and not self._is_denied(
+                frame
+            ):
                 decoded.relevant.append(RawFrame(frame, data))
         elif self._order.is_repeated(frame.seq):
             decoded.counts["repeated"] += 1
         else:
             return self._is_passed_over(frame.seq, decoded)
         return True
+
+    def _is_denied(self, frame: Frame) -> bool:
+        """Whether an operator keeps the account out, or its host, which it may say to have left."""
+        is_news = frame.type == "#identity"
+        return frame.did is not None and not is_news and self._index.is_denied(frame.did)
 
     def _is_passed_over(self, seq: int, decoded: DecodedBatch) -> bool:
         """Whether to go on past a number that runs backwards.

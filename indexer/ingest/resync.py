@@ -21,6 +21,7 @@ from indexer.claims import (
     ROLLBACK_S,
     Claim,
     Fetched,
+    HostDenied,
     Identity,
     SnapshotChunk,
     StaleClaim,
@@ -183,10 +184,14 @@ class Resyncer:
         self, claim: Claim, *, is_operator: bool = False, accepts_rollback: bool = False
     ) -> Resync:
         """Do what the claim asks for; the repo row says afterwards how it went."""
+        if not claim.repo.claimed:
+            return Resync(result=Result.DENIED, reason="denied: it must be allowed first")
         started = self._clock.monotonic()
         route = Route(accepts_older=accepts_rollback)
         try:
             outcome = await self._attempt(claim, route, is_operator=is_operator)
+        except HostDenied as error:
+            outcome = Resync(result=Result.DENIED, reason=str(error))
         except StaleClaim as error:
             outcome = Resync(result=Result.STALE, reason=str(error))
         except RepoTooLarge as error:

@@ -9,7 +9,7 @@ nonsense, or we refuse to ask).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -88,7 +88,8 @@ class HttpClient:
 
     `exempt` are URLs named in the settings: their origins may be private and http, for requests
     that say `is_configured`, and without redirects away from them. The same origin named by
-    anybody else, such as a DID document, has no privilege.
+    anybody else, such as a DID document, has no privilege. `is_denied` says of which hosts the
+    operator wants nothing to be asked, by URL.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class HttpClient:
         clock: Clock,
         metrics: Metrics,
         resolver: PublicResolver | None = None,
+        is_denied: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        self._is_denied = is_denied
         self._headers = {"User-Agent": user_agent}
         self._allow_private = allow_private
         self._exempt = frozenset(origin_of(url) for url in exempt)
@@ -217,6 +220,8 @@ class HttpClient:
         for _ in range(REDIRECTS_MAX + 1):
             exempt = self._exempt if is_configured else frozenset[str]()
             check_url(url, allow_private=self._allow_private, exempt=exempt)
+            if not is_configured and self._is_denied(url):
+                raise HostRefused(f"{origin_of(url)} is denied by the operator")
             async with self._answer(url, params, request) as response:
                 if not (follow and response.status in REDIRECTS):
                     if response.status != OK:
