@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,34 +51,45 @@ class BackupFolder:
         async with self._is_free:
             at = datetime.fromtimestamp(self._clock.now(), UTC)
             name = f"index-{at:%Y%m%dT%H%M%S}-{at.microsecond // 1000:03d}Z.db"
-            size_bytes = await asyncio.to_thread(_copy, self._database, self._folder / name)
+            size_bytes = await asyncio.to_thread(
+                _copy_into_folder, self._database, self._folder / name
+            )
         return name, size_bytes
 
 
-def _copy(database: Path, target: Path) -> int:
-    partial = target.with_name(target.name + PARTIAL)
+def _copy_into_folder(database: Path, target: Path) -> int:
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in target.parent.glob(f"index-*{PARTIAL}"):
             left.unlink(missing_ok=True)  # by a process that was killed: there is no other writer
-        _check_space(database, target.parent)
+        return copy_store(database, target, place="storage.backup_dir")
+    except OSError as error:
+        raise LocalBusy(f"storage.backup_dir: {error.strerror}") from error
+
+
+def copy_store(database: Path, target: Path, *, place: str) -> int:
+    """Write a checked copy of a store that may be in use; its size in bytes.
+
+    `target` is complete or absent. `place` is how the operator knows its folder. Raises
+    `RequestRefused` (InsufficientSpace), OSError, and what `translated` makes of SQLite's errors.
+    """
+    partial = target.with_name(target.name + PARTIAL)
+    try:
+        _check_space(database, target.parent, place)
         try:
             _vacuum_into(database, partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.rename(target)
         finally:
-            with suppress(FileNotFoundError):
-                partial.unlink()
-        _sync_folder(target.parent)
+            partial.unlink(missing_ok=True)
+        sync_folder(target.parent)
         return target.stat().st_size
     except sqlite3.Error as error:
         raise translated(error) from error
-    except OSError as error:
-        raise LocalBusy(f"storage.backup_dir: {error.strerror}") from error
 
 
-def _check_space(database: Path, folder: Path) -> None:
+def _check_space(database: Path, folder: Path, place: str) -> None:
     needed = 2 * sum(
         path.stat().st_size
         for path in (database, database.with_name(database.name + "-wal"))
@@ -88,7 +99,7 @@ def _check_space(database: Path, folder: Path) -> None:
     if free <= needed:
         raise RequestRefused(
             "InsufficientSpace",
-            f"storage.backup_dir has {free} bytes free, and a backup needs more than {needed}",
+            f"{place} has {free} bytes free, and a copy needs more than {needed}",
         )
 
 
@@ -98,6 +109,7 @@ def _vacuum_into(database: Path, partial: Path) -> None:
     def is_too_costly() -> bool:
         return wal.exists() and wal.stat().st_size > WAL_BYTES_MAX
 
+    partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as source:
         source.execute("PRAGMA busy_timeout=5000")
@@ -114,7 +126,8 @@ def _vacuum_into(database: Path, partial: Path) -> None:
         raise LocalBusy(f"the copy is not sound: {problems[0][0]}")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
