@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from indexer.audit import AuditDraft, AuditEntry
 from indexer.denials import Denial
-from indexer.model import AuditDraft, AuditEntry, Gap, RepoRow
+from indexer.model import Gap, RepoRow
 from indexer.ports import Backfills, Status
 from indexer.protocol.did_document import DidDocument
 

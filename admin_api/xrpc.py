@@ -29,9 +29,10 @@ from admin_api.clients import BrowserGuard, ClientAddresses
 from admin_api.json_body import BODY_BYTES_MAX, INTEGER_MAX, read_json
 from admin_api.limits import Limited, RequestLimit
 from admin_api.ports import AuditLog
+from indexer.audit import AuditDraft
 from indexer.errors import LocalBusy, LocalFault, RequestRefused
 from indexer.metrics import OTHER, Metrics
-from indexer.model import AuditDraft, Json
+from indexer.model import Json
 from indexer.protocol.lexicon import LexiconCatalog, Method
 from indexer.protocol.syntax import is_nsid
 

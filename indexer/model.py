@@ -440,26 +440,3 @@ class RepoRow:
     verified_at: float
     tracked_since: str  # ISO text
     updated_at: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditDraft:
-    """An admin call about to be carried out."""
-
-    actor: str  # DID
-    action: str  # NSID
-    target: str | None  # what it is about: a DID, URI, URL or id
-    details: str  # its input as JSON text, shortened
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditEntry:
-    """A row of the audit log."""
-
-    id: int
-    at: float  # unix seconds
-    actor: str
-    action: str
-    target: str | None
-    details: str
-    outcome: str  # started, ok, interrupted, or the name of the error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
+from indexer.audit import AuditDraft, AuditEntry
 from indexer.clock import Clock
-from indexer.model import AuditDraft, AuditEntry
 from storage.database import Database
 
 ENTRIES_MAX = 200_000

@@ -8,8 +8,9 @@ import msgspec
 
 from admin_api.ports import AuditLog
 from admin_api.xrpc import Call, Handler
+from indexer.audit import AuditEntry
 from indexer.errors import RequestRefused
-from indexer.model import AuditEntry, Json, utc_text
+from indexer.model import Json, utc_text
 
 LISTED_DEFAULT = 50
 ID_DIGITS_MAX = 18

@@ -19,15 +19,11 @@ from pathlib import Path
 import click
 
 from indexer.cli.backup import backup, restore
-from indexer.cli.dead_letters import dlq
-from indexer.cli.denials import allow, denied, deny
 from indexer.cli.export import export
-from indexer.cli.gaps import gaps, reset_cursor
-from indexer.cli.operations import EXIT_INTERRUPTED, backfill, cancel, operations
+from indexer.cli.operations import EXIT_INTERRUPTED
 from indexer.cli.options import config_option
+from indexer.cli.remote import REMOTE_COMMANDS
 from indexer.cli.search import search
-from indexer.cli.status import status
-from indexer.cli.stream import pause, resume
 from indexer.cli.verify import verify
 from indexer.errors import ConfigurationError
 from indexer.logs import configure_logging
@@ -71,10 +67,7 @@ def _checked_settings(config: Path | None) -> Settings:
     return settings
 
 
-for _command in (
-    status, backfill, operations, cancel, dlq, pause, resume, gaps, reset_cursor, deny, allow,
-    denied, search, verify, export, backup, restore,
-):  # fmt: skip
+for _command in (*REMOTE_COMMANDS, search, verify, export, backup, restore):
     commands.add_command(_command)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from indexer.audit import AuditDraft
 from indexer.errors import LocalBusy, RequestRefused
-from indexer.model import AuditDraft
 from storage.accepted_tokens import AcceptedTokens
 from storage.audit import ENTRIES_MAX, AuditStore
 from storage.backup import BackupFolder

@@ -209,26 +209,16 @@ async def test_a_denied_record_has_no_row_that_anybody_sees_whatever_comes(world
     assert await world.deny(URI) == 0, "it was empty already"
 
 
-async def test_a_rebuild_of_the_typed_tables_leaves_out_what_is_denied(world: Denying):
+async def test_a_full_reindex_leaves_out_what_is_denied(world: Denying):
     await world.deny(URI)
     await world.deny(BOB)
     await world.settle()
     before = await world.derived()
 
-    def rebuild(connection):
-        connection.execute("DELETE FROM projection")
-        world.projections.install(connection, prepare=lambda *a: prepare(world, *a))
-
-    await world.database.write(rebuild)
+    await world.reindex()
     await world.settle()
     assert await world.derived() == before
     assert (await world.seen(ALICE))["typed"] == (await world.seen(BOB))["typed"] == 0
-
-
-def prepare(world: Denying, did: str, path: str, cid: str, value: str):
-    from indexer.records.prepare import prepare_stored
-
-    return prepare_stored(did, path, cid, value, registry=world.registry)
 
 
 async def test_an_allowed_record_comes_back_by_the_next_fetch(world: Denying):

@@ -18,7 +18,7 @@ EFFECTFUL = STDLIB_OF_SHELLS | {
 }  # fmt: skip
 
 PURE = ("indexer.errors", "indexer.protocol", "indexer.model", "indexer.planning",
-        "indexer.records", "indexer.claims", "indexer.listings", "indexer.denials", "indexer.hosts", "indexer.freshness", "indexer.delays",
+        "indexer.records", "indexer.claims", "indexer.listings", "indexer.denials", "indexer.audit", "indexer.hosts", "indexer.freshness", "indexer.delays",
         "indexer.directory", "indexer.citations")  # fmt: skip
 """Modules without input or output."""
 
