@@ -126,14 +126,16 @@ def test_what_check_config_prints_is_a_file_with_the_same_effect(cli, tmp_path: 
 def test_help_of_every_command_names_its_options(cli):
     commands = [
         "run", "check-config", "status", "backfill", "operations", "cancel", "gaps",
-        "reset-cursor", "search", "verify", "export",
+        "reset-cursor", "search", "verify", "export", "dlq", "pause", "resume", "deny", "allow",
+        "denied", "backup", "restore",
     ]  # fmt: skip
     code, out, _ = cli("--help")
     assert code == 0
     listed = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
     assert listed == sorted(commands)
-    for command in commands:
-        code, out, _ = cli(command, "--help")
+    letters = [("dlq", each) for each in ("list", "retry", "dismiss", "purge")]
+    for command in [*((each,) for each in commands if each != "dlq"), *letters]:
+        code, out, _ = cli(*command, "--help")
         assert code == 0
         assert "--config" in out and "CHIVE_INDEXER_CONFIG" in out
 
