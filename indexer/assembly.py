@@ -128,9 +128,10 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     admin = AdminPorts(
         backfills=runner, status=status, audit=audit, stream=hold, documents=network.identities,
         letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
+        denials=store.denials,
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
-        cursors=_cursor_reset(settings, stream, store.live, metrics), denials=store.denials,
+        cursors=_cursor_reset(settings, stream, store.live, metrics),
     )  # fmt: skip
     in_touch = partial(
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock
