@@ -61,6 +61,17 @@ SELECT id,
        strftime('%Y-%m-%dT%H:%M:%fZ', repaired_at, 'unixepoch') AS repaired_at
 FROM gap;
 
+DROP VIEW IF EXISTS denials;
+CREATE VIEW denials AS
+SELECT id,
+       subject,
+       kind,
+       reason,
+       denied_by,
+       strftime('%Y-%m-%dT%H:%M:%fZ', denied_at, 'unixepoch') AS denied_at,
+       purge = 'done' AS purged
+FROM denial;
+
 DROP VIEW IF EXISTS dead_letters;
 CREATE VIEW dead_letters AS
 SELECT id,
@@ -83,14 +94,3 @@ SELECT id,
        target,
        outcome
 FROM audit_entry;
-
-DROP VIEW IF EXISTS denials;
-CREATE VIEW denials AS
-SELECT id,
-       subject,
-       kind,
-       reason,
-       denied_by,
-       strftime('%Y-%m-%dT%H:%M:%fZ', denied_at, 'unixepoch') AS denied_at,
-       purge = 'done' AS purged
-FROM denial;
