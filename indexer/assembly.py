@@ -16,6 +16,7 @@ from indexer.gauges import install_gauges
 from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.live import LiveIngest
+from indexer.ingest.newcomers import Newcomers
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
@@ -108,7 +109,9 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     gaps = GapRepairStore(database, tracked, clock=clock)
     collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
     gap_repair = GapRepair(
-        gaps, gaps, network.listings, network.hosts, collections=collections, clock=clock,
+        gaps, gaps, network.listings, network.hosts,
+        Newcomers(gaps, network.listings, is_in_scope=lambda nsid: f"{nsid}/" in scope),
+        collections=collections, clock=clock,
         stream_at=stream.at, on_work=resyncer.wake,
     )  # fmt: skip
     directory = DirectoryFollower(

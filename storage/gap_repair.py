@@ -21,14 +21,23 @@ ATTEMPTS_MAX = 3
 
 _COLUMNS = "kind, target, since, cursor, after_id, pages, failures"
 
-_ASK_HOSTS = """
-INSERT INTO gap_question (kind, target, since)
+_KNOWN_HOSTS = """
 WITH RECURSIVE host(url) AS (
     SELECT min(pds_url) FROM repo
     UNION ALL
     SELECT (SELECT min(pds_url) FROM repo WHERE pds_url > host.url) FROM host WHERE url IS NOT NULL)
-SELECT 'host', url, ? FROM host WHERE url IS NOT NULL
 """
+
+_ASK_HOSTS = f"""
+INSERT INTO gap_question (kind, target, since)
+{_KNOWN_HOSTS} SELECT 'host', url, ? FROM host WHERE url IS NOT NULL
+"""  # noqa: S608 - a constant
+
+_ASK_FOR_NEWCOMERS = f"""
+INSERT INTO gap_question (kind, target, since)
+{_KNOWN_HOSTS} SELECT 'newcomers', url, ? FROM host WHERE url IS NOT NULL
+ON CONFLICT DO NOTHING
+"""  # noqa: S608 - a constant
 
 _ASK_COLLECTION = "INSERT INTO gap_question (kind, target, since) VALUES ('collection', ?, ?)"
 
@@ -94,6 +103,31 @@ class GapRepairStore:
 
         await self._database.write(change)
         return True
+
+    async def missed_since(self) -> float:
+        """Unix seconds at which the earliest open gap began; 0 where that is not known."""
+        rows = await self._database.read(
+            "SELECT min(coalesce(after_at, 0.0)) FROM gap WHERE repaired_at IS NULL"
+        )
+        return float(rows[0][0] or 0.0)
+
+    async def ask_hosts(self, hosts: Sequence[str]) -> None:
+        """Put a question for newcomers down for each of these hosts and each that we know."""
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(_ASK_FOR_NEWCOMERS, (now,))
+            connection.executemany(
+                "INSERT INTO gap_question (kind, target, since) VALUES ('newcomers', ?, ?)"
+                " ON CONFLICT DO NOTHING",
+                ((host, now) for host in hosts),
+            )
+
+        await self._database.write(change)
+
+    async def unknown(self, dids: Sequence[str]) -> set[str]:
+        """Those that are not tracked."""
+        return {did for did in dids if did not in self._tracked}
 
     async def questions(self) -> list[Question]:
         """The next ones that are due."""

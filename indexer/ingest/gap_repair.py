@@ -2,7 +2,8 @@
 
 A gap changes no repo. A host's list is read as long as its pages are fewer than the repos of ours
 there; those that it has not told of are asked for one by one. The relay's lists by collection tell
-of accounts that appeared meanwhile. Everything is rows: a restart goes on where this one ended.
+of accounts that appeared meanwhile, and where it has none, the lists of all hosts. Everything is
+rows: a restart goes on where this one ended.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import structlog
 from indexer.clock import Clock
 from indexer.errors import InvalidUpstream, LocalBusy, Unavailable
 from indexer.ingest.attempts import HostStatus
+from indexer.ingest.newcomers import KIND as NEWCOMERS
+from indexer.ingest.newcomers import Newcomers
 from indexer.listings import Listed, ListingPage, Question
 
 log = structlog.get_logger(__name__)
@@ -103,6 +106,7 @@ class GapRepair:
         questions: Questions,
         listings: Listings,
         statuses: Statuses,
+        newcomers: Newcomers,
         *,
         collections: Sequence[str],
         clock: Clock,
@@ -113,6 +117,7 @@ class GapRepair:
         self._questions = questions
         self._listings = listings
         self._statuses = statuses
+        self._newcomers = newcomers
         self._collections = collections
         self._clock = clock
         self._stream_at = stream_at
@@ -163,6 +168,8 @@ class GapRepair:
     async def _ask(self, question: Question) -> None:
         if question.kind == "collection":
             await self._ask_relay(question)
+        elif question.kind == NEWCOMERS:
+            await self._ask_for_newcomers(question)
         elif question.after_id is None:
             await self._read_page(question)
         else:
@@ -172,11 +179,19 @@ class GapRepair:
         page = await self._listings.of_collection(question.target, question.cursor)
         if page is None:
             log.warning("gaps.relay_lists_no_collections", collection=question.target)
+            await self._newcomers.look_for(question.since)
         else:
             then = replace(question, cursor=page.cursor, pages=question.pages + 1, failures=0)
             if await self._questions.discover(page.repos, then):
                 self._on_work()
         if page is None or page.cursor is None or page.cursor == question.cursor:
+            await self._questions.settle(question)
+
+    async def _ask_for_newcomers(self, question: Question) -> None:
+        found, then = await self._newcomers.read_page(question)
+        if await self._questions.discover(found, then or question):
+            self._on_work()
+        if then is None:
             await self._questions.settle(question)
 
     async def _read_page(self, question: Question) -> None:
@@ -218,6 +233,9 @@ class GapRepair:
         if question.kind == "collection" or question.failures + 1 < TRIES_MAX:
             delay_s = min(RETRY_S_MIN * 2.0**question.failures, RETRY_S_MAX)
             await self._questions.put_off(question, delay_s=delay_s)
+            return
+        if question.kind == NEWCOMERS:
+            await self._questions.settle(question)
             return
         while left := await self._questions.uncompared(question):
             unknown = [Listed(did, None, None) for _, did in left]

@@ -13,6 +13,7 @@ from pathlib import Path
 from indexer.ingest.attempts import Resync
 from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
+from indexer.ingest.newcomers import Newcomers
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
@@ -174,11 +175,13 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             is_held=lambda: False,
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
+        listings = RepoListings(http, relay_url=net.relay.server.url, allow_private=True)
         repair = GapRepair(
             gap_store,
             gap_store,
-            RepoListings(http, relay_url=net.relay.server.url, allow_private=True),
+            listings,
             hosts,
+            Newcomers(gap_store, listings, is_in_scope=lambda nsid: f"{nsid}/" in SCOPE),
             collections=sorted(REGISTRY.types),
             clock=clock,
             stream_at=lambda: None,

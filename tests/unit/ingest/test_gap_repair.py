@@ -18,6 +18,8 @@ from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.resync_rig import Rig, open_rig
 
 TAG = "pub.chive.eprint.userTag"
+FOREIGN = "app.bsky.feed.post"
+DAY_S = 86_400.0
 RNG = random.Random(9)
 REV = "3lbtqsrpyuk2a"
 LATER = "3lbtqsrpyuk2b"
@@ -113,6 +115,51 @@ async def test_a_relay_without_lists_by_collection_does_not_keep_the_gap_open(ri
     await lose(rig)
     await repair(rig)
     assert_equal(rig)
+
+
+async def test_without_lists_by_collection_newcomers_are_found_at_their_hosts(rig: Rig):
+    """Only accounts of the gap are asked about, and only those in scope are tracked."""
+    rig.net.relay.serves_collections = False
+    for _ in range(3):
+        account = await rig.net.create_account()
+        rig.net.create(account, FOREIGN, realistic_record(RNG, FOREIGN, did=account.did))
+    await followed(rig, 2)
+    rig.clock.ahead_s += DAY_S
+    await rig.database.write(
+        lambda connection: connection.execute(
+            "UPDATE firehose_cursor SET event_at = ?", (rig.clock.now(),)
+        )
+    )
+    rig.net.now = rig.clock.now
+    newcomer = await rig.net.create_account(pds=1)
+    newcomer.tids._now = rig.clock.now
+    tag(rig, newcomer)
+    stranger = await rig.net.create_account(pds=1)
+    stranger.tids._now = rig.clock.now
+    rig.net.create(stranger, FOREIGN, realistic_record(RNG, FOREIGN, did=stranger.did))
+    await lose(rig)
+    await repair(rig)
+    assert await rig.rows("SELECT count(*) FROM repo") == [(3,)]
+    assert_equal(rig)
+    described = sum(pds.server.requests["com.atproto.repo.describeRepo"] for pds in rig.net.pds)
+    assert described == 2
+    assert asked_of_relay(rig, "listHosts") == 1
+
+
+async def test_a_host_that_never_lists_its_newcomers_does_not_keep_the_gap_open(rig: Rig):
+    rig.net.relay.serves_collections = False
+    await followed(rig, 1)
+    down = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, times=None, service="pds", host=1, status=503
+    )
+    await lose(rig)
+    for _ in range(12):
+        await rig.repair.go_on()
+        await rig.directory.go_on()
+        if await repaired(rig):
+            break
+        await rig.work(ahead_s=3700.0)
+    assert down.fired and await repaired(rig)
 
 
 async def test_accounts_hidden_deleted_and_back_unheard_are_asked_about(rig: Rig):
