@@ -5,12 +5,13 @@ What other rings need too is in `indexer.ports`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from indexer.audit import AuditDraft, AuditEntry
 from indexer.denials import Denial
+from indexer.hosts import HostRow
 from indexer.model import Gap, RepoRow
 from indexer.ports import Backfills, Status
 from indexer.protocol.did_document import DidDocument
@@ -116,6 +117,16 @@ class GapListing(Protocol):
         """Those with an id below `before`, newest first."""
 
 
+class HostListing(Protocol):
+    """The hosts that we know, for people to look at."""
+
+    async def hosts(self, *, after: str, limit: int) -> Sequence[HostRow]:
+        """Those with a URL behind `after`, by URL."""
+
+    async def totals(self) -> tuple[Mapping[str, int], int]:
+        """Hosts by status, and those with records in scope in their last scan."""
+
+
 class Backups(Protocol):
     """Copies of the store."""
 
@@ -155,7 +166,10 @@ class AdminPorts:
     stream: StreamSwitch
     cursors: CursorReset
     gaps: GapListing
+    hosts: HostListing
     backups: Backups
     denials: Denials
     documents: DidDocuments
     tokens: TokenHorizon
+    notes: Callable[[], Mapping[str, str]]
+    """What goes on that an operator should know, though it makes nothing unready."""

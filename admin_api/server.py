@@ -6,7 +6,7 @@ managers and scrapers poll do not, and tell nothing that a stranger could use.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -105,7 +105,7 @@ async def serve_admin(
         if path == "/livez":
             return _read_only(request) or json_response(200, {"status": "alive"})
         if path == "/readyz":
-            return _read_only(request) or await _readiness(status, on_fault)
+            return _read_only(request) or await _readiness(status, ports.notes(), on_fault)
         if path == DID_DOCUMENT_PATH and document is not None:
             return _read_only(request) or json_response(200, document)
         return error_response(404, "NotFound", "nothing is served under this path")
@@ -193,14 +193,18 @@ async def _health(status: Status, on_fault: OnFault) -> web.Response:
     return json_response(200, body)
 
 
-async def _readiness(status: Status, on_fault: OnFault) -> web.Response:
+async def _readiness(status: Status, notes: Mapping[str, str], on_fault: OnFault) -> web.Response:
     """Every component with the reason why it is not ready, or null; 200 when all are."""
     try:
         components = dict(await status.readiness())
     except (LocalBusy, LocalFault) as error:
         return unavailable(error, on_fault)
     is_ready = not any(components.values())
-    value: dict[str, Json] = {"ready": is_ready, "components": dict(components)}
+    value: dict[str, Json] = {
+        "ready": is_ready,
+        "components": dict(components),
+        "notes": dict(notes),
+    }
     return json_response(200 if is_ready else 503, value)
 
 

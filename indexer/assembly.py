@@ -12,7 +12,7 @@ from typing import Any
 from admin_api.ports import AdminPorts
 from indexer.clock import Clock
 from indexer.cursor_reset import CursorReset
-from indexer.gauges import install_gauges
+from indexer.gauges import install_gauges, install_host_gauge
 from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.live import LiveIngest
@@ -22,10 +22,12 @@ from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
 from indexer.model import GapReason, Scope
 from indexer.operation_parts import open_runner
+from indexer.operations.bootstrap import Bootstrap
 from indexer.operations.runner import Runner
 from indexer.outbound import open_network, user_agent
 from indexer.records.prepare import prepare_record
 from indexer.records.registry import Registry, load_registry
+from indexer.scan_parts import host_store
 from indexer.service_manager import stay_in_touch
 from indexer.settings import Settings
 from indexer.status import DaemonStatus
@@ -74,6 +76,7 @@ class Parts:
     directory: DirectoryFollower
     runner: Runner
     hold: OperatorHold
+    bootstrap: Bootstrap
     upkeep: tuple[Step, ...]
     is_outdated: bool  # whether the derived tables have to be rebuilt
     in_touch: Callable[[], Coroutine[Any, Any, None]]
@@ -123,7 +126,16 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         StatusStore(database), firehose, busy_reason=lambda: live.busy_reason,
         held_reason=lambda: live.held_reason, clock_reason=lambda: stream.doubt.reason, clock=clock,
     )  # fmt: skip
-    runner = open_runner(settings, world, store, stream, status=status, metrics=metrics)
+    runner = open_runner(
+        settings, world, store, stream, network, collections=collections, status=status,
+        metrics=metrics,
+    )  # fmt: skip
+    hosts = host_store(settings, database, clock)
+    install_host_gauge(metrics, hosts.totals)
+    bootstrap = Bootstrap(
+        runner, is_done=hosts.has_completed_scan, is_connected=lambda: firehose.is_connected,
+        is_wanted=settings.backfill.bootstrap,
+    )  # fmt: skip
     install_gauges(metrics, status, runner.running, runner.queued, settings.storage.path)
     hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
     audit = AuditStore(database, clock=clock)
@@ -134,15 +146,17 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         denials=store.denials,
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
-        cursors=_cursor_reset(settings, stream, store.live, metrics),
+        cursors=_cursor_reset(settings, stream, store.live, metrics), hosts=hosts,
+        notes=lambda: {} if bootstrap.state is None else {"bootstrap": bootstrap.state},
     )  # fmt: skip
     in_touch = partial(
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock
     )
     return Parts(
         live=live, resyncer=resyncer, gap_repair=gap_repair, directory=directory, runner=runner,
-        hold=hold, upkeep=store.upkeep, is_outdated=store.is_outdated, in_touch=in_touch,
-        admin=admin, registry=registry, metrics=metrics, clock=clock,
+        hold=hold, bootstrap=bootstrap,
+        upkeep=store.upkeep, is_outdated=store.is_outdated, in_touch=in_touch, admin=admin,
+        registry=registry, metrics=metrics, clock=clock,
     )  # fmt: skip
 
 

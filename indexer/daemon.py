@@ -21,8 +21,8 @@ from admin_api.server import AdminSettings, serve_admin, serve_metrics
 from indexer.assembly import Parts, assemble
 from indexer.errors import ConfigurationError, LocalFault
 from indexer.gauges import measure_loop_lag
-from indexer.service_manager import ServiceManager
 from indexer.operations.full_reindex import rebuild_outdated
+from indexer.service_manager import ServiceManager
 from indexer.settings import Settings, read_passwords
 from indexer.upkeep import keep_up
 from indexer.world import World
@@ -117,6 +117,7 @@ async def run_daemon_until(
                 log.info("daemon.started", admin=addresses.admin_url, metrics=addresses.metrics_url)
                 world.manager.tell("READY=1")
                 background.append(group.create_task(parts.in_touch(), name="service-manager"))
+                background.append(group.create_task(parts.bootstrap.run(), name="bootstrap"))
                 on_ready(addresses)
                 await stop.wait()
                 world.manager.tell("STOPPING=1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,18 @@ def install_gauges(
         metrics.sqlite_db_bytes.set(sizes.database_bytes)
         metrics.sqlite_wal_bytes.set(sizes.wal_bytes)
         metrics.data_dir_free_bytes.set(sizes.free_bytes)
+
+    metrics.on_scrape(refresh)
+
+
+def install_host_gauge(
+    metrics: Metrics, totals: Callable[[], Awaitable[tuple[Mapping[str, int], int]]]
+) -> None:
+    """Have the gauge of hosts refreshed likewise; `totals` gives their number by status first."""
+
+    async def refresh() -> None:
+        by_status, _ = await totals()
+        metrics.set_gauges(metrics.pds_hosts, by_status)
 
     metrics.on_scrape(refresh)
 

@@ -27,6 +27,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from indexer.errors import Check
+from indexer.hosts import HostState
 from indexer.model import (
     AccountStatus,
     Applied,
@@ -171,6 +172,7 @@ class Metrics:
             "When the log of the DID directory was last read to its end",
             registry,
         )
+        self.pds_hosts = _gauge("pds_hosts", "Known hosts", registry, status=tuple(HostState))
         self.resyncs = Counter(
             "chive_resyncs", "Resync attempts ended", ["result", "method"], registry=registry
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from indexer.metrics import Metrics
 from indexer.operations.did_sync import DidSync
@@ -10,6 +11,8 @@ from indexer.operations.full_reindex import FullReindex
 from indexer.operations.governance_sync import GovernanceSync
 from indexer.operations.pausing import Pauses
 from indexer.operations.runner import Runner
+from indexer.outbound import NetworkParts
+from indexer.scan_parts import pds_scan
 from indexer.settings import Settings
 from indexer.status import DaemonStatus
 from indexer.store_parts import StoreParts
@@ -24,11 +27,16 @@ def open_runner(
     world: World,
     store: StoreParts,
     stream: StreamParts,
+    network: NetworkParts,
     *,
+    collections: Sequence[str],
     status: DaemonStatus,
     metrics: Metrics,
 ) -> Runner:
-    """The runner with every type. Nothing runs yet."""
+    """The runner with every type. Nothing runs yet.
+
+    `collections` are the NSIDs that a relay may be asked for.
+    """
     rows = OperationStore(store.database, clock=world.clock)
     pauses = Pauses(
         stream.firehose,
@@ -45,6 +53,7 @@ def open_runner(
         [
             DidSync(stream.resyncer),
             GovernanceSync(stream.resyncer, did=settings.governance.did),
+            pds_scan(settings, world.clock, store, stream, network, collections=collections),
             FullReindex(store.rebuilds),
         ],
         pauses=pauses,

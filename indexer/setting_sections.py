@@ -24,6 +24,7 @@ from indexer.setting_values import (
     Origin,
     Patterns,
     Port,
+    Service,
     StreamUrls,
 )
 
@@ -168,6 +169,23 @@ class BackfillSettings(Section):
     """A stream that is held goes on once its newest event is so many seconds old."""
     history_days_max: Annotated[float, Field(gt=0, le=36_500)] = 90.0
     """Operations are forgotten so many days after they ended."""
+    bootstrap: bool = True
+    """Scan all hosts once, when no such scan was ever completed on this store."""
+
+
+class HostsSettings(Section):
+    """Scans of hosts."""
+
+    scan_interval_h: Annotated[float, Field(gt=0, le=8760)] = 24.0
+    """Hours after which a host with records in scope is due again."""
+    scan_interval_empty_h: Annotated[float, Field(gt=0, le=8760)] = 168.0
+    """Hours after which one without is."""
+    ask_repos_max: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+    """Unknown repos that a host is asked about in one scan, where the relay lists none."""
+    ask_again_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """Days for which an answer that a repo has nothing in scope is believed."""
+    asked_repos_max: Annotated[int, Field(ge=1000)] = 2_000_000
+    """Such answers kept; beyond it the oldest are forgotten."""
 
 
 class GovernanceSettings(Section):
@@ -175,6 +193,23 @@ class GovernanceSettings(Section):
 
     did: DidText = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
     """Its DID."""
+
+
+class CitationsSettings(Section):
+    """What the documents of eprints cite. Only the document itself is always asked."""
+
+    grobid_url: Service = ""
+    """A GROBID service, which reads references better than we do; empty: off."""
+    crossref_url: Service = "https://api.crossref.org"
+    """Crossref, which knows what published versions cite; empty: off."""
+    semantic_scholar_url: Service = "https://api.semanticscholar.org"
+    """Semantic Scholar, which does so for preprints too; empty: off."""
+    mailto: HeaderText | None = None
+    """Mail address for Crossref, which serves those that give one better."""
+    workers: Annotated[int, Field(ge=1, le=16)] = 2
+    """Eprints at work at the same time, each with a process of at most 512 MiB."""
+    document_bytes_max: Annotated[int, Field(ge=100_000)] = 50 * 1024 * 1024
+    """Largest document that is fetched."""
 
 
 class LogSettings(Section):

@@ -31,8 +31,10 @@ from indexer.setting_refusals import first_problem, refusal, shown
 from indexer.setting_sections import (
     AdminSettings,
     BackfillSettings,
+    CitationsSettings,
     FirehoseSettings,
     GovernanceSettings,
+    HostsSettings,
     IdentitySettings,
     LogSettings,
     MetricsSettings,
@@ -68,7 +70,9 @@ class Settings(BaseSettings):
     admin: AdminSettings = AdminSettings()
     metrics: MetricsSettings = MetricsSettings()
     backfill: BackfillSettings = BackfillSettings()
+    hosts: HostsSettings = HostsSettings()
     governance: GovernanceSettings = GovernanceSettings()
+    citations: CitationsSettings = CitationsSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -94,3 +94,18 @@ SELECT id,
        target,
        outcome
 FROM audit_entry;
+
+DROP VIEW IF EXISTS pds_hosts;
+CREATE VIEW pds_hosts AS
+SELECT url,
+       CASE WHEN is_open AND leased_until > CAST(strftime('%s', 'now') AS REAL) THEN 'scanning'
+            ELSE status END AS status,
+       source,
+       strftime('%Y-%m-%dT%H:%M:%fZ', scanned_at, 'unixepoch') AS scanned_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', nullif(next_scan_at, 0), 'unixepoch') AS next_scan_at,
+       records,
+       failures,
+       failures_total,
+       error,
+       operation_id
+FROM host;

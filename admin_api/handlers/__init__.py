@@ -10,6 +10,7 @@ from admin_api.handlers.daemon import daemon_handlers
 from admin_api.handlers.dead_letters import dead_letter_handlers
 from admin_api.handlers.denials import denial_handlers
 from admin_api.handlers.gaps import gap_handlers
+from admin_api.handlers.hosts import host_handlers
 from admin_api.handlers.repos import repo_handlers
 from admin_api.handlers.status import status_handlers
 from admin_api.ports import AdminPorts
@@ -23,7 +24,8 @@ METHODS = frozenset(
             for name in (
                 "cancelBackfill", "dismissDLQEntry", "getAuditLog", "getBackfillHistory",
                 "getBackfillStatus", "getFirehoseStatus", "getOverview", "getSystemHealth",
-                "listDLQEntries", "purgeOldDLQ", "rescanPDS", "retryAllDLQ", "retryDLQEntry",
+                "listDLQEntries", "listPDSes", "purgeOldDLQ", "rescanPDS", "retryAllDLQ",
+                "retryDLQEntry",
                 "triggerBackfill", "triggerCitationExtraction", "triggerDIDSync",
                 "triggerFreshnessScan", "triggerFullReindex", "triggerGovernanceSync",
                 "triggerPDSScan",
@@ -49,6 +51,7 @@ def all_handlers(ports: AdminPorts, *, clock: Clock) -> Mapping[str, Handler]:
         **dead_letter_handlers(ports.letters),
         **audit_handlers(ports.audit),
         **repo_handlers(ports.repos),
+        **host_handlers(ports.hosts),
         **daemon_handlers(ports.stream, ports.backups),
         **gap_handlers(ports.gaps, ports.cursors),
         **denial_handlers(ports.denials),

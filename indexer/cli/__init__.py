@@ -20,6 +20,7 @@ import click
 
 from indexer.cli.backup import backup, restore
 from indexer.cli.export import export
+from indexer.cli.hosts import pds
 from indexer.cli.operations import EXIT_INTERRUPTED
 from indexer.cli.options import config_option
 from indexer.cli.remote import REMOTE_COMMANDS
@@ -67,7 +68,7 @@ def _checked_settings(config: Path | None) -> Settings:
     return settings
 
 
-for _command in (*REMOTE_COMMANDS, search, verify, export, backup, restore):
+for _command in (*REMOTE_COMMANDS, pds, search, verify, export, backup, restore):
     commands.add_command(_command)
 
 

@@ -30,7 +30,7 @@ class RepoListings:
 
     def __init__(self, http: HttpClient, *, relay_url: str, allow_private: bool) -> None:
         self._http = http
-        self._relay_url = relay_url
+        self.relay_url = relay_url
         self._allow_private = allow_private
 
     async def of_host(
@@ -45,7 +45,7 @@ class RepoListings:
         self, collection: str, cursor: str | None, *, repos_max: int = PAGE_REPOS
     ) -> ListingPage | None:
         """A page of the relay's listReposByCollection; None where that is not served."""
-        url = f"{self._relay_url}/xrpc/com.atproto.sync.listReposByCollection"
+        url = f"{self.relay_url}/xrpc/com.atproto.sync.listReposByCollection"
         asked = {"collection": collection, "limit": str(repos_max)}
         return await self._page(url, asked, cursor, service="relay", is_configured=True)
 
@@ -54,7 +54,7 @@ class RepoListings:
 
         None where that is not served.
         """
-        url = f"{self._relay_url}/xrpc/com.atproto.sync.listHosts"
+        url = f"{self.relay_url}/xrpc/com.atproto.sync.listHosts"
         params = {"limit": str(HOSTS_PAGE)}
         if cursor is not None:
             params["cursor"] = cursor
@@ -93,7 +93,7 @@ class RepoListings:
             return None
         if entry.get("status") in GONE_HOSTS:
             return None
-        scheme = self._relay_url.partition(":")[0] if self._allow_private else "https"
+        scheme = self.relay_url.partition(":")[0] if self._allow_private else "https"
         url = parse_origin(f"{scheme}://{name}")
         try:
             check_url(url or "", allow_private=self._allow_private)

@@ -35,6 +35,7 @@ def sections(folder: Path, net: Devnet) -> dict[str, dict[str, Any]]:
         "firehose": {"url": net.relay_url, "start": "oldest"},
         "identity": {"plc_url": net.plc_url, "handle_resolver_url": net.handle_resolver_url},
         "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
+        "backfill": {"bootstrap": False},
         "log": {"format": "json"},
     }
 

@@ -1,0 +1,70 @@
+"""Scans of hosts, wired: the registry, and the type of operation that works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from indexer.clock import Clock
+from indexer.hosts import ScanLimits
+from indexer.model import Scope
+from indexer.network.ssrf import check_url
+from indexer.operations.host_pass import ScanParts
+from indexer.operations.pds_scan import PdsScan
+from indexer.outbound import NetworkParts
+from indexer.settings import Settings
+from indexer.store_parts import StoreParts
+from indexer.stream_parts import StreamParts
+from storage.database import Database
+from storage.hosts import HostStore
+from storage.scans import ScanStore
+
+HOUR_S = 3600.0
+
+
+def scan_limits(settings: Settings) -> ScanLimits:
+    """The settings that the store's part of a scan depends on."""
+    hosts = settings.hosts
+    return ScanLimits(
+        interval_s=hosts.scan_interval_h * HOUR_S,
+        interval_empty_s=hosts.scan_interval_empty_h * HOUR_S,
+        asked_max=hosts.ask_repos_max,
+        ask_again_days=hosts.ask_again_days,
+        remembered_max=hosts.asked_repos_max,
+    )
+
+
+def host_store(settings: Settings, database: Database, clock: Clock) -> HostStore:
+    """The registry of hosts."""
+    return HostStore(database, limits=scan_limits(settings), clock=clock)
+
+
+def pds_scan(
+    settings: Settings,
+    clock: Clock,
+    store: StoreParts,
+    stream: StreamParts,
+    network: NetworkParts,
+    *,
+    collections: Sequence[str],
+) -> PdsScan:
+    """The type of operation; `collections` are the NSIDs that a relay may be asked for."""
+    scans = ScanStore(store.database, limits=scan_limits(settings), clock=clock)
+    parts = ScanParts(
+        registry=host_store(settings, store.database, clock),
+        rows=scans,
+        pages=scans,
+        candidates=scans,
+        lists=network.listings,
+        documents=network.hosts,
+        repos=stream.resyncer,
+        scope=Scope(settings.scope.collections),
+        stream_at=stream.at,
+        clock=clock,
+    )
+    return PdsScan(
+        parts,
+        collections=collections,
+        relay_url=network.listings.relay_url,
+        check_url=partial(check_url, allow_private=settings.network.allow_private_hosts),
+    )
