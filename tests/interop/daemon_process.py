@@ -47,6 +47,7 @@ class DaemonProcess:
     handle_resolver_url: str
     session: aiohttp.ClientSession
     start_at: str = "oldest"
+    bootstrap: bool = False
     process: asyncio.subprocess.Process | None = None
     admin_port: int = field(default_factory=_free_port)
     metrics_port: int = field(default_factory=_free_port)
@@ -202,6 +203,7 @@ class DaemonProcess:
                     "network": {"allow_private_hosts": True},
                     "admin": {"port": self.admin_port, "password_file": str(password)},
                     "metrics": {"port": self.metrics_port},
+                    "backfill": {"bootstrap": self.bootstrap},
                 }
             )
         )
@@ -216,11 +218,12 @@ async def daemon_process(
     plc_url: str,
     handle_resolver_url: str,
     start_at: str = "oldest",
+    bootstrap: bool = False,
 ) -> AsyncIterator[DaemonProcess]:
     """A running daemon, which must end cleanly on SIGTERM."""
     async with aiohttp.ClientSession() as session:
         daemon = DaemonProcess(
-            folder, firehose_url, plc_url, handle_resolver_url, session, start_at
+            folder, firehose_url, plc_url, handle_resolver_url, session, start_at, bootstrap
         )
         try:
             await daemon.start()
