@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
+from indexer.citation_parts import open_sources
 from indexer.clock import Clock
 from indexer.metrics import Metrics
+from indexer.network.blobs import BlobNetwork
 from indexer.network.directory import DirectoryLog
 from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
@@ -17,6 +19,7 @@ from indexer.network.listings import RepoListings
 from indexer.network.pacing import Pacing
 from indexer.network.pds import RepoNetwork
 from indexer.network.spool import SpoolFolder
+from indexer.operations.citation_sources import Sources
 from indexer.settings import Settings
 
 
@@ -28,6 +31,8 @@ class NetworkParts:
     hosts: RepoNetwork
     listings: RepoListings
     directory: DirectoryLog
+    blobs: BlobNetwork
+    sources: Sources
 
 
 async def open_network(
@@ -77,6 +82,17 @@ async def open_network(
         identities=identities,
         hosts=hosts,
         listings=RepoListings(http, relay_url=relay_url, allow_private=network.allow_private_hosts),
+        blobs=BlobNetwork(
+            http,
+            identities,
+            folder,
+            bytes_max=settings.citations.document_bytes_max,
+            idle_s=settings.resync.idle_s,
+            total_s=settings.resync.total_s,
+        ),
+        sources=await open_sources(
+            settings, clock, metrics, stack, user_agent=user_agent(settings)
+        ),
         directory=DirectoryLog(http, plc_url=settings.identity.plc_url),
     )
 

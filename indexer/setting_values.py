@@ -58,6 +58,10 @@ def parse_origin(value: str) -> str:
     return _url(value, ("https", "http"))
 
 
+def _service(value: str) -> str:
+    return parse_origin(value) if value else ""
+
+
 def _stream(value: str) -> str:
     return _url(value, ("wss", "ws"))
 
@@ -118,6 +122,8 @@ def _modes(value: object) -> object:
 
 DidText = Annotated[str, AfterValidator(_did)]
 Origin = Annotated[str, AfterValidator(parse_origin)]
+Service = Annotated[str, AfterValidator(_service)]
+"""An http(s) URL, or nothing: off."""
 StreamUrl = Annotated[str, AfterValidator(_stream)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Address = Annotated[str, AfterValidator(_address)]

@@ -16,6 +16,7 @@ from indexer.records.registry import Registry
 from indexer.settings import Settings
 from indexer.upkeep import Step
 from indexer.world import World
+from storage.citations import CitationStore
 from storage.database import Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.denials import DenialStore
@@ -44,6 +45,7 @@ class StoreParts:
     resyncs: ResyncStore
     directory: DirectoryStore
     rebuilds: Rebuilds
+    citations: CitationStore
     is_outdated: bool  # whether what readers see was made from other declarations than today's
     denials: DenialStore
     upkeep: tuple[Step, ...]
@@ -91,6 +93,7 @@ async def open_store(
     await resyncs.give_back_all()
     denials = DenialStore(database, tracked, records, clock=world.clock)
     await denials.load()
+    citations = CitationStore(database, clock=world.clock)
     return StoreParts(
         database=database,
         tracked=tracked,
@@ -101,10 +104,12 @@ async def open_store(
             database, tracked, policy, plc_url=settings.identity.plc_url, clock=world.clock
         ),
         rebuilds=Rebuilds(database, settings.storage.path, projections, preparing),
+        citations=citations,
         is_outdated=is_outdated,
         upkeep=(
             search.step,
             GenerationUpkeep(database).step,
+            citations.step,
             *_upkeep(settings, world, database, metrics, policy),
             denials.step,
         ),

@@ -15,6 +15,8 @@ class ExtractionOutcome(StrEnum):
     """There are citations."""
     NO_REFERENCES = "no_references"
     """The document was read, and no source knows of a reference."""
+    INCOMPLETE = "incomplete"
+    """The document was read, and a service could not be asked: a later run asks again."""
     UNSUPPORTED = "unsupported"
     """Nobody here reads documents of this format."""
     UNREADABLE = "unreadable"
@@ -35,6 +37,7 @@ LASTING = frozenset(
     {
         ExtractionOutcome.EXTRACTED,
         ExtractionOutcome.NO_REFERENCES,
+        ExtractionOutcome.INCOMPLETE,
         ExtractionOutcome.UNSUPPORTED,
         ExtractionOutcome.UNREADABLE,
         ExtractionOutcome.TOO_LARGE,

@@ -9,11 +9,12 @@ nonsense, or we refuse to ask).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -61,7 +62,12 @@ SLOW_S = 30.0
 REDIRECTS_MAX = 3
 DETAIL_CHARS = 500
 CHUNK_BYTES = 65536
+NO_CONTENT = 204
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+Form = Mapping[str, str | Sequence[str] | IO[bytes]]
+"""Fields of a form: a text, several texts, or a file to read from its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,8 @@ class _Request:
     idle_s: float
     total_s: float
     is_configured: bool
+    form: Form | None = None  # what is sent, by POST
+    accept: str | None = None
 
 
 class HttpClient:
@@ -191,6 +199,27 @@ class HttpClient:
             parts = [chunk async for chunk in body.chunks]
         return b"".join(parts)
 
+    async def post_form(
+        self, url: str, form: Form, *, service: str, accept: str, bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """POST a form to a URL named in the settings; the answer whole, empty where it is none."""
+        request = _Request(
+            service=service,
+            bytes_max=bytes_max,
+            idle_s=timeout_s,
+            total_s=timeout_s,
+            is_configured=True,
+            form=form,
+            accept=accept,
+        )
+        check_url(url, allow_private=self._allow_private, exempt=self._exempt)
+        async with self._answer(url, None, request) as response:
+            if response.status not in {OK, NO_CONTENT}:
+                raise await self._failure(response, origin_of(url), request)
+            data = b"".join([chunk async for chunk in self._bounded(response, request)])
+            self._pacing.answered(origin_of(url))
+        return data
+
     @asynccontextmanager
     async def stream(
         self,
@@ -258,8 +287,14 @@ class HttpClient:
                     asyncio.timeout(
                         min(request.total_s, CONNECT_S_TOTAL + request.idle_s)
                     ) as limit,
-                    session.get(
-                        url, params=params, allow_redirects=False, timeout=timeout
+                    session.request(
+                        "GET" if request.form is None else "POST",
+                        url,
+                        params=params,
+                        data=None if request.form is None else _form_data(request.form),
+                        headers=None if request.accept is None else {"Accept": request.accept},
+                        allow_redirects=False,
+                        timeout=timeout,
                     ) as response,
                 ):
                     limit.reschedule(started + request.total_s)
@@ -364,6 +399,22 @@ class HttpClient:
                 self._pacing.failed(origin)
                 raise Unavailable(f"{origin}: {received} bytes in {waited_s:.0f} s is too slow")
             yield chunk
+
+
+def _form_data(form: Form) -> aiohttp.FormData:
+    """The fields as a body. A file is sent by a descriptor of its own, which the sender closes."""
+    data = aiohttp.FormData()
+    for name, value in form.items():
+        if isinstance(value, str):
+            data.add_field(name, value)
+        elif isinstance(value, Sequence):
+            for each in value:
+                data.add_field(name, each)
+        else:
+            value.seek(0)
+            copy = os.fdopen(os.dup(value.fileno()), "rb")
+            data.add_field(name, copy, filename=name, content_type="application/octet-stream")
+    return data
 
 
 async def _start_of(response: aiohttp.ClientResponse, idle_s: float) -> bytes:

@@ -35,6 +35,8 @@ class Request:
     key: str
     params: dict[str, Json]
     total_units: int | None = None
+    check: Callable[[], Awaitable[None]] | None = None
+    """What only the store can judge: raises `RequestRefused` before anything has started."""
 
 
 class Context:

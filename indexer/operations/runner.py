@@ -103,6 +103,8 @@ class Runner:
         """
         kind = self._kind(type_name)
         request = kind.parse({name: each for name, each in params.items() if name != "mode"})
+        if request.check is not None:
+            await request.check()
         wanted = Operation(
             id=self._new_id(),
             type=kind.type,
