@@ -33,11 +33,12 @@ test-network: setup
 	$(BIN)/python -m pytest -m network tests/interop
 
 test-ops: setup
-	for tool in systemd-analyze promtool; do \
+	for tool in systemd-analyze promtool chromium; do \
 		command -v $$tool >/dev/null || missing=yes; \
 	done; \
 	if [ "$$missing" ]; then apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-		apt-get -qq install --no-install-recommends systemd prometheus; fi
+		apt-get -qq install --no-install-recommends systemd prometheus chromium; fi
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ops]'
 	$(BIN)/python -m pytest -m ops tests/ops
 
 check: setup

@@ -1,4 +1,4 @@
-"""The two listeners: admin (XRPC, health, readiness) and metrics.
+"""The two listeners: admin (XRPC, health, readiness, console) and metrics.
 
 Owns which path leads where and who needs a credential: XRPC methods do, the answers that service
 managers and scrapers poll do not, and tell nothing that a stranger could use.
@@ -16,6 +16,7 @@ from aiohttp import web
 
 from admin_api.auth import Authenticator, Passwords
 from admin_api.clients import BrowserGuard, ClientAddresses
+from admin_api.console_files import ConsoleFiles
 from admin_api.handlers import METHODS, all_handlers
 from admin_api.limits import FailureLimit, RequestLimit
 from admin_api.listener import listen
@@ -94,20 +95,22 @@ async def serve_admin(
         metrics=metrics,
         on_fault=on_fault,
     )
-    document = None if own_host is None else _did_document(f"{settings.service_did}", own_host)
-    status = ports.status
+    constant: dict[str, Json] = {"/livez": {"status": "alive"}}
+    if own_host is not None:
+        constant[DID_DOCUMENT_PATH] = _did_document(f"{settings.service_did}", own_host)
+    status, console = ports.status, ConsoleFiles()
 
     async def answer(request: web.BaseRequest, path: str, query: str) -> web.Response:
         if path == HEALTH_PATH:
             return _read_only(request) or await _health(status, on_fault)
         if path.startswith(PREFIX):
             return await dispatcher.answer(request, path, query)
-        if path == "/livez":
-            return _read_only(request) or json_response(200, {"status": "alive"})
+        if path in constant:
+            return _read_only(request) or json_response(200, constant[path])
         if path == "/readyz":
             return _read_only(request) or await _readiness(status, ports.notes(), on_fault)
-        if path == DID_DOCUMENT_PATH and document is not None:
-            return _read_only(request) or json_response(200, document)
+        if (page := console.response(path)) is not None:
+            return _read_only(request) or page
         return error_response(404, "NotFound", "nothing is served under this path")
 
     async with listen("admin", settings.bind, settings.port, answer) as port:

@@ -59,7 +59,11 @@ def status_handlers(status: Status, *, clock: Clock) -> Mapping[str, Handler]:
         }
 
     async def overview(_: Call) -> Json:
-        return dataclasses.asdict(await status.overview())
+        totals: dict[str, Json] = dataclasses.asdict(await status.overview())
+        states = (await status.counts()).repos
+        return totals | {
+            "repoStates": [{"state": name, "repos": states[name]} for name in sorted(states)]
+        }
 
     async def dead_letters(call: Call) -> Json:
         limit = msgspec.convert(call.params.get("limit", DEAD_LETTERS_DEFAULT), int)

@@ -50,6 +50,11 @@ class _Firehose(msgspec.Struct, frozen=True, rename="camel"):
     lag_seconds: int | None = None
 
 
+class _RepoState(msgspec.Struct, frozen=True):
+    state: str
+    repos: int
+
+
 class _Readiness(msgspec.Struct, frozen=True):
     ready: bool = False
     components: dict[str, str | None] = {}  # name -> why it is not ready
@@ -116,8 +121,11 @@ def _rows(client: AdminClient, parts: dict[str, bytes | None]) -> Iterator[tuple
         for store in client.read(answer, _Health).databases:
             yield "store", _store_text(store)
     if (answer := parts["overview"]) is not None:
-        overview = client.read(answer, dict[str, int])
-        yield "index", ", ".join(f"{number:,} {name}" for name, number in overview.items())
+        overview = client.read(answer, dict[str, int | tuple[_RepoState, ...]])
+        totals = {name: total for name, total in overview.items() if isinstance(total, int)}
+        yield "index", ", ".join(f"{total:,} {name}" for name, total in totals.items())
+        if states := ", ".join(_states(overview.get("repoStates", ()))):
+            yield "repos", states
     if (answer := parts["backfills"]) is not None:
         running = client.read(answer, ListedOperations).operations
         if not running:
@@ -136,6 +144,12 @@ def _firehose_rows(firehose: _Firehose) -> Iterator[tuple[str, str]]:
         seconds = (firehose.timestamp - firehose.last_received_at).total_seconds()
         yield "received", f"{duration(seconds)} ago"
     yield "refused", counted(firehose.dlq_count, "dead letter")
+
+
+def _states(states: int | tuple[_RepoState, ...]) -> Iterator[str]:
+    for each in states if isinstance(states, tuple) else ():
+        if each.repos:
+            yield f"{each.repos:,} {printable(each.state)}"
 
 
 def _store_text(store: _Database) -> str:

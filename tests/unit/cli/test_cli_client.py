@@ -49,6 +49,15 @@ COMPLETED = (
         )
     },
 )
+OVERVIEW_ANSWER = {
+    "eprints": 1234,
+    "authors": 5,
+    "repoStates": [
+        {"state": "active", "repos": 7},
+        {"state": "error", "repos": 1},
+        {"state": "pending", "repos": 0},
+    ],
+}
 
 
 def serve_status(admin):
@@ -81,7 +90,7 @@ def serve_status(admin):
             },
         ),
     )
-    admin.answer(OVERVIEW, (200, {"eprints": 1234, "authors": 5}))
+    admin.answer(OVERVIEW, (200, OVERVIEW_ANSWER))
     admin.answer(STATUS, (200, {"operations": [operation(progress=50)]}))
     components = {"store": None, "firehose": "not connected to wss://relay.example"}
     admin.answer("/readyz", (503, {"ready": False, "components": components}))
@@ -101,6 +110,7 @@ def test_status_tells_everything_on_one_screen(admin, client):
         "  refused    1 dead letter",
         "  store      sqlite works, answers in 2 ms",
         "  index      1,234 eprints, 5 authors",
+        "  repos      7 active, 1 error",
         f"  operation  {ID} didSync [############------------] 50 %, 1,200 records, 3 repos",
     ]
 
@@ -122,7 +132,7 @@ def test_status_as_json_holds_what_the_daemon_said(admin, client):
     assert answer.pop("url") == admin.url
     assert answer.pop("troubles") == []
     assert sorted(answer) == sorted(ALL_PARTS)
-    assert answer["overview"] == {"eprints": 1234, "authors": 5}
+    assert answer["overview"] == OVERVIEW_ANSWER
     assert answer["readiness"]["ready"] is False
 
 
