@@ -27,7 +27,7 @@ from indexer.operations.runner import Runner
 from indexer.outbound import open_network, user_agent
 from indexer.records.prepare import prepare_record
 from indexer.records.registry import Registry, load_registry
-from indexer.scan_parts import host_store
+from indexer.scan_parts import first_scan, host_store
 from indexer.service_manager import stay_in_touch
 from indexer.settings import Settings
 from indexer.status import DaemonStatus
@@ -132,10 +132,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )  # fmt: skip
     hosts = host_store(settings, database, clock)
     install_host_gauge(metrics, hosts.totals)
-    bootstrap = Bootstrap(
-        runner, is_done=hosts.has_completed_scan, is_connected=lambda: firehose.is_connected,
-        is_wanted=settings.backfill.bootstrap,
-    )  # fmt: skip
+    bootstrap = first_scan(settings, hosts, runner, firehose)
     install_gauges(metrics, status, runner.running, runner.queued, settings.storage.path)
     hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
     audit = AuditStore(database, clock=clock)
@@ -147,7 +144,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
         cursors=_cursor_reset(settings, stream, store.live, metrics), hosts=hosts,
-        notes=lambda: {} if bootstrap.state is None else {"bootstrap": bootstrap.state},
+        notes=bootstrap.notes,
     )  # fmt: skip
     in_touch = partial(
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock

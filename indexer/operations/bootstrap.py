@@ -7,7 +7,7 @@ completed the store is not known to hold all that there is, and whoever asks is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -39,6 +39,10 @@ class Bootstrap:
         self._is_wanted = is_wanted
         self.state: str | None = None
         """What is to be said of it; None when it is done with."""
+
+    def notes(self) -> Mapping[str, str]:
+        """The same, under its name, for those who show it."""
+        return {} if self.state is None else {"bootstrap": self.state}
 
     async def run(self) -> None:
         """Until a scan has been completed or cancelled."""

@@ -38,7 +38,7 @@ FUNCTIONS_MAX = 40
 IMPORTS_MAX = 14
 
 COMPOSITION = ("indexer/assembly.py", "indexer/store_parts.py", "indexer/stream_parts.py",
-               "indexer/operation_parts.py")  # fmt: skip
+               "indexer/operation_parts.py", "indexer/scan_parts.py")  # fmt: skip
 """The composition root meets everybody."""
 
 BROAD_EXCEPT_ALLOWED_IN = {

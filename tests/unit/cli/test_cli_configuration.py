@@ -127,14 +127,16 @@ def test_help_of_every_command_names_its_options(cli):
     commands = [
         "run", "check-config", "status", "backfill", "operations", "cancel", "gaps",
         "reset-cursor", "search", "verify", "export", "dlq", "pause", "resume", "deny", "allow",
-        "denied", "backup", "restore",
+        "denied", "backup", "restore", "pds",
     ]  # fmt: skip
     code, out, _ = cli("--help")
     assert code == 0
     listed = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
     assert listed == sorted(commands)
     letters = [("dlq", each) for each in ("list", "retry", "dismiss", "purge")]
-    for command in [*((each,) for each in commands if each != "dlq"), *letters]:
+    hosts = [("pds", each) for each in ("list", "rescan")]
+    single = [(each,) for each in commands if each not in {"dlq", "pds"}]
+    for command in [*single, *letters, *hosts]:
         code, out, _ = cli(*command, "--help")
         assert code == 0
         assert "--config" in out and "CHIVE_INDEXER_CONFIG" in out
