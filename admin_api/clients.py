@@ -40,9 +40,12 @@ class ClientAddresses:
         address = _address(request.remote or "")
         if address is not None and self._is_trusted(address):
             address = self._forwarded(request, address)
-        if isinstance(address, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((address, V6_CLIENT_BITS), strict=False))
-        return str(address)
+        return _client(address)
+
+    def client_at(self, peer: str) -> str | None:
+        """The client that a connection from this address counts for; None for a trusted proxy."""
+        address = _address(peer)
+        return None if address is not None and self._is_trusted(address) else _client(address)
 
     def _forwarded(self, request: web.BaseRequest, proxy: Address) -> Address:
         hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
@@ -85,6 +88,12 @@ def _host_name(host: str) -> str | None:
     except ValueError:
         return None
     return parts.hostname if parts.netloc == host and "@" not in host else None
+
+
+def _client(address: Address | None) -> str:
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, V6_CLIENT_BITS), strict=False))
+    return str(address)
 
 
 def _address(text: str) -> Address | None:

@@ -8,6 +8,7 @@ nothing of methods or health.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,9 @@ from indexer.errors import LocalFault
 log = structlog.get_logger(__name__)
 
 CONNECTIONS_MAX = 200
+PER_CLIENT_MAX = 64
+"""Connections of one client: whoever holds as many keeps nobody else out."""
+
 IDLE_S = 30.0
 """A connection that has sent no complete request head for this long is closed."""
 
@@ -29,17 +33,31 @@ DRAIN_S = 1.0
 LINGER_S = 1.0
 """How long an unread rest of a refused body is read and thrown away."""
 
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+    b'Connection: close\r\nRetry-After: 5\r\n\r\n{"error":"NotEnoughResources",'
+    b'"message":"too many connections"}'
+)
+"""What a connection beyond the caps is told."""
+
 Answer = Callable[[web.BaseRequest, str, str], Awaitable[web.Response]]
 """(request, raw path, raw query) -> response"""
 
 
 @asynccontextmanager
 async def listen(
-    name: str, bind: str, port: int, answer: Answer, *, idle_s: float = IDLE_S
+    name: str,
+    bind: str,
+    port: int,
+    answer: Answer,
+    *,
+    client_at: Callable[[str], str | None] = str,
+    idle_s: float = IDLE_S,
 ) -> AsyncIterator[int]:
     """Serve until the block ends; gives the bound port.
 
-    `name` is the section of the settings. Raises `LocalFault` where the address cannot be bound.
+    `name` is the section of the settings; `client_at` says for whom a connection from an address
+    counts, None for nobody. Raises `LocalFault` where the address cannot be bound.
     """
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -49,9 +67,7 @@ async def listen(
     loop = asyncio.get_running_loop()
     server = web.Server(handle)
 
-    def accept() -> asyncio.Protocol:
-        if len(server.connections) >= CONNECTIONS_MAX:
-            return _Turned()
+    def connection() -> _Connection:
         return _Connection(
             server,
             loop=loop,
@@ -61,8 +77,10 @@ async def listen(
             access_log=None,  # type: ignore[arg-type]  # documented; the annotation lacks None
         )
 
+    places = _Places(client_at)
+
     try:
-        sockets = await loop.create_server(accept, bind, port)
+        sockets = await loop.create_server(lambda: _Entrance(connection, places), bind, port)
     except OSError as exc:
         raise LocalFault(
             f"{name}.bind = {bind!r}, {name}.port = {port}: cannot listen there: {exc.strerror};"
@@ -76,10 +94,69 @@ async def listen(
         await server.shutdown(DRAIN_S)
 
 
+class _Places:
+    """The connections that there are, in all and by client."""
+
+    def __init__(self, client_at: Callable[[str], str | None]) -> None:
+        self._client_at = client_at
+        self._taken = 0
+        self._by_client: Counter[str] = Counter()
+
+    def take(self, peer: str) -> Callable[[], None] | None:
+        """A place for a connection from this address: what gives it back. None: there is none."""
+        client = self._client_at(peer)
+        if self._taken >= CONNECTIONS_MAX:
+            return None
+        if client is not None and self._by_client[client] >= PER_CLIENT_MAX:
+            return None
+        self._taken += 1
+        if client is not None:
+            self._by_client[client] += 1
+
+        def give_back() -> None:
+            self._taken -= 1
+            if client is not None:
+                self._by_client[client] -= 1
+                if not self._by_client[client]:
+                    del self._by_client[client]
+
+        return give_back
+
+
+class _Entrance(asyncio.Protocol):
+    """Hands a new connection on, or turns it away: told so and closed."""
+
+    def __init__(self, connection: Callable[[], _Connection], places: _Places) -> None:
+        self._connection = connection
+        self._places = places
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Find a place for it."""
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("a listener of streams accepts streams")
+        peer = transport.get_extra_info("peername")
+        give_back = self._places.take(str(peer[0]) if peer else "")
+        if give_back is None:
+            transport.write(FULL)
+            transport.close()
+            return
+        connection = self._connection()
+        connection.give_back = give_back
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+
+
 class _Connection(web.RequestHandler):
     """Answers in JSON where aiohttp would in text: to malformed HTTP, and to a bug of ours."""
 
-    __slots__ = ()
+    __slots__ = ("give_back",)
+
+    give_back: Callable[[], None]
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Its place is free again."""
+        self.give_back()
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -101,17 +178,3 @@ class _Connection(web.RequestHandler):
             "close"  # the answer is one of HTTP/1.0, where it is implied
         )
         return response
-
-
-class _Turned(asyncio.Protocol):
-    """A connection beyond the cap: told so and closed."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close at once; the system sends the short answer."""
-        if isinstance(transport, asyncio.Transport):
-            transport.write(
-                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-                b'Connection: close\r\nRetry-After: 5\r\n\r\n{"error":"NotEnoughResources",'
-                b'"message":"too many connections"}'
-            )
-        transport.close()

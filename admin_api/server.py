@@ -113,7 +113,9 @@ async def serve_admin(
             return _read_only(request) or page
         return error_response(404, "NotFound", "nothing is served under this path")
 
-    async with listen("admin", settings.bind, settings.port, answer) as port:
+    async with listen(
+        "admin", settings.bind, settings.port, answer, client_at=addresses.client_at
+    ) as port:
         yield port
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import resource
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from admin_api.listener import CONNECTIONS_MAX
+from admin_api.listener import CONNECTIONS_MAX, PER_CLIENT_MAX
 from tests.e2e.daemon import PASSWORD
 from tests.e2e.test_admin_methods import ADMIN, Stage, staged
 from tests.unit.admin.raw_http import Connection, connected, exchange, request
 
 SOCKETS = 5_000
 DIALS = 64
+CLIENTS = 20
 LISTINGS = 1_000
 
 
@@ -33,11 +35,12 @@ async def write_and_wait(stage: Stage) -> float:
 async def open_many(port: int, count: int, stack: AsyncExitStack) -> list[Connection]:
     turns = asyncio.Semaphore(DIALS)
 
-    async def dial() -> Connection:
+    async def dial(number: int) -> Connection:
         async with turns:
-            return await stack.enter_async_context(connected(port))
+            source = f"127.0.0.{10 + number % CLIENTS}"
+            return await stack.enter_async_context(connected(port, source=source))
 
-    return list(await asyncio.gather(*(dial() for _ in range(count))))
+    return list(await asyncio.gather(*(dial(number) for number in range(count))))
 
 
 async def test_five_thousand_idle_sockets_do_not_disturb_the_stream(tmp_path: Path):
@@ -61,6 +64,33 @@ async def test_five_thousand_idle_sockets_do_not_disturb_the_stream(tmp_path: Pa
             assert await write_and_wait(stage) < 5.0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_slow_heads_and_slow_bodies_disturb_neither_the_stream_nor_other_clients(
+    tmp_path: Path,
+):
+    """One client takes all the places it can get and hardly says anything on any of them."""
+    async with staged(tmp_path) as stage, AsyncExitStack() as stack:
+        await write_and_wait(stage)
+        port = admin_port(stage)
+        basic = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+        head = request(
+            f"/xrpc/{ADMIN}dismissDLQEntry", ("Authorization", f"Basic {basic}"),
+            ("Content-Type", "application/json"), method="POST", body=b'{"index": 1}',
+        )  # fmt: skip
+        slow = [
+            await stack.enter_async_context(connected(port, source="127.0.0.9"))
+            for _ in range(PER_CLIENT_MAX)
+        ]
+        for number, connection in enumerate(slow):
+            # Half of them stop within the head, half within the body, behind a good credential.
+            await connection.send(head[:60] if number % 2 else head[:-5])
+        refused = await exchange(port, request("/livez"), source="127.0.0.9")
+        assert (refused.status, refused.error) == (503, "NotEnoughResources")
+        assert await write_and_wait(stage) < 5.0
+        assert (await exchange(port, request("/livez"))).status == 200
+        assert (await stage.get(ADMIN + "getOverview"))["records"] == 2
+        assert not await slow[0].ended(0.2), "they were there all the time"
 
 
 async def test_a_thousand_listings_at_once_are_limited_and_not_fatal(tmp_path: Path):

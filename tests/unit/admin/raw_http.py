@@ -73,8 +73,12 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(port: int, host: str = "127.0.0.1") -> AsyncIterator[Connection]:
-    reader, writer = await asyncio.open_connection(host, port)
+async def connected(
+    port: int, host: str = "127.0.0.1", *, source: str | None = None
+) -> AsyncIterator[Connection]:
+    """`source` is the address to come from: any of 127.0.0.0/8."""
+    local = None if source is None else (source, 0)
+    reader, writer = await asyncio.open_connection(host, port, local_addr=local)
     try:
         yield Connection(reader, writer)
     finally:
@@ -100,8 +104,8 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
 
 
-async def exchange(port: int, data: bytes) -> Answer:
+async def exchange(port: int, data: bytes, *, source: str | None = None) -> Answer:
     """The answer to one request on a connection of its own."""
-    async with connected(port) as connection:
+    async with connected(port, source=source) as connection:
         await connection.send(data)
         return await connection.answer(is_head=data.startswith(b"HEAD "))

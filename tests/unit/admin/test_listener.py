@@ -5,10 +5,11 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 from aiohttp import web
-from raw_http import connected, exchange, request
+from raw_http import Connection, connected, exchange, request
 
 from admin_api import listener
-from admin_api.listener import CONNECTIONS_MAX, listen
+from admin_api.clients import ClientAddresses
+from admin_api.listener import CONNECTIONS_MAX, PER_CLIENT_MAX, listen
 from admin_api.xrpc import json_response
 from indexer.errors import LocalFault
 
@@ -67,22 +68,63 @@ async def test_a_bug_is_answered_in_json_without_its_details():
     assert b"secret" not in answer.body
 
 
+async def crowd(port: int, count: int, source: str, stack: AsyncExitStack) -> list[Connection]:
+    """Connections that the server has taken: each was answered."""
+    held = [await stack.enter_async_context(connected(port, source=source)) for _ in range(count)]
+    for connection in held:
+        await connection.send(request())
+    for connection in held:
+        await connection.answer()
+    return held
+
+
+async def is_turned_away(port: int, source: str) -> bool:
+    async with connected(port, source=source) as extra:
+        await extra.send(request())
+        answer = await extra.answer()
+        if answer.status == 200:
+            return False
+        assert (answer.status, answer.error) == (503, "NotEnoughResources")
+        assert answer.headers["retry-after"] == "5"
+        return await extra.ended()
+
+
 async def test_connections_beyond_the_cap_are_told_so_and_places_become_free_again():
     async with listen("admin", "127.0.0.1", 0, echo) as port, AsyncExitStack() as stack:
-        held = [await stack.enter_async_context(connected(port)) for _ in range(CONNECTIONS_MAX)]
-        for connection in held:  # answered, so the server has seen them
-            await connection.send(request())
-        for connection in held:
-            await connection.answer()
-        async with connected(port) as extra:
-            answer = await extra.answer()
-            assert (answer.status, answer.error) == (503, "NotEnoughResources")
-            assert answer.headers["retry-after"] == "5"
-            assert await extra.ended()
+        left, number = CONNECTIONS_MAX, 2
+        while left:
+            size = min(left, PER_CLIENT_MAX)
+            await crowd(port, size, f"127.0.0.{number}", stack)
+            left, number = left - size, number + 1
+        assert await is_turned_away(port, "127.0.0.99")
         await stack.aclose()
         async with asyncio.timeout(5):
-            while (await exchange(port, request())).status != 200:
+            while await is_turned_away(port, "127.0.0.99"):
                 await asyncio.sleep(0.01)
+
+
+async def test_one_client_cannot_keep_others_out():
+    async with listen("admin", "127.0.0.1", 0, echo) as port, AsyncExitStack() as stack:
+        await crowd(port, PER_CLIENT_MAX, "127.0.0.2", stack)
+        assert await is_turned_away(port, "127.0.0.2")
+        assert not await is_turned_away(port, "127.0.0.3")
+        await stack.aclose()
+        async with asyncio.timeout(5):
+            while await is_turned_away(port, "127.0.0.2"):
+                await asyncio.sleep(0.01)
+
+
+async def test_a_trusted_proxy_is_many_clients():
+    at = ClientAddresses(["127.0.0.2/32"]).client_at
+    assert (at("127.0.0.2"), at("127.0.0.3"), at("2001:db8:1:2:3::4")) == (
+        None, "127.0.0.3", "2001:db8:1:2::/64",
+    )  # fmt: skip
+    async with (
+        listen("admin", "127.0.0.1", 0, echo, client_at=at) as port,
+        AsyncExitStack() as stack,
+    ):
+        await crowd(port, PER_CLIENT_MAX + 1, "127.0.0.2", stack)
+        assert not await is_turned_away(port, "127.0.0.2")
 
 
 async def test_a_request_in_progress_is_finished_when_the_listener_closes():
