@@ -77,9 +77,9 @@ def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
     OSError and what `copy_store` raises where it cannot be written.
     """
     with file_lock(database):
+        found = inspect_copy(copy)
         if database.exists() and copy.samefile(database):
             raise ConfigurationError(f"{copy} is the store itself; name a copy of it")
-        found = inspect_copy(copy)
         incoming = database.with_name(database.name + INCOMING)
         copy_store(copy, incoming, place=str(database.parent))
         aside = _set_aside(database)

@@ -1,0 +1,178 @@
+"""Copies of the local store, and one put back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from storage.database import file_lock
+from storage.schema import migrate, schema_version
+
+RELAY = "wss://relay.example"
+
+
+@contextmanager
+def store(path: Path) -> Iterator[sqlite3.Connection]:
+    """A writer with a log beside it, as a daemon has."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        migrate(connection)
+        yield connection
+
+
+def put(connection: sqlite3.Connection, seq: int) -> None:
+    connection.execute(
+        "INSERT INTO firehose_cursor (url, seq, updated_at) VALUES (?, ?, '')"
+        " ON CONFLICT DO UPDATE SET seq = excluded.seq",
+        (RELAY, seq),
+    )
+
+
+def cursor(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT seq FROM firehose_cursor").fetchone()[0]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "index.db"
+
+
+@pytest.fixture
+def here(cli, tmp_path: Path, database: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run a command whose settings name the store."""
+    database.parent.mkdir()
+    config = tmp_path / "config.toml"
+    config.write_text(f"[storage]\npath = {json.dumps(str(database))}\n")
+    return lambda *arguments: cli(*arguments, "--config", config)
+
+
+def test_a_copy_is_made_while_the_store_is_written_and_comes_back_with_its_cursor(
+    here, database: Path, tmp_path: Path
+):
+    copy = tmp_path / "copies" / "first.db"
+    with file_lock(database), store(database) as daemon:
+        put(daemon, 7)
+        code, out, err = here("backup", copy)
+        assert (code, err) == (0, ""), err
+        assert f"0 records, {RELAY} up to 7, checked." in out
+        put(daemon, 8)
+    assert copy.stat().st_mode & 0o077 == 0
+    code, out, _ = here("restore", copy)
+    assert code == 0 and "is restored" in out and "Start the daemon" in out
+    assert cursor(database) == 7
+    [aside] = database.parent.glob("index.db.before-*Z")
+    assert cursor(aside) == 8
+    assert sorted(each.name for each in database.parent.iterdir()) == sorted(
+        ["index.db", "index.db.lock", aside.name]
+    )
+
+
+def test_a_copy_into_a_folder_is_named_by_its_date_and_told_in_json(
+    here, database: Path, tmp_path: Path
+):
+    with store(database) as daemon:
+        put(daemon, 7)
+        code, out, _ = here("backup", tmp_path, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert Path(told["path"]).name.startswith("index-2")
+    assert told["sizeBytes"] == Path(told["path"]).stat().st_size
+    assert told["schemaVersion"] == schema_version()
+    assert told["cursors"] == [{"url": RELAY, "cursor": 7}]
+    code, out, _ = here("restore", told["path"], "--json")
+    assert json.loads(out)["path"] == str(database)
+
+
+def test_nothing_is_written_over_and_no_store_is_no_copy(here, database: Path, tmp_path: Path):
+    code, _, err = here("backup", tmp_path / "x.db")
+    assert code == os.EX_CONFIG and "no store" in err
+    with store(database):
+        (tmp_path / "x.db").write_text("something of somebody")
+        code, _, err = here("backup", tmp_path / "x.db")
+        assert code == os.EX_USAGE and "exists already" in err
+        code, _, err = here("backup", "/proc/nowhere/x.db")
+        assert code == os.EX_IOERR and "/proc" in err
+    assert (tmp_path / "x.db").read_text() == "something of somebody"
+
+
+def test_a_restore_is_refused_while_a_daemon_has_the_store(here, database: Path, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+    with file_lock(database), store(database) as daemon:
+        put(daemon, 7)
+        assert here("backup", copy)[0] == 0
+        put(daemon, 8)
+        code, _, err = here("restore", copy)
+        assert code == os.EX_CONFIG and "stop it first" in err
+    assert cursor(database) == 8
+
+
+def damaged(path: Path) -> None:
+    with store(path) as connection:
+        connection.execute("CREATE TABLE filler (x)")
+        connection.executemany("INSERT INTO filler VALUES (?)", [("a" * 500,)] * 200)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 20_000] = b"\xff" * 20_000
+    path.write_bytes(data)
+
+
+def foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE somebody (x)")
+
+
+def too_new(path: Path) -> None:
+    with store(path) as connection:
+        connection.execute(f"PRAGMA user_version={schema_version() + 1}")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (damaged, "damaged|no sound"),
+        (foreign, "another program"),
+        (too_new, "newer version"),
+        (lambda path: path.write_text("no database at all, but long enough" * 100), "no sound"),
+        (lambda path: None, "no such file"),
+    ],
+    ids=["damaged", "foreign", "too new", "text", "absent"],
+)
+def test_a_copy_that_cannot_be_used_changes_nothing(
+    here, database: Path, tmp_path: Path, make: Callable[[Path], None], message: str
+):
+    with store(database) as daemon:
+        put(daemon, 7)
+    make(tmp_path / "copy.db")
+    code, _, err = here("restore", tmp_path / "copy.db")
+    assert code == os.EX_CONFIG
+    assert any(each in err for each in message.split("|")), err
+    assert cursor(database) == 7
+    assert not list(database.parent.glob("*.before-*")) + list(database.parent.glob("*.incoming*"))
+
+
+def test_the_store_is_no_copy_of_itself(here, database: Path):
+    with store(database) as daemon:
+        put(daemon, 7)
+    code, _, err = here("restore", database)
+    assert code == os.EX_CONFIG and "the store itself" in err
+
+
+def test_a_store_that_is_gone_or_broken_is_replaced(here, database: Path, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+    with store(database) as daemon:
+        put(daemon, 7)
+        assert here("backup", copy)[0] == 0
+    database.write_bytes(b"\0" * 10_000)
+    assert here("restore", copy)[0] == 0
+    assert cursor(database) == 7
+    database.unlink()
+    database.with_name("index.db-wal").write_bytes(b"left behind")
+    code, out, _ = here("restore", copy)
+    assert code == 0 and "was there" not in out
+    assert cursor(database) == 7
