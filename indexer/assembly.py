@@ -17,7 +17,7 @@ from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.live import LiveIngest
 from indexer.ingest.newcomers import Newcomers
-from indexer.ingest.resync import Resyncer
+from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
 from indexer.model import GapReason, Scope
@@ -71,7 +71,7 @@ class Parts:
     """What the daemon runs, and what its listeners serve."""
 
     live: LiveIngest
-    resyncer: Resyncer
+    workers: ResyncWorkers
     gap_repair: GapRepair
     directory: DirectoryFollower
     runner: Runner
@@ -150,8 +150,8 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock
     )
     return Parts(
-        live=live, resyncer=resyncer, gap_repair=gap_repair, directory=directory, runner=runner,
-        hold=hold, bootstrap=bootstrap,
+        live=live, workers=stream.workers, gap_repair=gap_repair, directory=directory,
+        runner=runner, hold=hold, bootstrap=bootstrap,
         upkeep=store.upkeep, is_outdated=store.is_outdated, in_touch=in_touch, admin=admin,
         registry=registry, metrics=metrics, clock=clock,
     )  # fmt: skip

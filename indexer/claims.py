@@ -8,7 +8,9 @@ that the claim is still the current one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from indexer.delays import throttle_s
 from indexer.errors import ChiveIndexerError
@@ -34,6 +36,10 @@ ROLLBACK_LOOK_S = 21_600.0
 CHUNK_ROWS = 120
 """Leaves of a snapshot, and rows of ours beside them, that one transaction compares: with typed
 tables and search a changed row costs about 0.2 ms, and the writer may be held for 50 ms."""
+
+
+Ending: TypeAlias = Callable[[Repo], Repo]
+"""How the row becomes with which an attempt ends."""
 
 
 class StaleClaim(ChiveIndexerError):

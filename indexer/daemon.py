@@ -97,7 +97,7 @@ async def run_daemon_until(
         parts = await assemble(settings, world, stack)
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(parts.resyncer.run(), name="resync"),
+                group.create_task(parts.workers.run(), name="resync"),
                 group.create_task(parts.gap_repair.run(), name="gap-repair"),
                 group.create_task(parts.directory.run(), name="directory"),
                 group.create_task(parts.runner.run(), name="operations"),

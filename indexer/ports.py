@@ -8,10 +8,11 @@ protocol has more than seven methods.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from indexer.claims import Claim, Fetched, Finish, Identity, SnapshotChunk
+from indexer.lanes import Lane, Standing
 from indexer.model import (
     Applied,
     DeadLetter,
@@ -101,8 +102,14 @@ class LiveIndex(Protocol):
 class WorkQueue(Protocol):
     """Which repos need a resync, and who works on them."""
 
-    async def claim_next(self) -> Claim | None:
-        """Claim the most urgent repo that is due, or None when nothing is."""
+    async def claim_next(
+        self, lanes: Sequence[Lane], standings: Iterable[Standing], busy: Collection[str]
+    ) -> Claim | None:
+        """Claim the most urgent repo that is due, or None when nothing is.
+
+        It is one of a host (in the lanes of new repos: of a group) of these standings, and of none
+        that is `busy`; hosts take turns.
+        """
 
     async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
         """Claim one repo for all kinds of work, now; unknown ones are tracked.
@@ -110,8 +117,11 @@ class WorkQueue(Protocol):
         The claim on a denied account comes back with nothing claimed.
         """
 
-    async def next_due_at(self) -> float | None:
-        """Unix seconds at which the next repo falls due, or None when no work is left."""
+    async def next_due_at(self, lanes: Sequence[Lane]) -> float | None:
+        """Unix seconds before which no repo falls due, or None when no work is left."""
+
+    async def judge(self, host: str, standing: Standing, *, until: float = 0.0) -> None:
+        """Note how a host (or group) did last; no repo of it is claimed before `until`."""
 
     async def settle(
         self,

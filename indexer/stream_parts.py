@@ -14,6 +14,7 @@ from indexer.ingest.dialing import open_any_socket
 from indexer.ingest.firehose import Firehose, FirehoseSettings
 from indexer.ingest.live import LiveIngest
 from indexer.ingest.resync import Resyncer
+from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.ingest.verification import Verifier
 from indexer.ingest.websocket import WebsocketSettings
 from indexer.metrics import Metrics
@@ -39,6 +40,7 @@ class StreamParts:
     firehose: Firehose
     live: LiveIngest
     resyncer: Resyncer
+    workers: ResyncWorkers
     doubt: ClockDoubt
     at: Callable[[], float | None]
     """How far the stream has come, unix seconds: to the present once it has fallen silent."""
@@ -95,23 +97,52 @@ def open_stream(
             return now
         return live.stream_at
 
-    resyncer = Resyncer(
-        resync_store,
-        resync_store,
-        hosts,
-        verifier,
-        workers=settings.resync.workers,
-        clock=clock,
-        rng=rng,
-        metrics=metrics,
-        stream_at=stream_at,
-        is_held=lambda: doubt.is_raised,
-    )
+    resyncer, workers = _resync(
+        settings, clock, rng, metrics=metrics, verifier=verifier, store=resync_store, hosts=hosts,
+        stream_at=stream_at, doubt=doubt,
+    )  # fmt: skip
     live = LiveIngest(
         firehose, live_store, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
         doubt=doubt, skips_future_cursor=settings.firehose.on_future_cursor == "live",
     )  # fmt: skip
-    return StreamParts(firehose=firehose, live=live, resyncer=resyncer, doubt=doubt, at=stream_at)
+    return StreamParts(
+        firehose=firehose, live=live, resyncer=resyncer, workers=workers, doubt=doubt, at=stream_at
+    )
+
+
+def _resync(
+    settings: Settings,
+    clock: Clock,
+    rng: random.Random,
+    *,
+    metrics: Metrics,
+    verifier: Verifier,
+    store: ResyncStore,
+    hosts: RepoNetwork,
+    stream_at: Callable[[], float | None],
+    doubt: ClockDoubt,
+) -> tuple[Resyncer, ResyncWorkers]:
+    resyncer = Resyncer(
+        store,
+        store,
+        hosts,
+        verifier,
+        clock=clock,
+        rng=rng,
+        metrics=metrics,
+        stream_at=stream_at,
+    )
+    workers = ResyncWorkers(
+        resyncer,
+        store,
+        hosts,
+        workers=settings.resync.workers,
+        # Tracked repos have the other half of what the directory may be asked.
+        discovery_per_s=settings.network.requests_per_s_per_host / 2,
+        clock=clock,
+        is_held=lambda: doubt.is_raised,
+    )
+    return resyncer, workers
 
 
 def _idle_s(settings: Settings) -> float | None:

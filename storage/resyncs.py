@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from indexer.claims import (
 )
 from indexer.clock import Clock
 from indexer.denials import HOST_DENIED, denied, moved_away
+from indexer.lanes import Lane, Standing
 from indexer.model import (
     AccountStatus,
     DeadLetterDraft,
@@ -39,6 +40,7 @@ from indexer.model import (
     utc_text,
 )
 from indexer.planning import CommitSeen, Policy, Repo, plan_buffered, plan_discovery
+from indexer.protocol.hosts import host_group
 from storage.database import Database, Row
 from storage.dead_letters import insert_dead_letters, settle_retried
 from storage.denied import load_denied_hosts
@@ -46,6 +48,7 @@ from storage.records import RecordTable, RowWrite
 from storage.repos import COLUMNS, insert_repo, load_repo, repo_from_row, update_repos
 from storage.session import Session
 from storage.tracked import TrackedRepos
+from storage.turns import claim_due, forget_hosts, judge, next_due
 
 T = TypeVar("T")
 
@@ -54,27 +57,6 @@ PATH_MAX = "\U0010ffff"
 
 PENDING_FRAMES = 200
 """Buffered commits handed out at once."""
-
-# One look per priority: a single one would walk through all that wait for a later time.
-_DUE = """(SELECT id FROM repo INDEXED BY repo_work
-            WHERE wanted <> 0 AND claimed = 0 AND priority = {} AND retry_at <= ?1
-            ORDER BY retry_at LIMIT 1)"""
-
-_CLAIM = f"""
-UPDATE repo SET claim = claim + 1,
-                claimed = wanted,
-                wanted = 0,
-                state = CASE WHEN wanted & {Wanted.CONTENT:d} AND state <> 'active'
-                             THEN 'resyncing' ELSE state END
-WHERE id = coalesce({", ".join(_DUE.format(priority) for priority in Priority.ALL)})
-RETURNING {COLUMNS}, pds_url
-"""  # noqa: S608 - constants
-
-_NEXT_DUE = " UNION ALL ".join(
-    "SELECT min(retry_at) AS due_at FROM repo INDEXED BY repo_work"  # noqa: S608 - constants
-    f" WHERE wanted <> 0 AND claimed = 0 AND priority = {priority}"
-    for priority in Priority.ALL
-)
 
 _NOTE_OLDER = """
 INSERT INTO rollback (repo_id, pds_url, since, host_rev) VALUES (?, ?, ?, ?)
@@ -113,26 +95,44 @@ class ResyncStore:
         self._pending_bytes_max = pending_bytes_max
 
     async def give_back_all(self) -> None:
-        """At start: no worker holds anything, so what was claimed is wanted again."""
-        await self._database.write(lambda connection: connection.execute(_BOOT).rowcount)
+        """At start: no worker holds anything, so what was claimed is wanted again.
 
-    async def claim_next(self) -> Claim | None:
-        """Claim the most urgent repo that is due, or None when nothing is."""
+        How hosts did is forgotten: they may do better now.
+        """
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(_BOOT)
+            forget_hosts(connection)
+
+        await self._database.write(change)
+
+    async def claim_next(
+        self,
+        lanes: Sequence[Lane] = tuple(Lane),
+        standings: Iterable[Standing] = tuple(Standing),
+        busy: Collection[str] = (),
+    ) -> Claim | None:
+        """Claim the most urgent repo that is due, or None when nothing is.
+
+        It is one of a host (in the lanes of new repos: of a group) of these standings, and of none
+        that is `busy`; hosts take turns.
+        """
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> Claim | None:
-            row = connection.execute(_CLAIM, (now,)).fetchone()
+            row = claim_due(connection, lanes, standings, busy, now=now)
             return _claim_from_row(row) if row else None
 
         return await self._database.write(change)
 
-    async def next_due_at(self) -> float | None:
-        """Unix seconds at which the next repo falls due, or None when no work is left."""
-        rows = await self._database.read(
-            f"SELECT min(due_at) FROM ({_NEXT_DUE})"  # noqa: S608 - constants
-        )
-        due_at: float | None = rows[0][0]
+    async def next_due_at(self, lanes: Sequence[Lane] = tuple(Lane)) -> float | None:
+        """Unix seconds before which no repo falls due, or None when no work is left."""
+        due_at: float | None = (await self._database.read(next_due(lanes)))[0][0]
         return due_at
+
+    async def judge(self, host: str, standing: Standing, *, until: float = 0.0) -> None:
+        """Note how a host (or group) did last; no repo of it is claimed before `until`."""
+        await self._database.write(lambda connection: judge(connection, host, standing, until))
 
     async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
         """Claim one repo for all kinds of work, now; unknown ones are tracked.
@@ -170,6 +170,7 @@ class ResyncStore:
     async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
         """Keep what the DID document says now; the claim with it. Raises `HostDenied`."""
         now = self._clock.now()
+        group = "" if identity.pds_url is None else host_group(identity.pds_url)
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
             known = replace(repo, signing_key=identity.signing_key, identity_at=now)
@@ -179,8 +180,8 @@ class ResyncStore:
                 known = moved_away(known)
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(
-                "UPDATE repo SET handle = ?, pds_url = ? WHERE id = ?",
-                (identity.handle, identity.pds_url, repo.id),
+                "UPDATE repo SET handle = ?, pds_url = ?, host_group = ? WHERE id = ?",
+                (identity.handle, identity.pds_url, group, repo.id),
             )
             return Claim(repo=known, pds_url=identity.pds_url)
 

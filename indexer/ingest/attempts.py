@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from indexer.ingest.places import Seat
 from indexer.model import AccountStatus, FetchMethod
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
@@ -19,6 +20,8 @@ class Result(StrEnum):
 
     FETCHED = "fetched"
     CURRENT = "current"
+    QUEUED = "queued"
+    """No place was left at its host; it waits for its turn there."""
     PUT_OFF = "put_off"
     """The live stream may yet bring what differs; it is compared again if it does not."""
     HIDDEN = "hidden"
@@ -40,6 +43,11 @@ class Route:
     accepts_older: bool = False  # whether the host's state replaces a newer one of ours
     host_rev: str | None = None  # what the host calls the repo's rev, once it has been asked
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)  # as in `Resync`
+    seat: Seat | None = None  # its place among the attempts of the workers
+
+    def transfer(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn at fetching, where others fetch too, and hold it."""
+        return nullcontext() if self.seat is None else self.seat.transfer()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,15 @@
-"""Resync workers: claim a repo, ask its own host, bring in what differs, release it.
+"""Attempts at a resync: ask a claimed repo's own host, bring in what differs, release it.
 
-A bounded number of workers share the repo table as their queue. Each attempt resolves the DID
-document anew and talks only to the PDS that it names. Whatever goes wrong ends in a state of the
-repo row, never in an exception of the worker: only faults of our own store or code stop it.
+Each attempt resolves the DID document anew and talks only to the PDS that it names. Whatever goes
+wrong ends in a state of the repo row, never in an exception of the caller: only faults of our own
+store or code stop it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -20,10 +20,9 @@ import structlog
 from indexer.claims import (
     ROLLBACK_S,
     Claim,
-    Fetched,
+    Ending,
     HostDenied,
     Identity,
-    SnapshotChunk,
     StaleClaim,
     ended,
     failed,
@@ -43,37 +42,25 @@ from indexer.errors import (
     Unavailable,
 )
 from indexer.ingest.attempts import RepoHosts, Result, Resync, Route
+from indexer.ingest.comparing import STREAM_GRACE_S, is_current, may_yet_come
+from indexer.ingest.merging import RepoMerge
+from indexer.ingest.places import Seat
 from indexer.ingest.reading import RepoReader
-from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, prepare_chunk
-from indexer.ingest.verification import RawFrame, Verifier
+from indexer.ingest.verification import Verifier
+from indexer.lanes import put_back
 from indexer.metrics import Metrics
 from indexer.model import AccountStatus, DeadLetterDraft, FetchMethod, RepoState, Wanted
-from indexer.planning import CommitSeen, Repo
 from indexer.ports import RepoRows, WorkQueue
-from indexer.protocol.commit import REV_AHEAD_S_MAX
 from indexer.protocol.keys import VerifyingKey
-from indexer.protocol.syntax import is_tid, tid_timestamp_us
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-STREAM_GRACE_S = 60.0
-"""How far the stream must have passed a commit before its absence counts as a loss."""
-
-IDLE_S_MAX = 5.0
-"""Workers look for due work at least this often."""
-
 BUSY_RETRY_S = 1.0
-
-HELD_S = 1.0
-"""Between two looks whether workers may go on."""
 
 GIVE_BACK_S = 2.0
 """Time for a cancelled attempt to release its claim; a stop must not wait for a busy store."""
-
-WRITES_MAX = 200
-"""Rows that buffered commits may change in one transaction; one commit has up to 200."""
 
 LOOKS_MAX = 3
 """Attempts in a row that must fail on a repo's own content before it counts as invalid: a
@@ -94,7 +81,7 @@ LASTING_CHECKS = frozenset(
 
 
 class Resyncer:
-    """Runs the workers, and single attempts for operations."""
+    """Runs attempts, for the workers and for operations."""
 
     def __init__(
         self,
@@ -103,61 +90,36 @@ class Resyncer:
         hosts: RepoHosts,
         verifier: Verifier,
         *,
-        workers: int,
         clock: Clock,
         rng: random.Random,
         metrics: Metrics,
         stream_at: Callable[[], float | None],
-        is_held: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._rows = rows
         self._hosts = hosts
         self._verifier = verifier
-        self._workers = workers
         self._clock = clock
         self._rng = rng
         self._metrics = metrics
         self._stream_at = stream_at  # time of the newest applied live event, unix seconds
-        self._is_held = is_held  # nothing may be judged now
-        self._work = asyncio.Event()
+        self._bells: list[asyncio.Event] = []
+        self._merge = RepoMerge(rows, verifier, metrics=metrics, on_work=self.wake)
         self._reader = RepoReader(hosts, rows, verifier.scope, clock=clock, metrics=metrics)
         for result in Result:
             for method in FetchMethod:
                 metrics.resyncs.labels(result, method)
 
+    def bell(self) -> asyncio.Event:
+        """An event that is set whenever there may be something to claim."""
+        bell = asyncio.Event()
+        self._bells.append(bell)
+        return bell
+
     def wake(self) -> None:
         """Something has been added to the queue."""
-        self._work.set()
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._workers):
-                group.create_task(self._run_worker(), name=f"resync-{number}")
-
-    async def _run_worker(self) -> None:
-        while True:
-            self._work.clear()
-            if self._is_held():
-                await asyncio.sleep(HELD_S)
-                continue
-            claim = await self._insist(self._queue.claim_next)
-            if claim is None:
-                await self._wait_for_work()
-            else:
-                await self.attempt(claim)
-
-    async def _wait_for_work(self) -> None:
-        due_at = await self._insist(self._queue.next_due_at)
-        idle_s = IDLE_S_MAX
-        if due_at is not None:
-            idle_s = min(max(due_at - self._clock.now(), 0.05), IDLE_S_MAX)
-        try:
-            async with asyncio.timeout(idle_s):
-                await self._work.wait()
-        except TimeoutError:
-            return
+        for bell in self._bells:
+            bell.set()
 
     async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
         """A step in the store that has to be taken, however long the machine is short of space."""
@@ -181,13 +143,21 @@ class Resyncer:
         return await self.attempt(await self._queue.claim_repo(did, is_operator=False))
 
     async def attempt(
-        self, claim: Claim, *, is_operator: bool = False, accepts_rollback: bool = False
+        self,
+        claim: Claim,
+        *,
+        is_operator: bool = False,
+        accepts_rollback: bool = False,
+        seat: Seat | None = None,
     ) -> Resync:
-        """Do what the claim asks for; the repo row says afterwards how it went."""
+        """Do what the claim asks for; the repo row says afterwards how it went.
+
+        With a `seat` it goes no further than there is a place for it.
+        """
         if not claim.repo.claimed:
             return Resync(result=Result.DENIED, reason="denied: it must be allowed first")
         started = self._clock.monotonic()
-        route = Route(accepts_older=accepts_rollback)
+        route = Route(accepts_older=accepts_rollback, seat=seat)
         try:
             outcome = await self._attempt(claim, route, is_operator=is_operator)
         except HostDenied as error:
@@ -237,16 +207,17 @@ class Resyncer:
                 is_final=gone.is_tombstone or is_known,
                 is_hiding=False,
             )
+        identity = Identity(handle=None, signing_key=document.signing_key, pds_url=document.pds_url)
+        is_about_host = bool(claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
+        if route.seat is not None and is_about_host and not route.seat.move(document.pds_url):
+            return await self._queue_there(claim, identity)
         handle = await self._hosts.verify_handle(document)
-        claim = await self._rows.save_identity(
-            claim,
-            Identity(handle=handle, signing_key=document.signing_key, pds_url=document.pds_url),
-        )
+        claim = await self._rows.save_identity(claim, replace(identity, handle=handle))
         if document.signing_key is None or document.pds_url is None:
             raise InvalidUpstream(Check.KEY, f"{claim.did} has no signing key or no PDS")
         key = VerifyingKey.parse(document.signing_key)
-        if not claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT):
-            return await self._finish(claim, route, None, key, is_confirmed=False)
+        if not is_about_host:
+            return await self._merge.finish(claim, route, None, key, is_confirmed=False)
         status = await self._hosts.fetch_status(document.pds_url, claim.did)
         if status is None or status.status is AccountStatus.DELETED:
             is_known = claim.repo.account_status is AccountStatus.DELETED
@@ -262,43 +233,30 @@ class Resyncer:
                 claim, partial(hidden, status=status.status, now=self._clock.now())
             )
             return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
-        if self._is_current(claim.repo, status.rev):
-            return await self._finish(claim, route, None, key, is_confirmed=True)
+        if is_current(claim.repo, status.rev, self._verifier.scope.scope_id):
+            return await self._merge.finish(claim, route, None, key, is_confirmed=True)
         if claim.repo.state is RepoState.ACTIVE and not is_operator:
             later = await self._worth_waiting_until(claim, status.rev)
             if later is not None:
-                return await self._finish(
+                return await self._merge.finish(
                     claim, route, None, key, is_confirmed=True, look_again_at=later
                 )
-        return await self._fetch(claim, route, document.pds_url, key, status.rev)
+        async with route.transfer():
+            return await self._fetch(claim, route, document.pds_url, key, status.rev)
+
+    async def _queue_there(self, claim: Claim, identity: Identity) -> Resync:
+        """The repo lives at a host where no place is left: it waits for its turn among those."""
+        known = await self._rows.save_identity(claim, identity)
+        ending = partial(put_back, pds_url=claim.pds_url, now=self._clock.now())
+        return await self._settle(known, Result.QUEUED, "waits for its host", ending, None)
 
     async def _worth_waiting_until(self, claim: Claim, host_rev: str | None) -> float | None:
         """Unix seconds at which to compare again, where a fetch may be spared; None: fetch now."""
         if await self._rows.load_pending(claim, 0):
             return self._clock.now()  # the host's commit may be a buffered one: replay them first
-        if self._may_yet_come(host_rev):
+        if may_yet_come(host_rev, self._stream_at(), now=self._clock.now()):
             return self._clock.now() + STREAM_GRACE_S
         return None
-
-    def _may_yet_come(self, host_rev: str | None) -> bool:
-        """Whether the live stream, which may lag, could still bring the host's newest commit.
-
-        Fetching whatever a lagging stream has not brought yet would be a storm of fetches.
-        """
-        stream_at = self._stream_at()
-        if host_rev is None or stream_at is None or not is_tid(host_rev):
-            return False
-        made_at = tid_timestamp_us(host_rev) / 1e6
-        is_honest = made_at < self._clock.now() + REV_AHEAD_S_MAX
-        return is_honest and stream_at < made_at + STREAM_GRACE_S
-
-    def _is_current(self, repo: Repo, host_rev: str | None) -> bool:
-        """Whether equal revs prove that nothing needs to be fetched."""
-        if repo.scope_id != self._verifier.scope.scope_id or repo.data is None:
-            return False
-        # The host's own word outlives the commit it was about only until the next commit.
-        known = repo.rev if repo.host_rev is None else max(repo.rev or "", repo.host_rev)
-        return host_rev is not None and host_rev == known
 
     async def _fetch(
         self, claim: Claim, route: Route, pds_url: str, key: VerifyingKey, host_rev: str | None
@@ -309,7 +267,7 @@ class Resyncer:
             is_older = claim.repo.rev is not None and rev < claim.repo.rev
             if is_older and not route.accepts_older:
                 return await self._refuse_older(claim, pds_url, rev)
-            return await self._merge(claim, route, snapshot, key, host_rev)
+            return await self._merge.merge(claim, route, snapshot, key, host_rev)
 
     async def _refuse_older(self, claim: Claim, pds_url: str, rev: str) -> Resync:
         """What the host shows is from before what we hold: it lags, or was set back for good."""
@@ -320,86 +278,6 @@ class Resyncer:
         log.error("repo.rolled_back", did=claim.did, host=pds_url, reason=reason)
         ending = partial(rolled_back, now=self._clock.now())
         return await self._settle(claim, Result.ROLLED_BACK, reason, ending, None)
-
-    async def _merge(
-        self,
-        claim: Claim,
-        route: Route,
-        snapshot: RepoSnapshot,
-        key: VerifyingKey,
-        host_rev: str | None,
-    ) -> Resync:
-        rest: Leaves | None = None
-        while True:
-            leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
-            texts, records = await asyncio.to_thread(
-                prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
-            )
-            chunk = SnapshotChunk(
-                after=leaves.after,
-                upto=leaves.upto,
-                leaves=texts,
-                records=records,
-                rev=snapshot.commit.rev,
-            )
-            if leaves.upto is None:
-                break
-            changes = await self._rows.apply_chunk(claim, chunk)
-            route.changes.update(changes)
-            self._metrics.count_records(changes, "backfill")
-        fetched = Fetched(
-            rev=snapshot.commit.rev,
-            data=snapshot.data_text,
-            host_rev=host_rev,
-            scope_id=self._verifier.scope.scope_id,
-        )
-        return await self._finish(claim, route, (fetched, chunk), key, is_confirmed=True)
-
-    async def _finish(
-        self,
-        claim: Claim,
-        route: Route,
-        brought: tuple[Fetched, SnapshotChunk] | None,
-        key: VerifyingKey,
-        *,
-        is_confirmed: bool,
-        look_again_at: float | None = None,
-    ) -> Resync:
-        """Set what was fetched and replay what was buffered meanwhile, until nothing is left."""
-        result = Result.CURRENT if look_again_at is None else Result.PUT_OFF
-        if brought is not None:
-            result = Result.FETCHED
-        after = 0
-        fetched, chunk = brought or (None, None)
-        while True:
-            pending = await self._rows.load_pending(claim, after)
-            for upto, commits in commit_portions(await self._verified(pending, key)):
-                after = max(after, upto)
-                done = await self._rows.finish(
-                    claim,
-                    fetched,
-                    chunk,
-                    commits,
-                    upto_id=after,
-                    is_confirmed=is_confirmed,
-                    look_again_at=look_again_at,
-                )
-                route.changes.update(done.applied.records)
-                self._metrics.count_applied(done.applied, source="backfill")
-                fetched = chunk = None
-                if done.is_done:
-                    if done.repo.wanted:
-                        self.wake()
-                    return Resync(result=result, records=done.records, reason=done.repo.reason)
-
-    async def _verified(
-        self, pending: list[tuple[int, bytes]], key: VerifyingKey
-    ) -> list[tuple[int, CommitSeen]]:
-        if not pending:
-            return []
-        frames = [RawFrame.decoded(data) for _, data in pending]
-        commits = await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
-        return [(row[0], commit) for row, commit in zip(pending, commits, strict=True)]
 
     async def _gone(
         self, claim: Claim, route: Route, reason: str, *, is_final: bool, is_hiding: bool
@@ -430,7 +308,7 @@ class Resyncer:
         claim: Claim,
         result: Result,
         reason: str,
-        ending: Callable[[Repo], Repo],
+        ending: Ending,
         letter: DeadLetterDraft | None,
     ) -> Resync:
         try:
@@ -438,21 +316,3 @@ class Resyncer:
         except StaleClaim:
             return Resync(result=Result.STALE, reason=reason)
         return Resync(result=result, reason=reason)
-
-
-def commit_portions(
-    commits: Sequence[tuple[int, CommitSeen]],
-) -> Iterator[tuple[int, list[CommitSeen]]]:
-    """Buffered commits in portions for one transaction each: (id of the last one, commits).
-
-    There is always at least one, if only to end the claim.
-    """
-    portion: list[CommitSeen] = []
-    last = weight = 0
-    for identifier, commit in commits:
-        if portion and weight + len(commit.writes) > WRITES_MAX:
-            yield last, portion
-            portion, weight = [], 0
-        portion.append(commit)
-        last, weight = identifier, weight + len(commit.writes)
-    yield last, portion

@@ -148,6 +148,11 @@ class HttpClient:
         )
         return await self._stack.enter_async_context(session)
 
+    @property
+    def pacing(self) -> Pacing:
+        """How hosts are dealt with."""
+        return self._pacing
+
     async def get_json(
         self,
         url: str,

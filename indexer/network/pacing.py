@@ -22,7 +22,7 @@ PER_HOST_CONCURRENCY = 2
 GROUP_WIDTH = 4
 """A group may be asked as much as this many hosts."""
 
-REQUESTS_MAX = 64
+REQUESTS_MAX = 192
 """Requests under way to strangers' hosts, all together."""
 
 DOUBTFUL_SHARE = 4
@@ -118,6 +118,11 @@ class Pacing:
         """Seconds until the host's window opens; 0 when it is open."""
         host = self._hosts.get(origin)
         return 0.0 if host is None else max(host.closed_until - self._clock.monotonic(), 0.0)
+
+    def failures(self, origin: str) -> int:
+        """How often in a row the host has not answered, or with a failure of its own."""
+        host = self._hosts.get(origin)
+        return 0 if host is None else host.failures
 
     def close(self, origin: str, pause_s: float) -> float:
         """Close the host's window for as long as it asks; seconds until it opens."""

@@ -19,6 +19,9 @@ from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import is_tid
 
+STATUS_S_MIN = 5.0
+STATUS_S_MAX = 30.0
+
 INACTIVE_ERRORS = {
     "RepoTakendown": AccountStatus.TAKENDOWN,
     "RepoSuspended": AccountStatus.SUSPENDED,
@@ -53,6 +56,14 @@ class RepoNetwork:
         self._idle_s = idle_s
         self._total_s = total_s
 
+    def closed_s(self, origin: str) -> float:
+        """Seconds until the host may be asked again; 0 when it may."""
+        return self._http.pacing.closed_s(origin)
+
+    def failures(self, origin: str) -> int:
+        """How often in a row the host has not answered, or with a failure of its own."""
+        return self._http.pacing.failures(origin)
+
     async def resolve(self, did: str) -> DidDocument:
         """The DID document as it is now, from its authority."""
         return await self._identities.resolve(did, fresh=True)
@@ -72,6 +83,7 @@ class RepoNetwork:
                 f"{pds_url}/xrpc/com.atproto.sync.getRepoStatus",
                 service="pds",
                 params={"did": did},
+                timeout_s=patience_s(self.failures(pds_url)),
             )
         except XrpcFailure as error:
             return _refused(error)
@@ -162,6 +174,15 @@ class RepoNetwork:
 
 def _is_about_repo(error: XrpcFailure) -> bool:
     return error.name == "RepoNotFound" or error.name in INACTIVE_ERRORS
+
+
+def patience_s(failures: int) -> float:
+    """Seconds for a host to say how an account is, after so many failures in a row.
+
+    Most of those that say nothing within a moment say nothing at all. A slow one has more time
+    whenever it is asked again.
+    """
+    return min(STATUS_S_MIN * 2.0 ** min(failures, 10), STATUS_S_MAX)
 
 
 def _of_the_moment(error: InvalidUpstream) -> InvalidUpstream | Unavailable:

@@ -167,12 +167,10 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             store,
             hosts,
             verifier,
-            workers=1,
             clock=clock,
             rng=random.Random(1),
             metrics=metrics,
             stream_at=lambda: None,
-            is_held=lambda: False,
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
         listings = RepoListings(http, relay_url=net.relay.server.url, allow_private=True)

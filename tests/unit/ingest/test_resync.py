@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from indexer.ingest.attempts import Result
-from indexer.ingest.resync import GIVE_BACK_S, commit_portions
+from indexer.ingest.merging import commit_portions
+from indexer.ingest.resync import GIVE_BACK_S
 from indexer.model import RepoState, Wanted
 from indexer.planning import CommitSeen, RecordWrite
 from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record

@@ -1,0 +1,132 @@
+"""A verified snapshot, and the commits buffered meanwhile, made into rows of a claimed repo."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+from indexer.claims import Claim, Fetched, SnapshotChunk
+from indexer.ingest.attempts import Result, Resync, Route
+from indexer.ingest.portions import WRITES_MAX
+from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, prepare_chunk
+from indexer.ingest.verification import RawFrame, Verifier
+from indexer.metrics import Metrics
+from indexer.planning import CommitSeen
+from indexer.ports import RepoRows
+from indexer.protocol.keys import VerifyingKey
+
+
+class RepoMerge:
+    """Does it in short transactions; the claim is released with the last one."""
+
+    def __init__(
+        self,
+        rows: RepoRows,
+        verifier: Verifier,
+        *,
+        metrics: Metrics,
+        on_work: Callable[[], None],
+    ) -> None:
+        self._rows = rows
+        self._verifier = verifier
+        self._metrics = metrics
+        self._on_work = on_work
+
+    async def merge(
+        self,
+        claim: Claim,
+        route: Route,
+        snapshot: RepoSnapshot,
+        key: VerifyingKey,
+        host_rev: str | None,
+    ) -> Resync:
+        """Make the rows equal to the snapshot, chunk by chunk in key order."""
+        rest: Leaves | None = None
+        while True:
+            leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
+            texts, records = await asyncio.to_thread(
+                prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
+            )
+            chunk = SnapshotChunk(
+                after=leaves.after,
+                upto=leaves.upto,
+                leaves=texts,
+                records=records,
+                rev=snapshot.commit.rev,
+            )
+            if leaves.upto is None:
+                break
+            changes = await self._rows.apply_chunk(claim, chunk)
+            route.changes.update(changes)
+            self._metrics.count_records(changes, "backfill")
+        fetched = Fetched(
+            rev=snapshot.commit.rev,
+            data=snapshot.data_text,
+            host_rev=host_rev,
+            scope_id=self._verifier.scope.scope_id,
+        )
+        return await self.finish(claim, route, (fetched, chunk), key, is_confirmed=True)
+
+    async def finish(
+        self,
+        claim: Claim,
+        route: Route,
+        brought: tuple[Fetched, SnapshotChunk] | None,
+        key: VerifyingKey,
+        *,
+        is_confirmed: bool,
+        look_again_at: float | None = None,
+    ) -> Resync:
+        """Set what was fetched and replay what was buffered meanwhile, until nothing is left."""
+        result = Result.CURRENT if look_again_at is None else Result.PUT_OFF
+        if brought is not None:
+            result = Result.FETCHED
+        after = 0
+        fetched, chunk = brought or (None, None)
+        while True:
+            pending = await self._rows.load_pending(claim, after)
+            for upto, commits in commit_portions(await self._verified(pending, key)):
+                after = max(after, upto)
+                done = await self._rows.finish(
+                    claim,
+                    fetched,
+                    chunk,
+                    commits,
+                    upto_id=after,
+                    is_confirmed=is_confirmed,
+                    look_again_at=look_again_at,
+                )
+                route.changes.update(done.applied.records)
+                self._metrics.count_applied(done.applied, source="backfill")
+                fetched = chunk = None
+                if done.is_done:
+                    if done.repo.wanted:
+                        self._on_work()
+                    return Resync(result=result, records=done.records, reason=done.repo.reason)
+
+    async def _verified(
+        self, pending: list[tuple[int, bytes]], key: VerifyingKey
+    ) -> list[tuple[int, CommitSeen]]:
+        if not pending:
+            return []
+        frames = [RawFrame.decoded(data) for _, data in pending]
+        commits = await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
+        return [(row[0], commit) for row, commit in zip(pending, commits, strict=True)]
+
+
+def commit_portions(
+    commits: Sequence[tuple[int, CommitSeen]],
+) -> Iterator[tuple[int, list[CommitSeen]]]:
+    """Buffered commits in portions for one transaction each: (id of the last one, commits).
+
+    There is always at least one, if only to end the claim.
+    """
+    portion: list[CommitSeen] = []
+    last = weight = 0
+    for identifier, commit in commits:
+        if portion and weight + len(commit.writes) > WRITES_MAX:
+            yield last, portion
+            portion, weight = [], 0
+        portion.append(commit)
+        last, weight = identifier, weight + len(commit.writes)
+    yield last, portion

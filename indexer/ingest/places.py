@@ -1,0 +1,164 @@
+"""Who may wait for whom: bounds on the attempts under way, by host and by what is known of it.
+
+A host that hangs costs a place for as long as it is waited for, so places are dealt out by
+standing: hosts that answer have theirs, those that nobody has asked yet and those that failed have
+others, and none takes another's. At one host few attempts wait at the same time. Tracked repos and
+new ones have a set of places each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
+
+from indexer.lanes import Standing
+
+PLACES: Mapping[Standing, int] = MappingProxyType(
+    {Standing.ANSWERS: 16, Standing.UNKNOWN: 48, Standing.FAILED: 8}
+)
+"""Attempts under way at hosts of each standing. One waits for an answer, with next to no memory."""
+
+AT_HOST = {Standing.ANSWERS: 2, Standing.UNKNOWN: 1, Standing.FAILED: 1}
+"""Attempts at the same host."""
+
+NOWHERE = ""
+"""Where the host of a repo is not known yet, its attempt is at the directory."""
+
+AT_DIRECTORY = 16
+
+HOSTS_MAX = 20_000
+PAUSE_S_MIN = 10.0
+PAUSE_S_MAX = 600.0
+
+
+class Hosts:
+    """How hosts, and groups of them, did when they were last asked."""
+
+    def __init__(self) -> None:
+        self._failures: OrderedDict[str, int] = OrderedDict()  # in a row; 0: answers
+
+    def standing(self, host: str) -> Standing:
+        """What is known of it."""
+        failures = self._failures.get(host)
+        if failures is None:
+            return Standing.UNKNOWN
+        return Standing.FAILED if failures else Standing.ANSWERS
+
+    def answered(self, host: str) -> None:
+        """An attempt there came to an end."""
+        self._note(host, 0)
+
+    def failed(self, host: str) -> float:
+        """An attempt there came to nothing; seconds for which to leave it alone."""
+        failures = self._failures.get(host, 0) + 1
+        self._note(host, failures)
+        return min(PAUSE_S_MIN * 2.0 ** min(failures - 1, 10), PAUSE_S_MAX)
+
+    def _note(self, host: str, failures: int) -> None:
+        self._failures[host] = failures
+        self._failures.move_to_end(host)
+        while len(self._failures) > HOSTS_MAX:
+            self._failures.popitem(last=False)
+
+
+class Places:
+    """The places of one kind of repos."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.hosts = hosts
+        self._taken: Counter[Standing] = Counter()
+        self._at: Counter[str] = Counter()
+
+    def free(self) -> list[Standing]:
+        """Standings with a place left."""
+        return [standing for standing, places in PLACES.items() if self._taken[standing] < places]
+
+    def busy(self) -> list[str]:
+        """Hosts at which no further attempt may wait."""
+        return [host for host, attempts in self._at.items() if attempts >= self._most_at(host)]
+
+    def _most_at(self, host: str) -> int:
+        return AT_DIRECTORY if host == NOWHERE else AT_HOST[self.hosts.standing(host)]
+
+    def enter(self, host: str) -> Standing | None:
+        """Take a place; None where there is none left."""
+        standing = self.hosts.standing(host)
+        if self._taken[standing] >= PLACES[standing] or self._at[host] >= self._most_at(host):
+            return None
+        self._taken[standing] += 1
+        self._at[host] += 1
+        return standing
+
+    def leave(self, host: str, standing: Standing) -> None:
+        """Give a place back."""
+        self._taken[standing] -= 1
+        self._at[host] -= 1
+        if not self._at[host]:
+            del self._at[host]
+
+
+class Transfers:
+    """The repos fetched at the same time, of which at most half from hosts that may hang."""
+
+    def __init__(self, workers: int) -> None:
+        self._all = asyncio.Semaphore(workers)
+        self._doubtful = asyncio.Semaphore(max(workers // 2, 1))
+
+    @asynccontextmanager
+    async def turn(self, standing: Standing) -> AsyncIterator[None]:
+        """Wait for one, and hold it."""
+        async with AsyncExitStack() as stack:
+            if standing is not Standing.ANSWERS:
+                await stack.enter_async_context(self._doubtful)
+            await stack.enter_async_context(self._all)
+            yield
+
+
+class Seat:
+    """The place of one attempt, which may move on to the host that it turns out to be about."""
+
+    def __init__(
+        self, places: Places, transfers: Transfers, host: str, key_of: Callable[[str], str]
+    ) -> None:
+        self._places = places
+        self._transfers = transfers
+        self._key_of = key_of
+        self.host = host
+        """Host or group at which the attempt waits."""
+        self.asked_url: str | None = None
+        """The PDS that was asked anything."""
+        self._standing = places.enter(host)
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether there was a place."""
+        return self._standing is not None
+
+    def move(self, pds_url: str | None) -> bool:
+        """Go on at the place of this PDS; False where none is left there."""
+        if pds_url is None:
+            return True
+        host = self._key_of(pds_url)
+        if host != self.host:
+            standing = self._places.enter(host)
+            if standing is None:
+                return False
+            self.leave()
+            self.host, self._standing = host, standing
+        self.asked_url = pds_url
+        return True
+
+    @asynccontextmanager
+    async def transfer(self) -> AsyncIterator[None]:
+        """Wait for a turn at fetching, and hold it."""
+        async with self._transfers.turn(self._standing or Standing.UNKNOWN):
+            yield
+
+    def leave(self) -> None:
+        """Give the place back; again changes nothing."""
+        if self._standing is not None:
+            self._places.leave(self.host, self._standing)
+            self._standing = None

@@ -1,0 +1,140 @@
+"""Whose turn it is: the repo table as a queue in which hosts are served one after the other.
+
+A row of `turn` says when a host has a repo that is due, or earlier: triggers lower it with every
+repo that is to be worked on, and whoever finds nothing due puts it right. A host that was served
+stands behind all that have waited since, however many repos of it are due.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+
+from indexer.lanes import Lane, Standing
+from indexer.model import Wanted
+from storage.database import Row
+from storage.repos import COLUMNS
+
+STALE_TURNS_MAX = 200
+"""Turns without a repo that one transaction puts right; the next goes on."""
+
+_WAITING = "wanted <> 0 AND claimed = 0"
+
+_HELD = (
+    f"FROM repo INDEXED BY repo_work WHERE {_WAITING} AND state <> 'pending'"
+    " AND (priority = 0 OR rev IS NOT NULL) AND coalesce(pds_url, '') = ?1"
+    " AND min(priority, 1) = {:d}"
+)
+_LATER = (
+    f"FROM repo INDEXED BY repo_later WHERE {_WAITING} AND state <> 'pending'"
+    " AND priority > 0 AND rev IS NULL AND host_group = ?1"
+)
+_NEW = f"FROM repo INDEXED BY repo_new WHERE {_WAITING} AND state = 'pending' AND host_group = ?1"
+
+_BY_TIME = {
+    Lane.OPERATOR: _HELD.format(0),
+    Lane.REPAIR: _HELD.format(1),
+    Lane.LATER: _LATER,
+}
+
+_DUE = {
+    lane: f"SELECT id {repos} AND retry_at <= ?2 ORDER BY retry_at LIMIT 1"
+    for lane, repos in _BY_TIME.items()
+} | {Lane.DISCOVERY: f"SELECT id {_NEW} AND ?2 > 0 ORDER BY id DESC LIMIT 1"}
+"""The repo of a host that is served next, with ?1 the host and ?2 the time."""
+
+_NEXT = {lane: f"SELECT min(retry_at) {repos}" for lane, repos in _BY_TIME.items()}
+"""When the next repo of a host is due."""
+
+_TURN = """
+SELECT due_at, not_before, host FROM turn INDEXED BY turn_due
+WHERE lane = ? AND standing = ? AND due_at <= ? AND host NOT IN (SELECT value FROM json_each(?))
+ORDER BY due_at, not_before LIMIT 1
+"""
+
+_CLAIM = f"""
+UPDATE repo SET claim = claim + 1,
+                claimed = wanted,
+                wanted = 0,
+                state = CASE WHEN wanted & {Wanted.CONTENT:d} AND state <> 'active'
+                             THEN 'resyncing' ELSE state END
+WHERE id = ?
+RETURNING {COLUMNS}, pds_url
+"""  # noqa: S608 - constants
+
+_SERVED = "UPDATE turn SET due_at = ?1, not_before = ?1 WHERE host = ?2 AND lane = ?3"
+
+_JUDGE = """
+UPDATE turn SET standing = ?, due_at = max(due_at, ?2), not_before = max(not_before, ?2)
+WHERE host = ?
+"""
+
+
+def claim_due(
+    connection: sqlite3.Connection,
+    lanes: Sequence[Lane],
+    standings: Iterable[Standing],
+    busy: Collection[str],
+    *,
+    now: float,
+) -> Row | None:
+    """Claim a repo of the host whose turn it is, in the first lane that has one: its row.
+
+    Only hosts of these standings are served, and none that is `busy`.
+    """
+    allowed, shut = tuple(standings), json.dumps(list(busy))
+    stale = 0
+    for lane in lanes:
+        while stale < STALE_TURNS_MAX:
+            turns = [
+                found
+                for standing in allowed
+                for found in connection.execute(_TURN, (lane, standing, now, shut))
+            ]
+            if not turns:
+                break
+            host: str = min(turns)[2]
+            due = connection.execute(_DUE[lane], (host, now)).fetchone()
+            if due is None:
+                _put_right(connection, host, lane)
+                stale += 1
+                continue
+            connection.execute(_SERVED, (now, host, lane))
+            row: Row = connection.execute(_CLAIM, due).fetchone()
+            return row
+    return None
+
+
+def judge(connection: sqlite3.Connection, host: str, standing: Standing, until: float) -> None:
+    """Note how a host or group has last done; it is left alone until then (unix seconds)."""
+    connection.execute(_JUDGE, (standing, until, host))
+
+
+def forget_hosts(connection: sqlite3.Connection) -> None:
+    """Nothing is known of any host."""
+    connection.execute("UPDATE turn SET standing = ?, not_before = 0", (Standing.UNKNOWN,))
+
+
+def next_due(lanes: Sequence[Lane]) -> str:
+    """Query for the time at which the next host of these lanes may have a repo that is due."""
+    each = " UNION ALL ".join(
+        f"SELECT min(due_at) AS due_at FROM turn WHERE lane = {lane:d} AND standing = {standing:d}"  # noqa: S608 - numbers
+        for lane in lanes
+        for standing in Standing
+    )
+    return f"SELECT min(due_at) FROM ({each})"  # noqa: S608 - numbers
+
+
+def _put_right(connection: sqlite3.Connection, host: str, lane: Lane) -> None:
+    """The host had nothing due: its turn comes with its next repo, or not at all."""
+    due_at: float | None = None
+    if lane in _NEXT:
+        due_at = connection.execute(_NEXT[lane], (host,)).fetchone()[0]
+    if due_at is None:
+        connection.execute("DELETE FROM turn WHERE host = ? AND lane = ?", (host, lane))
+    else:
+        connection.execute(
+            "UPDATE turn SET due_at = max(?, not_before) WHERE host = ? AND lane = ?",
+            (due_at, host, lane),
+        )
