@@ -16,6 +16,7 @@ from indexer.delays import throttle_s
 from indexer.errors import ChiveIndexerError
 from indexer.model import AccountStatus, Applied, PreparedRecord, Priority, RepoState, Wanted
 from indexer.planning import Repo
+from indexer.protocol.hosts import host_group
 
 RETRY_DELAY_S_MIN = 60.0
 RETRY_DELAY_S_MAX = 3600.0
@@ -70,6 +71,11 @@ class Identity:
     handle: str | None
     signing_key: str | None  # multibase
     pds_url: str | None
+
+    @property
+    def host_group(self) -> str:
+        """Under what the host's use of us is counted; empty without a host."""
+        return "" if self.pds_url is None else host_group(self.pds_url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

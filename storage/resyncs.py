@@ -40,7 +40,6 @@ from indexer.model import (
     utc_text,
 )
 from indexer.planning import CommitSeen, Policy, Repo, plan_buffered, plan_discovery
-from indexer.protocol.hosts import host_group
 from storage.database import Database, Row
 from storage.dead_letters import insert_dead_letters, settle_retried
 from storage.denied import load_denied_hosts
@@ -170,7 +169,6 @@ class ResyncStore:
     async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
         """Keep what the DID document says now; the claim with it. Raises `HostDenied`."""
         now = self._clock.now()
-        group = "" if identity.pds_url is None else host_group(identity.pds_url)
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
             known = replace(repo, signing_key=identity.signing_key, identity_at=now)
@@ -181,7 +179,7 @@ class ResyncStore:
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(
                 "UPDATE repo SET handle = ?, pds_url = ?, host_group = ? WHERE id = ?",
-                (identity.handle, identity.pds_url, group, repo.id),
+                (identity.handle, identity.pds_url, identity.host_group, repo.id),
             )
             return Claim(repo=known, pds_url=identity.pds_url)
 
