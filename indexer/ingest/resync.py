@@ -41,8 +41,8 @@ from indexer.errors import (
     RepoTooLarge,
     Unavailable,
 )
+from indexer.freshness import STREAM_GRACE_S, may_yet_come
 from indexer.ingest.attempts import RepoHosts, Result, Resync, Route
-from indexer.ingest.comparing import STREAM_GRACE_S, is_current, may_yet_come
 from indexer.ingest.merging import RepoMerge
 from indexer.ingest.places import Seat
 from indexer.ingest.reading import RepoReader
@@ -233,7 +233,7 @@ class Resyncer:
                 claim, partial(hidden, status=status.status, now=self._clock.now())
             )
             return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
-        if is_current(claim.repo, status.rev, self._verifier.scope.scope_id):
+        if self._is_current(claim, status.rev):
             return await self._merge.finish(claim, route, None, key, is_confirmed=True)
         if claim.repo.state is RepoState.ACTIVE and not is_operator:
             later = await self._worth_waiting_until(claim, status.rev)
@@ -254,9 +254,19 @@ class Resyncer:
         """Unix seconds at which to compare again, where a fetch may be spared; None: fetch now."""
         if await self._rows.load_pending(claim, 0):
             return self._clock.now()  # the host's commit may be a buffered one: replay them first
-        if may_yet_come(host_rev, self._stream_at(), now=self._clock.now()):
-            return self._clock.now() + STREAM_GRACE_S
+        now = self._clock.now()
+        if may_yet_come(host_rev, stream_at=self._stream_at(), now=now):
+            return now + STREAM_GRACE_S
         return None
+
+    def _is_current(self, claim: Claim, host_rev: str | None) -> bool:
+        """Whether equal revs prove that nothing needs to be fetched."""
+        repo = claim.repo
+        if repo.scope_id != self._verifier.scope.scope_id or repo.data is None:
+            return False
+        # The host's own word outlives the commit it was about only until the next commit.
+        known = repo.rev if repo.host_rev is None else max(repo.rev or "", repo.host_rev)
+        return host_rev is not None and host_rev == known
 
     async def _fetch(
         self, claim: Claim, route: Route, pds_url: str, key: VerifyingKey, host_rev: str | None
