@@ -30,12 +30,7 @@ export class Daemon {
     });
   }
 
-  // A daemon that is not ready says so with 503, which is an answer like another.
-  readiness() {
-    return this.#request("/readyz", {}, [200, 503]);
-  }
-
-  async #request(path, options, statuses = [200]) {
+  async #request(path, options) {
     let response;
     try {
       response = await fetch(path, {
@@ -49,7 +44,7 @@ export class Daemon {
       throw new Refused(0, "The daemon does not answer. Trying again.");
     }
     const body = await response.json().catch(() => ({}));
-    if (statuses.includes(response.status)) return body;
+    if (response.ok) return body;
     throw new Refused(response.status, `${body.error ?? response.status}: ${body.message ?? "no reason given"}`);
   }
 }

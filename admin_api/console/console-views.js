@@ -63,6 +63,10 @@ export function health(answer) {
   element("health").textContent = answer.status;
   element("health").className = `badge ${HEALTH[answer.status] ?? ""}`;
   element("daemon").textContent = `version ${answer.version ?? "unknown"}, up ${duration(answer.uptime)}`;
+  definitions("ready", [
+    ...(answer.components ?? []).map(({ name, reason }) => [name, reason ?? "ready", reason ? "bad" : "good"]),
+    ...(answer.notes ?? []).map(({ subject, note }) => [subject, note]),
+  ]);
 }
 
 export function stream(answer) {
@@ -78,13 +82,6 @@ export function stream(answer) {
   ]);
   element("pause").disabled = answer.paused;
   element("resume").disabled = !answer.paused;
-}
-
-export function readiness(answer) {
-  definitions("ready", [
-    ...Object.entries(answer.components ?? {}).map(([name, reason]) => [name, reason ?? "ready", reason ? "bad" : "good"]),
-    ...Object.entries(answer.notes ?? {}).map(([name, note]) => [name, note]),
-  ]);
 }
 
 export function overview(answer) {

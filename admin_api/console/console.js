@@ -15,8 +15,7 @@ let timers = [];
 const FAST = [
   [(d) => d.query("pub.chive.admin.getSystemHealth"), show.health],
   [(d) => d.query("pub.chive.admin.getFirehoseStatus"), show.stream],
-  [(d) => d.query("pub.chive.admin.getBackfillStatus", { status: "running" }), (answer) => show.running(answer.operations ?? [], cancel)],
-  [(d) => d.readiness(), show.readiness],
+  [(d) => d.query("pub.chive.admin.getBackfillStatus", { status: "running" }), showRunning],
 ];
 const SLOW = [
   [(d) => d.query("pub.chive.admin.getOverview"), show.overview],
@@ -27,6 +26,16 @@ const SLOW = [
   [(d) => d.query("pub.chive.admin.getAuditLog", { limit: PAGE }), (answer) => show.audit(answer.entries)],
 ];
 const troubles = new Map();
+let atWork = "";
+
+// What has begun or ended shows in the history and elsewhere too.
+function showRunning({ operations = [] }) {
+  show.running(operations, cancel);
+  const ids = operations.map(({ id }) => id).join();
+  if (ids === atWork) return;
+  atWork = ids;
+  look(SLOW);
+}
 
 // One look at each of some parts. A part that fails takes no other with it, and is looked at again.
 async function look(parts) {

@@ -47,7 +47,7 @@ def all_handlers(ports: AdminPorts, *, clock: Clock) -> Mapping[str, Handler]:
     """NSID -> handler, of every method in `METHODS`."""
     handlers = {
         **backfill_handlers(ports.backfills, clock=clock),
-        **status_handlers(ports.status, clock=clock),
+        **status_handlers(ports.status, ports.notes, clock=clock),
         **dead_letter_handlers(ports.letters),
         **audit_handlers(ports.audit),
         **repo_handlers(ports.repos),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 import msgspec
@@ -18,8 +18,10 @@ from indexer.protocol.syntax import is_at_uri, is_did
 DEAD_LETTERS_DEFAULT = 50
 
 
-def status_handlers(status: Status, *, clock: Clock) -> Mapping[str, Handler]:
-    """NSID -> handler."""
+def status_handlers(
+    status: Status, notes: Callable[[], Mapping[str, str]], *, clock: Clock
+) -> Mapping[str, Handler]:
+    """NSID -> handler. `notes`: what else there is to know of how the daemon is, by subject."""
 
     async def firehose_status(_: Call) -> Json:
         stream, counts = await status.firehose(), await status.counts()
@@ -47,7 +49,8 @@ def status_handlers(status: Status, *, clock: Clock) -> Mapping[str, Handler]:
             store["latencyMs"] = round(1000 * await status.check_store())
         except LocalBusy as error:
             store["error"] = str(error)
-        problems = [reason for reason in (await status.readiness()).values() if reason is not None]
+        components = await status.readiness()
+        problems = [reason for reason in components.values() if reason is not None]
         store["healthy"] = "error" not in store
         health = "unhealthy" if not store["healthy"] else "degraded" if problems else "healthy"
         return {
@@ -56,6 +59,11 @@ def status_handlers(status: Status, *, clock: Clock) -> Mapping[str, Handler]:
             "uptime": int(status.uptime_s()),
             "timestamp": utc_text(clock.now()),
             "version": version("chive-indexer"),
+            "components": [
+                {"name": name} | ({} if reason is None else {"reason": reason})
+                for name, reason in components.items()
+            ],
+            "notes": [{"subject": subject, "note": note} for subject, note in notes().items()],
         }
 
     async def overview(_: Call) -> Json:
