@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
+from indexer.citation_parts import citation_extraction
 from indexer.metrics import Metrics
 from indexer.operations.did_sync import DidSync
 from indexer.operations.full_reindex import FullReindex
@@ -55,6 +56,7 @@ def open_runner(
             GovernanceSync(stream.resyncer, did=settings.governance.did),
             pds_scan(settings, world.clock, store, stream, network, collections=collections),
             FullReindex(store.rebuilds),
+            citation_extraction(settings, store.citations, network.blobs, network.sources),
         ],
         pauses=pauses,
         modes=settings.backfill.mode,
