@@ -129,7 +129,8 @@ def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: flo
         repo,
         rev=fetched.rev,
         data=fetched.data,
-        host_rev=_later(repo.host_rev, fetched.host_rev),
+        # One that was kept with incomplete rows is that of a repo which was refused.
+        host_rev=_later(repo.host_rev if repo.scope_id else None, fetched.host_rev),
         scope_id=fetched.scope_id,
         synced_at=now,
     )
@@ -225,15 +226,18 @@ def given_back(repo: Repo) -> Repo:
     return replace(repo, state=state, wanted=repo.wanted | repo.claimed, claimed=Wanted.NOTHING)
 
 
-def ended(repo: Repo, state: RepoState, reason: str, *, now: float) -> Repo:
+def ended(repo: Repo, state: RepoState, reason: str, *, host_rev: str | None, now: float) -> Repo:
     """A terminal state: nothing more is done until something new is observed.
 
-    What was observed since the claim stays wanted, later each time that it comes to this.
+    What was observed since the claim stays wanted, later each time that it comes to this. The
+    host's rev is kept, so that the same repo is not tried again; it vouches for no row of ours.
     """
     attempts = repo.attempts + 1
     return replace(
         repo,
         state=state,
+        host_rev=host_rev,
+        scope_id=None,
         claimed=Wanted.NOTHING,
         retry_at=now + throttle_s(attempts),
         attempts=attempts,

@@ -73,6 +73,7 @@ async def measure_loop_lag(metrics: Metrics) -> None:
 async def _refresh_totals(metrics: Metrics, status: Status) -> None:
     counts = await status.counts()
     metrics.set_gauges(metrics.repos, counts.repos)
+    metrics.set_gauges(metrics.repos_verified, counts.verified)
     metrics.set_gauges(metrics.accounts, counts.accounts)
     metrics.set_gauges(metrics.dead_letters, counts.dead_letters)
     metrics.firehose_gaps_open.set(counts.open_gaps)

@@ -29,6 +29,7 @@ from prometheus_client.exposition import choose_encoder
 from indexer.errors import Check
 from indexer.hosts import HostState
 from indexer.model import (
+    VERIFIED_AGES,
     AccountStatus,
     Applied,
     FetchMethod,
@@ -161,6 +162,12 @@ class Metrics:
     def _define_sync(self) -> None:
         registry = self.registry
         self.repos = _gauge("repos", "Tracked repos", registry, state=tuple(RepoState))
+        self.repos_verified = _gauge(
+            "repos_verified",
+            "Tracked repos found equal to their hosts' within so long",
+            registry,
+            within=tuple(VERIFIED_AGES),
+        )
         self.repos_rolled_back = _gauge(
             "repos_rolled_back", "Repos whose hosts show less than we hold for a day", registry
         )

@@ -369,6 +369,10 @@ class FirehoseStatus:
     cursor_saved_at: float | None = None  # our clock
 
 
+VERIFIED_AGES = {"1h": 3600.0, "24h": 86_400.0, "7d": 604_800.0, "30d": 2_592_000.0}
+"""Name -> seconds: within which a repo was found equal to what its host has."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreCounts:
     """Totals that the store keeps in the same transactions as the rows."""
@@ -379,6 +383,7 @@ class StoreCounts:
     dead_letters: dict[str, int]  # reason -> rows
     rolled_back: int = 0  # repos whose hosts were set back
     open_gaps: int = 0  # of the streams, not repaired yet
+    verified: dict[str, int] = field(default_factory=dict)  # name of `VERIFIED_AGES` -> repos
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +424,7 @@ class Overview:
     tags: int
     records: int  # rows of all types, of all accounts
     repos: int
+    verified: int  # of the repos: compared with their hosts within 24 hours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

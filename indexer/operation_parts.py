@@ -13,7 +13,7 @@ from indexer.operations.governance_sync import GovernanceSync
 from indexer.operations.pausing import Pauses
 from indexer.operations.runner import Runner
 from indexer.outbound import NetworkParts
-from indexer.scan_parts import pds_scan
+from indexer.scan_parts import freshness_scan, pds_scan
 from indexer.settings import Settings
 from indexer.status import DaemonStatus
 from indexer.store_parts import StoreParts
@@ -55,6 +55,7 @@ def open_runner(
             DidSync(stream.resyncer),
             GovernanceSync(stream.resyncer, did=settings.governance.did),
             pds_scan(settings, world.clock, store, stream, network, collections=collections),
+            freshness_scan(settings, world.clock, store, stream, network),
             FullReindex(store.rebuilds),
             citation_extraction(settings, store.citations, network.blobs, network.sources),
         ],

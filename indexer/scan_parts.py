@@ -11,6 +11,7 @@ from indexer.ingest.firehose import Firehose
 from indexer.model import Scope
 from indexer.network.ssrf import check_url
 from indexer.operations.bootstrap import Bootstrap
+from indexer.operations.freshness_scan import FreshnessScan
 from indexer.operations.host_pass import ScanParts
 from indexer.operations.pds_scan import PdsScan
 from indexer.operations.runner import Runner
@@ -19,6 +20,7 @@ from indexer.settings import Settings
 from indexer.store_parts import StoreParts
 from indexer.stream_parts import StreamParts
 from storage.database import Database
+from storage.freshness import FreshnessStore
 from storage.hosts import HostStore
 from storage.scans import ScanStore
 
@@ -82,4 +84,23 @@ def pds_scan(
         collections=collections,
         relay_url=network.listings.relay_url,
         check_url=partial(check_url, allow_private=settings.network.allow_private_hosts),
+    )
+
+
+def freshness_scan(
+    settings: Settings,
+    clock: Clock,
+    store: StoreParts,
+    stream: StreamParts,
+    network: NetworkParts,
+) -> FreshnessScan:
+    """The type of operation that compares what is tracked with its hosts."""
+    return FreshnessScan(
+        FreshnessStore(store.database, clock=clock),
+        network.listings,
+        network.hosts,
+        scope_id=Scope(settings.scope.collections).scope_id,
+        stream_at=stream.at,
+        on_work=stream.resyncer.wake,
+        clock=clock,
     )

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 from indexer.claims import ROLLED_BACK
-from indexer.model import FROM_NOW_ON, Cursor, DeadLetter, Overview, StoreCounts, from_utc_text
+from indexer.clock import Clock
+from indexer.model import (
+    FROM_NOW_ON,
+    VERIFIED_AGES,
+    Cursor,
+    DeadLetter,
+    Overview,
+    StoreCounts,
+    from_utc_text,
+)
 from storage.database import Database
 
 _OVERVIEW = """
@@ -20,6 +30,8 @@ SELECT (SELECT count(*) FROM eprint_submission),
        (SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'repo_state')
 """
 
+_VERIFIED = "SELECT count(*) FROM repo WHERE verified_at > ? AND verified_at <= ?"
+
 _ROLLED_BACK = f"SELECT count(*) FROM repo WHERE state = 'error' AND reason = '{ROLLED_BACK}'"  # noqa: S608 - a constant
 
 _OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL"
@@ -28,8 +40,9 @@ _OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL"
 class StatusStore:
     """Read-only questions, answered from the tallies that the triggers keep."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     async def counts(self) -> StoreCounts:
         """Totals as of the last commit."""
@@ -43,7 +56,18 @@ class StatusStore:
             dead_letters=totals.get("dead_letter", {}),
             rolled_back=(await self._database.read(_ROLLED_BACK))[0][0],
             open_gaps=(await self._database.read(_OPEN_GAPS))[0][0],
+            verified=await self._verified(),
         )
+
+    async def _verified(self) -> dict[str, int]:
+        """Repos by how long ago they were verified, those verified later included."""
+        verified: dict[str, int] = {}
+        now, total, upto = self._clock.now(), 0, math.inf
+        for name, age_s in VERIFIED_AGES.items():
+            since = now - age_s
+            total += (await self._database.read(_VERIFIED, (since, upto)))[0][0]
+            verified[name], upto = total, since
+        return verified
 
     async def overview(self) -> Overview:
         """How much of what is visible, counted from the views."""
@@ -57,6 +81,7 @@ class StatusStore:
             tags=row[5],
             records=row[6],
             repos=row[7],
+            verified=(await self._verified())["24h"],
         )
 
     async def dead_letters(self, *, limit: int, offset: int) -> tuple[Sequence[DeadLetter], int]:

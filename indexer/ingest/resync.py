@@ -165,11 +165,11 @@ class Resyncer:
         except StaleClaim as error:
             outcome = Resync(result=Result.STALE, reason=str(error))
         except RepoTooLarge as error:
-            outcome = await self._end(claim, RepoState.TOO_LARGE, Result.TOO_LARGE, error)
+            outcome = await self._end(claim, route, RepoState.TOO_LARGE, Result.TOO_LARGE, error)
         except InvalidUpstream as error:
             self._metrics.verify_failures.labels(error.check).inc()
             if error.check in LASTING_CHECKS and claim.repo.attempts + 1 >= LOOKS_MAX:
-                outcome = await self._end(claim, RepoState.INVALID, Result.INVALID, error)
+                outcome = await self._end(claim, route, RepoState.INVALID, Result.INVALID, error)
             else:
                 outcome = await self._retry(claim, str(error), None)
         except Unavailable as error:
@@ -219,6 +219,7 @@ class Resyncer:
         if not is_about_host:
             return await self._merge.finish(claim, route, None, key, is_confirmed=False)
         status = await self._hosts.fetch_status(document.pds_url, claim.did)
+        route.host_rev = None if status is None else status.rev
         if status is None or status.status is AccountStatus.DELETED:
             is_known = claim.repo.account_status is AccountStatus.DELETED
             return await self._gone(
@@ -302,10 +303,12 @@ class Resyncer:
         return await self._settle(claim, Result.NOT_FOUND, reason, ending, None)
 
     async def _end(
-        self, claim: Claim, state: RepoState, result: Result, error: InvalidUpstream
+        self, claim: Claim, route: Route, state: RepoState, result: Result, error: InvalidUpstream
     ) -> Resync:
         letter = DeadLetterDraft(error.check, error.detail, did=claim.did)
-        ending = partial(ended, state=state, reason=error.detail, now=self._clock.now())
+        ending = partial(
+            ended, state=state, reason=error.detail, host_rev=route.host_rev, now=self._clock.now()
+        )
         return await self._settle(claim, result, error.detail, ending, letter)
 
     async def _retry(self, claim: Claim, reason: str, retry_after_s: float | None) -> Resync:

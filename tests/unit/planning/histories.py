@@ -286,7 +286,7 @@ class Index:
         """The attempt fails."""
         assert self.repo is not None
         if how == "invalid":
-            self.settle(ended(self.repo, RepoState.INVALID, "broken", now=self.now))
+            self.settle(ended(self.repo, RepoState.INVALID, "broken", host_rev=None, now=self.now))
         else:
             self.settle(failed(self.repo, "unavailable", delay_s=60.0, now=self.now))
 

@@ -100,7 +100,7 @@ def test_the_hosts_word_outranks_the_event_it_was_asked_about():
 
 
 def test_a_terminal_state_keeps_what_came_since_the_claim():
-    row = ended(claimed(wanted=Wanted.CONTENT), RepoState.INVALID, "broken", now=NOW)
+    row = ended(claimed(wanted=Wanted.CONTENT), RepoState.INVALID, "broken", host_rev="r9", now=NOW)
     assert (row.wanted, row.claimed, row.attempts) == (Wanted.CONTENT, Wanted.NOTHING, 1)
 
 
@@ -138,7 +138,9 @@ def test_a_missing_repo_is_revived_by_its_next_commit():
 def test_an_invalid_repo_is_asked_for_later_each_time():
     row, waits = claimed(identity_at=0.0), []
     for _ in range(4):
-        row = seen(commit("r2", "r1"), ended(row, RepoState.INVALID, "broken", now=NOW))
+        row = seen(
+            commit("r2", "r1"), ended(row, RepoState.INVALID, "broken", host_rev="r9", now=NOW)
+        )
         waits.append(row.retry_at - NOW)
         row = replace(row, claimed=row.wanted, wanted=Wanted.NOTHING)
     assert waits == [0.0, 60.0, 120.0, 240.0]
