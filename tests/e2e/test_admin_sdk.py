@@ -15,8 +15,8 @@ __all__ = ["stage"]  # a fixture of the other module
 MAY_BE_ABSENT = frozenset(
     ADMIN + name
     for name in (
-        "triggerPDSScan", "triggerFreshnessScan", "triggerCitationExtraction",
-        "triggerFullReindex", "triggerGovernanceSync", "rescanPDS",
+        "triggerFreshnessScan", "triggerCitationExtraction", "triggerFullReindex",
+        "triggerGovernanceSync",
     )
 )  # fmt: skip
 """Methods for types of operation that a version may not have."""
