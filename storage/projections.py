@@ -203,7 +203,7 @@ class Projections:
                   for kind in kinds}  # fmt: skip
         if generation.fingerprint == self.fingerprint:
             return _Layout(frozenset(tables), (), has_search=True)
-        stored = {row[0] for row in connection.execute(_STATEMENTS_OF_TABLES)}
+        stored = {row[0].strip() for row in connection.execute(_STATEMENTS_OF_TABLES)}
         declared = (each.strip() for each in create_tables(kinds, self.search, generation))
         kept = {found[1] for each in declared if each in stored and (found := _TABLE.match(each))}
         shared = (generation.table("mark"), generation.table("search_queue"))

@@ -212,16 +212,18 @@ class Rebuilds:
 
     def prepare(self, batch: Batch) -> Batch:
         """Make the records of a batch ready: pure work, for a thread."""
-        preparing, is_trusted = self._preparing, self._is_trusted
-        records = []
-        for stored in batch.records:
-            if stored.value is not None:
-                is_allowed = is_trusted and stored.problem is None
-                prepare = preparing.prepare_trusted if is_allowed else preparing.prepare
-                record = prepare(stored.did, stored.path, stored.cid, stored.value)
-                stored = replace(stored, record=record)  # noqa: PLW2901 - the same, made ready
-            records.append(stored)
-        return replace(batch, records=records)
+        return replace(batch, records=[self._prepared(stored) for stored in batch.records])
+
+    def _prepared(self, stored: StoredRecord) -> StoredRecord:
+        if stored.value is None:
+            return stored
+        is_allowed = self._is_trusted and stored.problem is None
+        prepare = self._preparing.prepare_trusted if is_allowed else self._preparing.prepare
+        try:
+            record = prepare(stored.did, stored.path, stored.cid, stored.value)
+        except ValueError:  # a value that the file has spoilt: the check finds that its row lacks
+            return stored
+        return replace(stored, record=record)
 
     async def copy(self, operation_id: str, batch: Batch) -> tuple[Operation, Batch] | None:
         """Write the first records of a prepared batch; the operation's row, and what is left.

@@ -89,6 +89,8 @@ class TypedWorld:
             Preparing(prepare=prepare, prepare_trusted=trusted, judged_by=registry.lexicon_id),
         )  # fmt: skip
         self.generations = GenerationUpkeep(database)
+        self.units = OperationUnits(database)
+        self.is_outdated = False
         self.operations = OperationStore(database, clock=clock)
         records = RecordTable(self.projections)
         shared = {"clock": clock, "pending_bytes_max": 10_000_000}
@@ -180,7 +182,7 @@ class TypedWorld:
         )  # fmt: skip
         row = await self.operations.insert(wanted, running_max=10)
         assert row is not None
-        return Context(row, OperationUnits(self.database), lambda *_: None)
+        return Context(row, self.units, lambda *_: None)
 
     async def reindex(self, operation_id: str = "one", *, size: int = 500) -> Operation:
         """A whole fullReindex, or the rest of one, and what is left of the old tables cleared."""
@@ -241,6 +243,11 @@ async def typed_world(
     async with open_database(path, reach=reach) as database:
         world = TypedWorld(database, path, SteppedClock(), registry)
         judged_by = registry.lexicon_id
-        await database.write(partial(world.projections.install, judged_by=judged_by))
+        install = partial(world.projections.install, judged_by=judged_by)
+        world.is_outdated = await database.write(install)
+        world.revs = dict(await database.read("SELECT did, rev FROM repo WHERE rev IS NOT NULL"))
+        world.numbers = itertools.count(
+            1 + max((int(r[1:]) for r in world.revs.values()), default=0)
+        )
         await world.tracked.load()
         yield world

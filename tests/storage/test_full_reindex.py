@@ -1,0 +1,370 @@
+"""A rebuild beside live changes, crashes and trouble ends in the tables that the records demand."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from indexer.model import OperationStatus
+from indexer.operations.full_reindex import FullReindex
+from indexer.operations.operation import OperationFailed
+from indexer.records.prepare import prepare_stored
+from indexer.records.projection import SEARCH, text
+from indexer.records.registry import Registry
+from storage.database import open_database
+from storage.verification import Verification
+from tests.storage.conftest import SteppedClock
+from tests.storage.test_record_paths import CHOICES, COMMENT, EPRINT, NODE, TAG
+from tests.storage.typed_world import (
+    ALICE,
+    BOB,
+    GOVERNANCE,
+    REGISTRY,
+    Crashed,
+    CrashPoint,
+    TypedWorld,
+    typed_world,
+)
+from tests.unit.records.record_examples import minimal
+
+LONG = int(os.environ.get("REINDEX_EXAMPLES", "0"))  # how many; none: the short form
+PAPER = f"at://{ALICE}/{EPRINT}/3kpaper222222"
+SEARCHED = "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH ?"
+
+
+class Meanwhile:
+    """A store in which something else happens before every step of a rebuild."""
+
+    def __init__(self, world: TypedWorld, act: Callable[[str], Awaitable[None]]) -> None:
+        self.rebuilds, self.act = world.rebuilds, act
+        self.prepare = world.rebuilds.prepare
+        self.turn = asyncio.Lock()  # steps overlap, what happens meanwhile does not
+
+    def __getattr__(self, name: str):
+        async def step(*arguments: object):
+            async with self.turn:
+                await self.act(name)
+            return await getattr(self.rebuilds, name)(*arguments)
+
+        return step
+
+
+async def populate(world: TypedWorld) -> None:
+    """Two visible eprints that others label, tag and comment, an invalid record, a hidden one."""
+    field = f"at://{GOVERNANCE}/{NODE}/field"
+    paper = minimal(EPRINT) | {"title": "Alpine mosses", "fieldUris": [field]}
+    await world.commit(
+        ALICE, {f"{EPRINT}/3kpaper222222": paper, f"{EPRINT}/3kother222222": minimal(EPRINT)}
+    )
+    await world.commit(GOVERNANCE, {f"{NODE}/field": minimal(NODE) | {"label": "Bryology"}})
+    await world.commit(
+        BOB,
+        {
+            f"{TAG}/3ktag22222222": minimal(TAG) | {"eprintUri": PAPER, "tag": "fieldwork"},
+            f"{TAG}/3kinvalid2222": {"$type": TAG},
+            f"{COMMENT}/3kcomment2222": minimal(COMMENT) | {"eprintUri": PAPER},
+            "app.bsky.feed.post/3kpost2222222": {"$type": "app.bsky.feed.post", "n": 1},
+        },
+    )
+    await world.settle()
+
+
+RECORDS = 7
+POINTS = ("before-commit", "after-commit")
+
+
+@pytest.fixture(scope="module")
+def populated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("populated")
+
+    async def make() -> Path:
+        async with typed_world(folder) as world:
+            await populate(world)
+            return world.path
+
+    return asyncio.run(make())
+
+
+@pytest.fixture
+def folder(populated: Path, tmp_path: Path) -> Path:
+    shutil.copy(populated, tmp_path / "index.db")
+    return tmp_path
+
+
+def differences(world: TypedWorld, registry: Registry = REGISTRY) -> list[object]:
+    prepare = partial(prepare_stored, registry=registry)
+    with closing(sqlite3.connect(f"file:{world.path}?mode=ro", uri=True)) as reader:
+        return list(Verification(reader, registry.types, SEARCH, prepare).differences())
+
+
+async def tables(world: TypedWorld) -> set[str]:
+    """Suffixes of the derived tables in the file."""
+    rows = await world.rows("SELECT name FROM sqlite_schema WHERE name GLOB '*__[0-9]*'")
+    return {name.rpartition("__")[2].partition("_")[0] for (name,) in rows}
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.sampled_from(sorted(CHOICES)).flatmap(
+            lambda place: st.tuples(st.just(place), st.sampled_from(range(len(CHOICES[place]))))
+        ),
+        st.tuples(st.sampled_from([ALICE, BOB, GOVERNANCE]), st.sampled_from(["hide", "show", "lose"])),
+    ),
+    max_size=24,
+)  # fmt: skip
+
+
+async def happen(world: TypedWorld, event: tuple) -> None:
+    subject, change = event
+    if isinstance(subject, tuple):
+        did, path = subject
+        await world.commit(did, {path: CHOICES[subject][change]})
+    elif change == "lose":
+        if subject in world.revs:
+            await world.fetch(subject, {})
+    elif subject in world.revs:
+        await world.set_account(subject, active=change == "show")
+
+
+@settings(
+    max_examples=LONG or 5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(events=EVENTS, before=st.integers(0, 12), size=st.sampled_from([1, 2, 500]))
+def test_live_events_in_any_order_amid_a_rebuild_end_in_the_tables_of_a_rebuild_after_them(
+    tmp_path_factory, events, before, size
+):
+    async def run() -> None:
+        async with typed_world(tmp_path_factory.mktemp("amid")) as world:
+            for event in events[:before]:
+                await happen(world, event)
+            left = iter(events[before:])
+
+            async def act(_: str) -> None:
+                for event in itertools.islice(left, 2):
+                    await happen(world, event)
+
+            context = await world.begin_reindex(size=size)
+            await FullReindex(Meanwhile(world, act)).run(context)
+            await world.operations.end("one", OperationStatus.COMPLETED, None)
+            for event in left:
+                await happen(world, event)
+            await world.settle()
+            assert differences(world) == []
+            found = await world.derived()
+            await world.reindex("two")
+            await world.settle()
+            assert await world.derived() == found
+
+    asyncio.run(run())
+
+
+async def test_all_is_rebuilt_orphans_vanish_and_the_old_tables_go(folder: Path):
+    async with typed_world(folder) as world:
+        found = await world.derived()
+
+        def spoil(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE eprint_submission__1 SET title = 'Spoilt'")
+            connection.execute("INSERT INTO graph_vote__1 (record_id) VALUES (999)")
+            connection.execute("DELETE FROM eprint_search")
+            connection.execute("CREATE VIEW mine AS SELECT count(*) AS found FROM eprint_search")
+
+        await world.database.write(spoil)
+        operation = await world.reindex()
+        assert await world.derived() == found
+        assert differences(world) == []
+        assert (operation.records_processed, operation.total_records) == (RECORDS, RECORDS)
+        assert (operation.units_processed, operation.total_units) == (RECORDS, RECORDS)
+        assert operation.outcomes == {"rebuilt": RECORDS}
+        units = "SELECT sum(records) FROM operation_unit WHERE operation_id = 'one'"
+        assert await world.one(units) == RECORDS
+        assert await tables(world) == {"2"}
+        with closing(sqlite3.connect(f"file:{world.path}?mode=ro", uri=True)) as reader:
+            assert reader.execute("SELECT found FROM mine").fetchall() == [(2,)]
+        assert await world.one(SEARCHED, "mosses bryology fieldwork") == 1
+
+
+async def test_a_crash_at_any_transaction_is_made_good_by_the_next_start(folder: Path):
+    original = (folder / "index.db").read_bytes()
+    async with typed_world(folder) as world:
+        found = await world.derived()
+    crashes = 0
+    for at in itertools.count(1):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "index.db").write_bytes(original)
+        crash, passed = CrashPoint(POINTS[at % 2]), 0
+
+        def reach(name: str, crash: CrashPoint = crash, at: int = at) -> None:
+            nonlocal passed
+            if crash.is_armed and name == crash.name:
+                passed += 1
+                if passed == at:
+                    raise Crashed
+
+        try:
+            async with typed_world(folder, reach=reach) as world:
+                crash.is_armed = True
+                await world.reindex()
+                break
+        except Crashed:
+            crashes += 1
+        finally:
+            crash.is_armed = False
+        async with typed_world(folder) as world:
+            operation = await world.operations.load("one")
+            if operation is None or operation.status is OperationStatus.RUNNING:
+                operation = await world.reindex()
+            while await world.generations.step():
+                pass
+            assert await world.derived() == found
+            assert differences(world) == []
+            assert operation.records_processed == RECORDS
+            assert len(await tables(world)) == 1
+    assert crashes >= 15
+
+
+async def test_a_cancelled_rebuild_leaves_the_old_tables_whole_and_none_of_the_new(folder: Path):
+    async with typed_world(folder) as world:
+        found = await world.derived()
+        context = await world.begin_reindex(size=1)
+
+        async def cancel(name: str) -> None:
+            if name == "catch_up":
+                await world.operations.request_cancel("one")
+
+        with pytest.raises(OperationFailed):
+            await FullReindex(Meanwhile(world, cancel)).run(context)
+        assert await tables(world) == {"1", "2"}
+        ended = await world.operations.end("one", OperationStatus.FAILED, "given up")
+        assert ended.status is OperationStatus.CANCELLED
+    async with typed_world(folder) as world:  # the process may end before it has cleared away
+        while await world.generations.step():
+            pass
+        assert await tables(world) == {"1"}
+        assert await world.derived() == found
+        await world.commit(BOB, {f"{TAG}/3ktag22222222": None})
+        assert differences(world) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("UPDATE eprint_submission__2 SET doi = '10.1/x'", "eprint_submission of at://"),
+        ("DELETE FROM graph_node__2", f"graph_node__2 lacks {GOVERNANCE}/{NODE}/field"),
+        ("INSERT INTO graph_vote__2 (record_id) VALUES (999)", "graph_vote__2 should not have row 999"),
+        ("UPDATE mark__2 SET subject = 'at://nobody' WHERE name = 'tag'", "mark of at://"),
+        ("DELETE FROM eprint_search__2 WHERE title LIKE 'Alpine%'", "eprint_search__2 lacks"),
+        ("UPDATE eprint_search__2 SET tags = 'other'", "eprint_search of at://"),
+    ],
+)  # fmt: skip
+async def test_what_differs_from_the_records_never_reaches_readers(
+    folder: Path, sql: str, told: str
+):
+    async with typed_world(folder) as world:
+        found = await world.derived()
+
+        async def spoil(name: str) -> None:
+            if name == "check":
+                with closing(sqlite3.connect(world.path)) as second, second:
+                    assert second.execute(sql).rowcount > 0
+
+        context = await world.begin_reindex()
+        with pytest.raises(OperationFailed) as failure:
+            await FullReindex(Meanwhile(world, spoil)).run(context)
+        assert told in str(failure.value)
+        await world.operations.end("one", OperationStatus.FAILED, str(failure.value))
+        while await world.generations.step():
+            pass
+        assert await world.derived() == found
+        assert await tables(world) == {"1"}
+        assert (await world.reindex("two")).status is OperationStatus.COMPLETED
+        assert await world.derived() == found
+
+
+async def test_a_full_disk_is_waited_for(folder: Path):
+    errors: list[str] = []
+    async with open_database(folder / "index.db", on_error=errors.append) as database:
+        world = TypedWorld(database, folder / "index.db", SteppedClock(), REGISTRY)
+
+        def limit(connection: sqlite3.Connection, *, more: int) -> None:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages + more}")
+
+        await database.write(partial(limit, more=3))
+        running = asyncio.get_running_loop().create_task(world.reindex())
+        async with asyncio.timeout(5):
+            while not errors:
+                await asyncio.sleep(0.01)
+        await database.write(partial(limit, more=100_000))
+        assert (await running).records_processed == RECORDS
+        assert set(errors) == {"SQLITE_FULL"}
+        assert differences(world) == []
+
+
+async def test_a_batch_that_ends_the_process_twice_fails_the_rebuild(folder: Path):
+    async with typed_world(folder) as world:
+        context = await world.begin_reindex()
+        batch = None
+        for _ in range(2):
+            context.operation = await world.rebuilds.begin("one")
+            batch = await world.rebuilds.load("one", None, 500)
+            assert batch is not None
+            assert await context.begin(batch.unit)
+            await world.units.count_crashes()
+        with pytest.raises(OperationFailed, match=batch.unit):
+            await FullReindex(world.rebuilds).run(context)
+
+
+def changed(registry: Registry, nsid: str) -> Registry:
+    """Declarations of which one type has another column."""
+    kind = registry.types[nsid]
+    wider = dataclasses.replace(kind, own_columns=(*kind.own_columns, text("extra", "extra")))
+    return dataclasses.replace(registry, types={**registry.types, nsid: wider})
+
+
+async def test_tables_of_other_declarations_are_served_but_never_a_wrong_row(folder: Path):
+    registry = changed(REGISTRY, TAG)
+    async with typed_world(folder, registry) as world:
+        assert world.is_outdated
+        assert await world.one("SELECT count(*) FROM eprint_user_tag") == 1
+        await world.commit(BOB, {f"{TAG}/3ktag22222222": minimal(TAG) | {"tag": "other"}})
+        await world.commit(ALICE, {f"{EPRINT}/3kother222222": minimal(EPRINT) | {"title": "New"}})
+        # The tag's columns are others now: no row would be right. The eprint's are the same.
+        assert await world.one("SELECT count(*) FROM eprint_user_tag") == 0
+        assert await world.one("SELECT count(*) FROM eprint_submission WHERE title = 'New'") == 1
+        assert await world.one(SEARCHED, "fieldwork") == 0
+        assert await world.one(SEARCHED, "mosses bryology") == 1
+        await world.reindex()
+        assert await world.rows("SELECT tag, extra FROM eprint_user_tag") == [("other", None)]
+        assert differences(world, registry) == []
+    async with typed_world(folder, registry) as world:
+        assert not world.is_outdated
+
+
+async def test_a_rebuild_by_other_declarations_than_it_began_with_begins_again(folder: Path):
+    async with typed_world(folder) as world:
+        context = await world.begin_reindex(size=1)
+        context.operation = await world.rebuilds.begin("one")
+        batch = await world.rebuilds.load("one", None, 1)
+        assert batch is not None
+        assert await world.rebuilds.copy("one", world.rebuilds.prepare(batch)) is not None
+    registry = changed(REGISTRY, TAG)
+    async with typed_world(folder, registry) as world:
+        operation = await world.reindex()
+        assert operation.records_processed == RECORDS
+        assert differences(world, registry) == []
+        assert await tables(world) == {"3"}
