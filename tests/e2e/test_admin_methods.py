@@ -118,26 +118,16 @@ async def test_a_token_of_a_listed_admin_serves_its_method_once_and_no_other(sta
     assert (status, body["error"]) == (401, "AuthenticationRequired")
 
 
-async def outbound(stage: Stage) -> float:
-    """Requests that the daemon has made so far."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(stage.daemon.addresses.metrics_url) as response,
-    ):
-        lines = (await response.text()).splitlines()
-    name = "chive_http_client_requests_total{"
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
 async def test_a_stranger_is_forbidden_and_costs_no_request_to_anybody(stage: Stage):
     nsid = ADMIN + "getOverview"
     stranger = await stage.net.create_account(announce=False)
-    before = await outbound(stage)
+    asked = stage.net.plc_server.requests
+    before = asked["plc.document"]
     status, body = await stage.bearer(token_for(stage, nsid, iss=stranger.did), nsid)
     assert (status, body["error"]) == (403, "AdminRequired")
-    assert await outbound(stage) == before
+    assert asked["plc.document"] == before
     assert (await stage.bearer(token_for(stage, nsid), nsid))[0] == 200
-    assert await outbound(stage) == before + 1
+    assert asked["plc.document"] == before + 1
 
 
 async def test_a_did_web_of_ours_is_served_as_a_document(stage: Stage):
