@@ -21,6 +21,9 @@ from indexer.protocol.hosts import host_group
 RETRY_DELAY_S_MIN = 60.0
 RETRY_DELAY_S_MAX = 3600.0
 CONFIRM_HIDDEN_S = 60.0
+COPIES_LAG_S = 60.0
+"""By how much copies of the directory and of a host may lag behind a new account."""
+
 SECOND_LOOK_S = 3600.0
 """A repo that its host does not know is hidden, and purged if the host still says so then."""
 
@@ -267,20 +270,23 @@ def hidden(repo: Repo, status: AccountStatus, *, now: float) -> Repo:
 def missing(repo: Repo, reason: str, *, is_hiding: bool, now: float) -> Repo:
     """Somebody who should know the repo does not, and nobody announced a deletion.
 
-    With rows at stake there is a second look later. Without `is_hiding` the rows are hidden only
-    when the answer is the same again.
+    There is a second look later: copies of the directory lag behind it, above all for a new DID.
+    Without rows at stake that one is the last. Without `is_hiding` rows are hidden only when the
+    answer is the same again.
     """
-    has_rows = repo.rev is not None
-    if is_hiding or repo.reason == reason:
+    is_news = repo.reason != reason
+    is_asked_again = is_news or repo.rev is not None
+    second_look_s = COPIES_LAG_S if repo.rev is None else SECOND_LOOK_S
+    if is_hiding or not is_news:
         repo = _with_status(repo, AccountStatus.DELETED)
-    look = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT if has_rows else Wanted.NOTHING
+    look = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT if is_asked_again else Wanted.NOTHING
     attempts = repo.attempts + 1
     return replace(
         repo,
         state=RepoState.NOT_FOUND,
         wanted=repo.wanted | look,
         claimed=Wanted.NOTHING,
-        retry_at=now + (throttle_s(attempts) if repo.wanted else SECOND_LOOK_S),
+        retry_at=now + (throttle_s(attempts) if repo.wanted else second_look_s),
         attempts=attempts,
         reason=reason,
     )

@@ -129,6 +129,14 @@ def test_an_unknown_did_hides_nothing_before_it_is_unknown_again():
     assert second.account_status is AccountStatus.DELETED
 
 
+def test_a_new_did_that_nobody_knows_yet_is_looked_for_once_more():
+    first = missing(claimed(rev=None), "DID not found", is_hiding=False, now=NOW)
+    assert (first.wanted, first.retry_at) == (ALL_WORK, NOW + 60.0)
+    again = replace(first, claimed=first.wanted, wanted=Wanted.NOTHING)
+    second = missing(again, "DID not found", is_hiding=False, now=NOW)
+    assert second.wanted is Wanted.NOTHING
+
+
 def test_a_missing_repo_is_revived_by_its_next_commit():
     gone = missing(claimed(rev=None), "repo not found", is_hiding=True, now=NOW)
     row = seen(commit("r2", "r1"), gone)
