@@ -119,6 +119,7 @@ async def running_daemon(
         "storage": {"path": str(database)},
         "admin": {"port": 0, "password_file": str(password_file)},
         "metrics": {"port": 0},
+        "backfill": {"bootstrap": False},  # what a test wants scanned it says
     }
     for section, keys in values.items():
         tree.setdefault(section, {}).update(keys)
