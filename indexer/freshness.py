@@ -22,8 +22,11 @@ STREAM_GRACE_S = 60.0
 LAG_S_MAX = 60.0
 """A stream further behind than this is not waited for."""
 
-WATCH_S_MAX = 120.0
-"""How long a repo is watched for what the stream may bring."""
+WAIT_S_MAX = 120.0
+"""How long a scan waits for what the stream may bring, or for an attempt to begin."""
+
+SENT_DUE_S = 60.0
+"""The scan makes the attempt itself; if it does not come to it, the queue has it after this."""
 
 SOON_S = 5.0
 """Work that is due within this time is waited for."""
@@ -43,11 +46,12 @@ class Outcome(StrEnum):
     HIDDEN = "hidden"
     DELETED = "deleted"
     NOT_FOUND = "not_found"
-    PUT_OFF = "put_off"  # the stream may yet bring what the host has
+    PUT_OFF = "put_off"  # the stream may yet bring what the host has, or the resync's queue will
     INVALID = "invalid"
     TOO_LARGE = "too_large"
     LIMITED = "limited"
     FOREIGN = "foreign"
+    DENIED = "denied"
     FAILED = "failed"
 
 
@@ -154,12 +158,12 @@ def _ahead(repo: Repo, rev: str, at: Circumstances) -> Decision:
 
 
 def sent(repo: Repo, now: float) -> Decision:
-    """Have the resync look at the repo now; its host has been heard, or should have been."""
+    """Have the resync look at the repo; its host has been heard, or should have been."""
     if repo.state in OUT_OF_BOUNDS:
         return Decision(repo=repo, outcome=Outcome(repo.state))
     # An attempt under way counts as the one that is waited for.
     claim = repo.claim - 1 if repo.claimed & WORK else repo.claim
-    return Decision(repo=raised(repo, now), wait=Wait(since=now, claim=claim))
+    return Decision(repo=raised(repo, now + SENT_DUE_S), wait=Wait(since=now, claim=claim))
 
 
 def raised(repo: Repo, due_at: float) -> Repo:
@@ -179,10 +183,14 @@ def waited(repo: Repo, wait: Wait, at: Circumstances) -> Decision:
     """Look at a repo that is waited for."""
     if wait.claim is None:
         return _watched(repo, wait, at)
-    is_untouched = repo.claim == wait.claim and repo.wanted & Wanted.CONTENT
-    is_due = repo.wanted & Wanted.CONTENT and repo.retry_at < at.now + SOON_S
-    if repo.claimed or is_untouched or is_due:
+    if repo.claimed:
         return Decision(repo=repo, wait=wait)
+    if repo.wanted & Wanted.CONTENT:
+        is_untouched = repo.claim == wait.claim
+        if at.now - wait.since < WAIT_S_MAX and (is_untouched or repo.retry_at < at.now + SOON_S):
+            return Decision(repo=repo, wait=wait)
+        if is_untouched:
+            return Decision(repo=repo, outcome=Outcome.PUT_OFF)
     return as_compared(repo, since=wait.since)
 
 
@@ -193,7 +201,7 @@ def _watched(repo: Repo, wait: Wait, at: Circumstances) -> Decision:
         return Decision(repo=repo, outcome=Outcome.CURRENT)
     if not may_yet_come(wait.rev, stream_at=at.stream_at, now=at.now):
         return sent(repo, at.now)
-    if at.is_held or at.now - wait.since > WATCH_S_MAX:
+    if at.is_held or at.now - wait.since > WAIT_S_MAX:
         return Decision(repo=raised(repo, at.now + STREAM_GRACE_S), outcome=Outcome.PUT_OFF)
     return Decision(repo=repo, wait=wait)
 
@@ -231,6 +239,7 @@ class WaitingHost:
     pds_url: str
     oldest: float  # when the one that has waited longest was verified, unix seconds
     repos: int
+    is_open: bool  # whether any of them may be asked about: not all are denied
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,8 +99,8 @@ def freshness_scan(
         FreshnessStore(store.database, clock=clock),
         network.listings,
         network.hosts,
+        stream.resyncer,
         scope_id=Scope(settings.scope.collections).scope_id,
         stream_at=stream.at,
-        on_work=stream.resyncer.wake,
         clock=clock,
     )

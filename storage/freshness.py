@@ -33,17 +33,19 @@ _KEEP = "UPDATE operation SET checkpoint = ? WHERE id = ? AND status = 'running'
 # Hosts whose repos have waited longest come first. What was verified since the scan began has had
 # its turn, so that a host moves out of sight when it has been visited.
 _HOSTS = """
-SELECT pds_url, min(verified_at) AS oldest, count(*) FROM repo
-WHERE pds_url IS NOT NULL AND id <= ? AND verified_at < ?
-GROUP BY pds_url HAVING (oldest, pds_url) > (?, ?)
-ORDER BY oldest, pds_url LIMIT ?
+SELECT *, EXISTS (SELECT 1 FROM repo WHERE pds_url = host.url AND state <> 'denied') FROM (
+    SELECT pds_url AS url, min(verified_at) AS oldest, count(*) FROM repo
+    WHERE pds_url IS NOT NULL AND id <= ? AND verified_at < ?
+    GROUP BY pds_url HAVING (oldest, url) > (?, ?)
+    ORDER BY oldest, url LIMIT ?) AS host
+ORDER BY oldest, url
 """
 
 _IS_LEFT = "NOT EXISTS (SELECT 1 FROM operation_unit WHERE operation_id = ? AND unit = did)"
 
 _OF_HOST = f"""
 SELECT id, did, verified_at FROM repo
-WHERE pds_url = ? AND (verified_at, id) > (?, ?) AND id <= ? AND {_IS_LEFT}
+WHERE pds_url = ? AND (verified_at, id) > (?, ?) AND id <= ? AND state <> 'denied' AND {_IS_LEFT}
 ORDER BY verified_at, id LIMIT ?
 """  # noqa: S608 - a constant
 
@@ -82,7 +84,7 @@ class FreshnessStore:
         `after` is the (oldest, URL) of the last one handed out.
         """
         rows = await self._database.read(_HOSTS, (scan.upto, scan.since, *after, limit))
-        return [WaitingHost(*row) for row in rows]
+        return [WaitingHost(row[0], row[1], row[2], is_open=bool(row[3])) for row in rows]
 
     async def of_host(
         self, scan: Scan, pds_url: str, *, after: tuple[float, int], limit: int

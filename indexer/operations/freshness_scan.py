@@ -43,14 +43,15 @@ log = structlog.get_logger(__name__)
 ASKERS = 8
 """Hosts asked at the same time, so that one which hangs does not hold up the others."""
 
+ATTEMPTS_AT_HOST = 2
 HOSTS_AT_ONCE = 100
 REPOS_AT_ONCE = 50
 SWEEP_REPOS = 500
 
 TRIES_MAX = 3
-RETRY_S = 1.0
+RETRY_S = 0.5
 RETRY_S_MAX = 60.0
-"""A host that fails is asked again after 1 s, 4 s, or what it asks for, up to this."""
+"""A host that fails is asked again after 0.5 s, 2 s, or what it asks for, up to this."""
 
 BEFORE_ALL = -1.0
 """A time before every one in a row."""
@@ -118,6 +119,13 @@ class HostStatuses(Protocol):
         """The account's status at its host; None when the host does not know the repo."""
 
 
+class RepoSync(Protocol):
+    """The resync as a scan needs it."""
+
+    async def sync_listed(self, did: str) -> object:
+        """One attempt at a repo; its row says afterwards how it went."""
+
+
 class FreshnessScan:
     """One pass over all tracked repos, whatever their collections."""
 
@@ -129,18 +137,18 @@ class FreshnessScan:
         rows: FreshnessRows,
         lists: HostLists,
         statuses: HostStatuses,
+        repos: RepoSync,
         *,
         scope_id: str,
         stream_at: Callable[[], float | None],
-        on_work: Callable[[], None],
         clock: Clock,
     ) -> None:
         self._rows = rows
         self._lists = lists
         self._statuses = statuses
+        self._repos = repos
         self._scope_id = scope_id
         self._stream_at = stream_at
-        self._on_work = on_work
         self._clock = clock
 
     def parse(self, params: Mapping[str, Json]) -> Request:
@@ -166,9 +174,9 @@ class FreshnessScan:
         def look_again(repo: Repo, wait: Wait) -> Decision:
             return waited(repo, wait, circumstances())
 
-        visits = Visits(self._rows, scan, context, look_again, self._on_work)
+        visits = Visits(self._rows, scan, context, look_again)
         walk = _Walk(
-            self._rows, self._lists, self._statuses,
+            self._rows, self._lists, self._statuses, self._repos,
             scan=scan, visits=visits, circumstances=circumstances, reads=reads,
         )  # fmt: skip
         try:
@@ -206,6 +214,7 @@ class _Walk:
         rows: FreshnessRows,
         lists: HostLists,
         statuses: HostStatuses,
+        repos: RepoSync,
         *,
         scan: Scan,
         visits: Visits,
@@ -215,6 +224,7 @@ class _Walk:
         self._rows = rows
         self._lists = lists
         self._statuses = statuses
+        self._repos = repos
         self._scan = scan
         self._visits = visits
         self._circumstances = circumstances
@@ -249,7 +259,7 @@ class _Walk:
                 host = self._hosts.pop(0)
                 self._after = (host.oldest, host.pds_url)
                 # One whose oldest repos have been visited moves on in the order.
-                if host.pds_url not in self._begun:
+                if host.is_open and host.pds_url not in self._begun:
                     self._begun.add(host.pds_url)
                     return host
 
@@ -293,6 +303,7 @@ class _Walk:
             )
             self._reads[url] = read
             await self._keep()
+            await self._attempt(made)
 
     async def _ask_singly(self, url: str) -> None:
         """Ask for each that its list has not told of; one that fails is left to the resync."""
@@ -310,7 +321,8 @@ class _Walk:
                 word = Listed(repo.did, None, None)
                 if answer is not None:
                     word = Listed(repo.did, answer.status, answer.rev)
-            await self._visits.decide([repo.did], partial(self._told, word), pds_url=url)
+            told = partial(self._told, word)
+            await self._attempt(await self._visits.decide([repo.did], told, pds_url=url))
 
     def _told(self, word: Listed | None, repo: Repo) -> Decision:
         at = self._circumstances()
@@ -318,8 +330,9 @@ class _Walk:
 
     async def _send_all(self, url: str) -> None:
         """The host does not answer: the resync finds out whether its accounts live elsewhere."""
+        silent = partial(self._told, None)
         async for repo in self._left_at(url):
-            await self._visits.decide([repo.did], partial(self._told, None), pds_url=url)
+            await self._attempt(await self._visits.decide([repo.did], silent, pds_url=url))
 
     async def _left_at(self, url: str) -> AsyncIterator[WaitingRepo]:
         """Repos of a host that were not visited, oldest first; each when there is room for it."""
@@ -351,7 +364,23 @@ class _Walk:
             for repo in found:
                 if repo.verified_at < self._scan.since and not self._visits.is_waited_for(repo.did):
                     await self._visits.room()
-                    await self._visits.decide([repo.did], partial(self._told, None))
+                    made = await self._visits.decide([repo.did], partial(self._told, None))
+                    await self._attempt(made)
+
+    async def _attempt(self, made: Mapping[str, Decision]) -> None:
+        """Make the attempts that were decided upon, a few at a time; their rows tell of the end."""
+        waits = [(did, each.wait) for did, each in made.items()]
+        sent_now = [did for did, wait in waits if wait is not None and wait.claim is not None]
+        places = asyncio.Semaphore(ATTEMPTS_AT_HOST)
+
+        async def attempt(did: str) -> None:
+            async with places:
+                if self._visits.is_waited_for(did):
+                    await insist(partial(self._repos.sync_listed, did))
+
+        async with asyncio.TaskGroup() as group:
+            for did in sent_now:
+                group.create_task(attempt(did), name=f"freshness-attempt-{did}")
 
     async def _keep(self) -> None:
         lists: dict[str, Json] = {

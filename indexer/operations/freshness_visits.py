@@ -48,13 +48,11 @@ class Visits:
         scan: Scan,
         context: Context,
         look_again: Callable[[Repo, Wait], Decision],
-        on_work: Callable[[], None],
     ) -> None:
         self._rows = rows
         self._scan = scan
         self._context = context
         self._look_again = look_again
-        self._on_work = on_work
         self._waits: dict[str, Wait] = {}
         self._changed = asyncio.Event()
 
@@ -75,8 +73,6 @@ class Visits:
             if decision.wait is not None:
                 self._waits[did] = decision.wait
         self._changed.set()
-        if any(decision.repo.wanted for decision in decisions.values()):
-            self._on_work()
         return decisions
 
     def is_waited_for(self, did: str) -> bool:

@@ -230,10 +230,8 @@ async def test_a_host_that_is_gone_fails_its_own_repos_and_those_that_moved_are_
     [
         (FaultKind.CURSOR_LOOP, {}),
         (FaultKind.BOGUS_DIDS, {"count": 400}),
-        (FaultKind.HTTP_HTML, {"endpoint": LIST}),
         (FaultKind.HTTP_BODY, {"endpoint": LIST, "body": b'{"repos": [{"did": 7}, null]}',
                                "content_type": "application/json"}),
-        (FaultKind.HTTP_TRUNCATE, {"endpoint": LIST}),
         (FaultKind.GZIP_BOMB, {"endpoint": LIST}),
     ],
 )  # fmt: skip
