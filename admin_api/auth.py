@@ -115,39 +115,41 @@ class Authenticator:
             self._metrics.auth_failures.labels("missing").inc()
             raise self._challenge()
         if len(headers) > 1:
-            raise self._failure(request, "repeated")
+            raise self.refused(request, "repeated")
         scheme, _, credential = headers[0].strip().partition(" ")
         match scheme.lower():
             case "basic":
                 return self._by_password(request, credential.strip())
             case "bearer":
                 return await self._by_token(request, credential.strip(), nsid)
-        raise self._failure(request, "scheme")
+        raise self.refused(request, "scheme")
 
     def _by_password(self, request: web.BaseRequest, credential: str) -> Actor:
         if not self._passwords:
-            raise self._failure(request, "unconfigured")
+            raise self.refused(request, "unconfigured")
         try:
             given = base64.b64decode(credential, validate=True)
         except ValueError:
-            raise self._failure(request, "malformed") from None
+            raise self.refused(request, "malformed") from None
         if given not in self._passwords:
-            raise self._failure(request, "wrong")
+            raise self.refused(request, "wrong")
         return self._password_actor
 
     async def _by_token(self, request: web.BaseRequest, token: str, nsid: str) -> Actor:
         if self._tokens is None:
-            raise self._failure(request, "unconfigured")
+            raise self.refused(request, "unconfigured")
         try:
             return Actor(await self._tokens.verify(token, nsid), is_password=False)
         except TokenRefused as refused:
-            raise self._failure(request, refused.flaw) from refused
+            raise self.refused(request, refused.flaw) from refused
         except Unavailable as error:
             self._metrics.auth_failures.labels(Flaw.ISSUER_UNAVAILABLE).inc()
             raise IssuerUnavailable from error
 
-    def _failure(self, request: web.BaseRequest, reason: str) -> RequestRefused:
-        """The refusal of a failed attempt, once it is counted."""
+    def refused(
+        self, request: web.BaseRequest, reason: str, *, wanted: str | None = None
+    ) -> RequestRefused:
+        """The refusal of a failed attempt, once it is counted; `wanted` is what would be good."""
         client = self._addresses.client_of(request)
         self._metrics.auth_failures.labels(reason).inc()
         log.debug("admin.credential_refused", client=client, reason=str(reason))
@@ -155,7 +157,9 @@ class Authenticator:
         if retry_after_s is not None:
             self._metrics.auth_failures.labels("limited").inc()
             return Limited("too many wrong credentials", retry_after_s)
-        return NotAdmin() if reason == Flaw.NOT_ADMIN else self._challenge()
+        if reason == Flaw.NOT_ADMIN:
+            return NotAdmin()
+        return self._challenge() if wanted is None else Unauthenticated(wanted)
 
     def _challenge(self) -> Unauthenticated:
         if not self._passwords and self._tokens is None:

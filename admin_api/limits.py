@@ -33,11 +33,11 @@ class Limited(RequestRefused):
 
 
 class RequestLimit:
-    """A bucket of requests for each client, filled at `rate` a second."""
+    """A bucket of requests for each client, filled at `rate` a second up to `burst`."""
 
-    def __init__(self, rate: float, *, clock: Clock) -> None:
+    def __init__(self, rate: float, *, clock: Clock, burst: float | None = None) -> None:
         self._rate = rate
-        self._burst = max(rate * BURST_S, 1.0)
+        self._burst = max(rate * BURST_S, 1.0) if burst is None else burst
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (at, left)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from indexer.audit import AuditDraft, AuditEntry
+from indexer.authors import RecordState
 from indexer.denials import Denial
-from indexer.hosts import HostRow
+from indexer.hosts import HostRow, HostSource
 from indexer.model import Gap, RepoRow
 from indexer.ports import Backfills, Status
 from indexer.protocol.did_document import DidDocument
@@ -154,6 +155,42 @@ class Denials(Protocol):
         """Those with an id below `before`, newest first."""
 
 
+class AuthorIndex(Protocol):
+    """The index as authors may see it, and the queue for their repos."""
+
+    def is_denied(self, did: str) -> bool:
+        """Whether an operator keeps the account or its host out."""
+
+    async def signing_key(self, did: str) -> str | None:
+        """Multibase key of a tracked account; None where none is known."""
+
+    async def record(self, did: str, path: str) -> RecordState | None:
+        """How a record stands; None where its repo is not tracked."""
+
+    async def want(self, did: str) -> bool:
+        """Queue a comparison of the repo with its host; False where only an operator could."""
+
+    async def host_status(self, url: str) -> str | None:
+        """Where a host stands; None for an unknown one."""
+
+
+class HostRegistry(Protocol):
+    """Where hosts are put down to be scanned."""
+
+    async def register(self, urls: Sequence[str], source: HostSource) -> None:
+        """Know hosts from now on, while there is room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorPorts:
+    """What the methods for authors need."""
+
+    index: AuthorIndex
+    hosts: HostRegistry
+    check_host: Callable[[str], None]  # raises `InvalidUpstream` for a URL never to be asked
+    is_in_scope: Callable[[str], bool]  # collection/rkey
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminPorts:
     """One attribute a need."""
@@ -167,6 +204,7 @@ class AdminPorts:
     cursors: CursorReset
     gaps: GapListing
     hosts: HostListing
+    authors: AuthorPorts
     backups: Backups
     denials: Denials
     documents: DidDocuments

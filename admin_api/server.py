@@ -8,23 +8,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from urllib.parse import unquote
 
 from aiohttp import web
 
-from admin_api.auth import Authenticator, Passwords
-from admin_api.clients import BrowserGuard, ClientAddresses
+from admin_api.clients import ClientAddresses
 from admin_api.console_files import ConsoleFiles
-from admin_api.handlers import METHODS, all_handlers
-from admin_api.limits import FailureLimit, RequestLimit
+from admin_api.dispatching import AdminSettings, open_dispatcher
+from admin_api.handlers import METHODS
 from admin_api.listener import listen
 from admin_api.ports import AdminPorts
-from admin_api.service_auth import SERVICE, ServiceTokens
+from admin_api.service_auth import SERVICE
 from admin_api.xrpc import (
     PREFIX,
-    Dispatcher,
     OnFault,
     error_response,
     json_response,
@@ -45,20 +42,6 @@ DID_DOCUMENT_PATH = "/.well-known/did.json"
 DID_WEB = "did:web:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminSettings:
-    """What the admin listener needs of the settings."""
-
-    bind: str
-    port: int
-    hosts: tuple[str, ...]
-    trusted_proxies: tuple[str, ...]
-    passwords: tuple[str, ...]
-    dids: tuple[str, ...]  # admins; needs `service_did`
-    service_did: str | None  # our own DID
-    requests_per_s: float  # of one client
-
-
 @asynccontextmanager
 async def serve_admin(
     settings: AdminSettings,
@@ -75,26 +58,10 @@ async def serve_admin(
     """
     addresses = ClientAddresses(settings.trusted_proxies)
     own_host = _did_host(settings.service_did)
-    dispatcher = Dispatcher(
-        all_handlers(ports, clock=clock),
-        catalog=catalog,
-        auth=Authenticator(
-            Passwords(settings.passwords),
-            await _tokens(settings, ports, clock=clock),
-            own_did=settings.service_did,
-            addresses=addresses,
-            failures=FailureLimit(clock=clock),
-            metrics=metrics,
-        ),
-        guard=BrowserGuard(
-            settings.bind, [*settings.hosts, *([] if own_host is None else [own_host])]
-        ),
-        addresses=addresses,
-        limit=RequestLimit(settings.requests_per_s, clock=clock),
-        audit=ports.audit,
-        metrics=metrics,
-        on_fault=on_fault,
-    )
+    dispatcher = await open_dispatcher(
+        settings, ports, addresses, own_host=own_host, catalog=catalog, clock=clock,
+        metrics=metrics, on_fault=on_fault,
+    )  # fmt: skip
     constant: dict[str, Json] = {"/livez": {"status": "alive"}}
     if own_host is not None:
         constant[DID_DOCUMENT_PATH] = _did_document(f"{settings.service_did}", own_host)
@@ -117,22 +84,6 @@ async def serve_admin(
         "admin", settings.bind, settings.port, answer, client_at=addresses.client_at
     ) as port:
         yield port
-
-
-async def _tokens(
-    settings: AdminSettings, ports: AdminPorts, *, clock: Clock
-) -> ServiceTokens | None:
-    """None: no admin is known by a DID."""
-    if settings.service_did is None or not settings.dids:
-        return None
-    return ServiceTokens(
-        settings.dids,
-        own_did=settings.service_did,
-        documents=ports.documents,
-        accepted=ports.tokens,
-        horizon=await ports.tokens.load(),
-        clock=clock,
-    )
 
 
 def _did_host(did: str | None) -> str | None:

@@ -128,12 +128,10 @@ class ServiceTokens:
         remembered_max: int = REMEMBERED_MAX,
     ) -> None:
         self._keys = IssuerKeys(admins, documents, clock=clock)
-        self._audiences = frozenset({own_did, own_did + SERVICE})
+        self._audiences = audiences_of(own_did)
         self._accepted = accepted
-        self._horizon = horizon
         self._newest_iat = horizon
-        self._remembered_max = remembered_max
-        self._used: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()  # (at, iat)
+        self._used = UsedTokens(horizon, clock=clock, remembered_max=remembered_max)
         self._clock = clock
 
     async def verify(self, text: str, nsid: str) -> str:
@@ -145,7 +143,7 @@ class ServiceTokens:
         if token.iss not in self._keys:
             raise TokenRefused(Flaw.NOT_ADMIN)
         await self._check_signature(token)
-        self._use(token)
+        self._used.use(token)
         if token.iat > self._newest_iat:
             await self._accepted.raise_to(token.iat)
             self._newest_iat = max(self._newest_iat, token.iat)
@@ -153,15 +151,29 @@ class ServiceTokens:
 
     async def _check_signature(self, token: Token) -> None:
         key = await self._keys.current(token.iss)
-        if _is_signed(token, key):
+        if is_signed(token, key):
             return
         newer = await self._keys.newer(token.iss, key)
-        if newer is not None and _is_signed(token, newer):
+        if newer is not None and is_signed(token, newer):
             return
         flaw = Flaw.SIGNATURE if token.alg == (newer or key).jwt_alg else Flaw.KEY
         raise TokenRefused(flaw)
 
-    def _use(self, token: Token) -> None:
+
+class UsedTokens:
+    """Tokens that were accepted, until they have expired; none issued at or before a horizon is.
+
+    `horizon` is in unix seconds. A full table forgets its oldest, and raises the horizon to it.
+    """
+
+    def __init__(self, horizon: int, *, clock: Clock, remembered_max: int = REMEMBERED_MAX) -> None:
+        self._horizon = horizon
+        self._remembered_max = remembered_max
+        self._used: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()  # (at, iat)
+        self._clock = clock
+
+    def use(self, token: Token) -> None:
+        """Use a token up. Raises `TokenRefused` for one that was used, or may have been."""
         now = self._clock.monotonic()
         if (token.iss, token.jti) in self._used:
             raise TokenRefused(Flaw.REPLAYED)
@@ -325,7 +337,13 @@ def _check_times(claims: dict[str, Json], now: float) -> int:
     return iat
 
 
-def _is_signed(token: Token, key: VerifyingKey) -> bool:
+def audiences_of(own_did: str) -> frozenset[str]:
+    """What a token for us may name: our DID, alone or with the service."""
+    return frozenset({own_did, own_did + SERVICE})
+
+
+def is_signed(token: Token, key: VerifyingKey) -> bool:
+    """Whether the signature is by this key, and the algorithm the key's own."""
     return token.alg == key.jwt_alg and key.verify(token.signed, token.signature)
 
 

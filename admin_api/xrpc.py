@@ -25,6 +25,7 @@ import structlog
 from aiohttp import web
 
 from admin_api.auth import Actor, Authenticator, Unauthenticated
+from admin_api.author_auth import Authors
 from admin_api.clients import BrowserGuard, ClientAddresses
 from admin_api.json_body import BODY_BYTES_MAX, INTEGER_MAX, read_json
 from admin_api.limits import Limited, RequestLimit
@@ -72,6 +73,14 @@ Handler = Callable[[Call], Awaitable[Json]]
 OnFault = Callable[[LocalFault], None]
 
 
+@dataclass(frozen=True, slots=True)
+class AuthorMethod:
+    """A method for authors: what is checked before the author is proved, and the code behind it."""
+
+    check: Callable[[str, Mapping[str, Json]], None]  # (DID as claimed, params or body)
+    handler: Handler
+
+
 class LexiconBroken(AssertionError):
     """A handler's answer contradicts its lexicon: a bug of ours."""
 
@@ -85,6 +94,8 @@ class Dispatcher:
         *,
         catalog: LexiconCatalog,
         auth: Authenticator,
+        authors: Authors | None,
+        author_methods: Mapping[str, AuthorMethod],
         guard: BrowserGuard,
         addresses: ClientAddresses,
         limit: RequestLimit,
@@ -93,12 +104,15 @@ class Dispatcher:
         on_fault: OnFault,
     ) -> None:
         methods = catalog.methods
+        handlers = {**handlers, **{nsid: each.handler for nsid, each in author_methods.items()}}
         missing = sorted(handlers.keys() - methods.keys())
         if missing:
             raise LexiconBroken(f"handlers without a lexicon: {', '.join(missing)}")
         self._served = {nsid: (methods[nsid], handler) for nsid, handler in handlers.items()}
         self._catalog = catalog
         self._auth = auth
+        self._authors = authors
+        self._author_methods = author_methods
         self._guard = guard
         self._addresses = addresses
         self._limit = limit
@@ -141,16 +155,28 @@ class Dispatcher:
             raise RequestRefused(
                 "InvalidRequest", f"{nsid} is a {method.type}: use {HTTP_METHODS[method.type]}"
             )
-        actor = await self._auth.authenticate(request, nsid)
-        params = self._read_params(nsid, query)
-        body = await self._read_input(request, method)
-        call = Call(actor=actor, params=params, input=body)
-        if method.type == "procedure":
-            answer = await self._change(nsid, handler, call)
+        of_author = self._author_methods.get(nsid)
+        if of_author is not None and self._authors is not None:
+            token = self._authors.read(request, nsid)
+            params, body = await self._read_call(request, method, query)
+            of_author.check(token.iss, params | body)
+            actor = await self._authors.prove(request, token)
+            answer = await handler(Call(actor=actor, params=params, input=body))
         else:
-            answer = await handler(call)
+            actor = await self._auth.authenticate(request, nsid)
+            params, body = await self._read_call(request, method, query)
+            call = Call(actor=actor, params=params, input=body)
+            is_change = method.type == "procedure"
+            answer = await (self._change(nsid, handler, call) if is_change else handler(call))
         self._check_output(nsid, answer)
         return json_response(200, answer)
+
+    async def _read_call(
+        self, request: web.BaseRequest, method: Method, query: str
+    ) -> tuple[dict[str, Json], dict[str, Json]]:
+        """Parameters and body."""
+        params = self._read_params(method.nsid, query)
+        return params, await self._read_input(request, method)
 
     async def _change(self, nsid: str, handler: Handler, call: Call) -> Json:
         """Carry out a call between the two writes of its audit row.
@@ -214,7 +240,7 @@ class Dispatcher:
             raise RequestRefused("InvalidRequest", f"parameter {problem}")
         return cast("dict[str, Json]", params)  # what the lexicon types of parameters allow
 
-    async def _read_input(self, request: web.BaseRequest, method: Method) -> Mapping[str, Json]:
+    async def _read_input(self, request: web.BaseRequest, method: Method) -> dict[str, Json]:
         if method.input_encoding is None:
             if request.body_exists:
                 raise RequestRefused("InvalidRequest", f"{method.nsid} takes no body")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from admin_api.ports import AdminPorts
+from admin_api.ports import AdminPorts, AuthorPorts
 from indexer.clock import Clock
 from indexer.cursor_reset import CursorReset
 from indexer.gauges import install_gauges, install_host_gauge
@@ -21,6 +21,7 @@ from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
 from indexer.model import GapReason, Scope
+from indexer.network.ssrf import check_url
 from indexer.operation_parts import open_runner
 from indexer.operations.bootstrap import Bootstrap
 from indexer.operations.runner import Runner
@@ -31,17 +32,19 @@ from indexer.scan_parts import first_scan, host_store
 from indexer.service_manager import stay_in_touch
 from indexer.settings import Settings
 from indexer.status import DaemonStatus
-from indexer.store_parts import open_store
+from indexer.store_parts import StoreParts, open_store
 from indexer.stream_parts import StreamParts, open_stream
 from indexer.stream_switch import OperatorHold
 from indexer.upkeep import Step
 from indexer.world import World
 from storage.accepted_tokens import AcceptedTokens
 from storage.audit import AuditStore
+from storage.author_index import AuthorIndex
 from storage.backup import BackupFolder
 from storage.dead_letter_queue import DeadLetterStore
 from storage.gap_repair import GapRepairStore
 from storage.gaps import GapListing
+from storage.hosts import HostStore
 from storage.live import LiveStore
 from storage.repo_listing import RepoListing
 from storage.status import StatusStore
@@ -140,7 +143,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     admin = AdminPorts(
         backfills=runner, status=status, audit=audit, stream=hold, documents=network.identities,
         letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
-        denials=store.denials,
+        denials=store.denials, authors=_authors(settings, store, hosts, resyncer.wake, clock),
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
         cursors=_cursor_reset(settings, stream, store.live, metrics), hosts=hosts,
@@ -155,6 +158,21 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         upkeep=store.upkeep, is_outdated=store.is_outdated, in_touch=in_touch, admin=admin,
         registry=registry, metrics=metrics, clock=clock,
     )  # fmt: skip
+
+
+def _authors(
+    settings: Settings,
+    store: StoreParts,
+    hosts: HostStore,
+    on_work: Callable[[], None],
+    clock: Clock,
+) -> AuthorPorts:
+    return AuthorPorts(
+        index=AuthorIndex(store.database, store.tracked, on_work=on_work, clock=clock),
+        hosts=hosts,
+        check_host=partial(check_url, allow_private=settings.network.allow_private_hosts),
+        is_in_scope=Scope(settings.scope.collections).__contains__,
+    )
 
 
 def _cursor_reset(

@@ -142,6 +142,7 @@ async def _listen(settings: Settings, parts: Parts, stack: AsyncExitStack) -> Ad
                 dids=admin.dids,
                 service_did=admin.service_did,
                 requests_per_s=admin.requests_per_s,
+                serves_authors=admin.author_methods,
             ),
             parts.admin,
             catalog=parts.registry.catalog,

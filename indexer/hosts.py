@@ -40,6 +40,7 @@ class HostSource(StrEnum):
     REPO = "repo"  # the DID document of a tracked repo
     RELAY = "relay"
     OPERATOR = "operator"
+    AUTHOR = "author"  # by registerPDS
 
 
 class HostOutcome(StrEnum):

@@ -76,6 +76,7 @@ def pds_scan(
         documents=network.hosts,
         repos=stream.resyncer,
         scope=Scope(settings.scope.collections),
+        is_denied=store.denials.is_denied_host,
         stream_at=stream.at,
         clock=clock,
     )

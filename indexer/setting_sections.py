@@ -145,6 +145,8 @@ class AdminSettings(Section):
     """Our own DID, for which service-auth tokens are made out."""
     dids: Dids = ()
     """DIDs of admins, who call with service-auth tokens of their hosts."""
+    author_methods: bool = False
+    """Serve pub.chive.sync.* to any author with a token of their own host. Needs service_did."""
     requests_per_s: Annotated[float, Field(ge=1, le=100_000)] = 100.0
     """XRPC requests a second that one client may make; twice as many at once after a rest."""
 

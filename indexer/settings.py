@@ -102,6 +102,11 @@ class Settings(BaseSettings):
                 f"admin.dids = {list(self.admin.dids)!r}: needs admin.service_did, the DID that"
                 " their tokens are made out for"
             )
+        if self.admin.author_methods and self.admin.service_did is None:
+            raise ValueError(
+                "admin.author_methods = true: needs admin.service_did, the DID that tokens of"
+                " authors are made out for"
+            )
         if is_public and self.admin.password_file is None and not self.admin.dids:
             raise ValueError(
                 f"admin.bind = {bind!r}: must be a loopback address unless admin.password_file"

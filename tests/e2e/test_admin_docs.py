@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.devnet.account import Account
 from tests.e2e.daemon import PASSWORD
 from tests.e2e.test_admin_fuzz import served_methods
 from tests.e2e.test_admin_methods import ADMIN, Stage, letters, refuse_a_commit, stage
+from tests.e2e.test_author_methods import token
 
 PAGE = (Path(__file__).parents[2] / "docs" / "admin-api.md").read_text()
 LINES = re.findall(r"^curl .*$", PAGE, re.MULTILINE)
@@ -39,6 +41,12 @@ async def run(line: str, variables: dict[str, str]) -> tuple[int, str]:
     return int(status), body
 
 
+def author_token(account: Account, line: str) -> str:
+    """A token for the method that a line calls."""
+    found = re.search(r"/xrpc/pub\.chive\.sync\.([A-Za-z]+)", line)
+    return token(account, found[1]) if found else ""
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_every_line_of_the_page_runs_as_it_stands(stage: Stage):
     account = await refuse_a_commit(stage)
@@ -55,6 +63,11 @@ async def test_every_line_of_the_page_runs_as_it_stands(stage: Stage):
             "PDS": stage.net.pds[0].url,
             "ID": operation["operationId"],
             "INDEX": entries[0]["id"] if entries else "",
+            "URI": stage.daemon.rows("SELECT min(uri) FROM records WHERE did = ?", account.did)[0][
+                0
+            ],
+            "TOKEN": author_token(account, line),
+            "PDS": stage.net.pds[1].url,
         }
         status, body = await run(line, variables)
         allowed = {200, 501} if OPERATION_TYPES.search(line) else {200}

@@ -24,6 +24,7 @@ PASSWORD_ACTOR = {"actorDid": OWN_DID}
 TAG = "pub.chive.eprint.userTag"
 ADMIN = "pub.chive.admin."
 INDEXER = "pub.chive.indexer."
+SYNC = "pub.chive.sync."
 
 
 class Stage:
@@ -87,7 +88,7 @@ async def staged(folder: Path, **sections: dict[str, Any]) -> AsyncIterator[Stag
                 "refresh_interval_s": 0,
             },
             "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
-            "admin": {"service_did": OWN_DID, "dids": [admin.did]},
+            "admin": {"service_did": OWN_DID, "dids": [admin.did], "author_methods": True},
             "storage": {"backup_dir": str(folder / "backups")},
         }
         for section, keys in sections.items():

@@ -7,7 +7,15 @@ from typing import Any
 
 from tests.e2e.daemon import PASSWORD
 from tests.e2e.test_admin_fuzz import served_methods
-from tests.e2e.test_admin_methods import ADMIN, INDEXER, Stage, letters, refuse_a_commit, stage
+from tests.e2e.test_admin_methods import (
+    ADMIN,
+    INDEXER,
+    SYNC,
+    Stage,
+    letters,
+    refuse_a_commit,
+    stage,
+)
 from tests.unit.admin.tokens import mint
 
 __all__ = ["stage"]  # a fixture of the other module
@@ -28,6 +36,9 @@ async def arguments(stage: Stage) -> dict[str, dict[str, Any]]:
     await refuse_a_commit(stage)
     first, second = (int(letter["id"]) for letter in await letters(stage, 2))
     operation = await stage.do(ADMIN + "triggerDIDSync", did=account.did)
+    stage.create(stage.admin)
+    await stage.equal(stage.admin)
+    [(uri,)] = stage.daemon.rows("SELECT uri FROM records WHERE did = ?", stage.admin.did)
     return {
         ADMIN + "triggerBackfill": {"type": "didSync", "did": account.did},
         ADMIN + "triggerDIDSync": {"did": account.did},
@@ -40,7 +51,12 @@ async def arguments(stage: Stage) -> dict[str, dict[str, Any]]:
         INDEXER + "getRepoState": {"did": account.did},
         INDEXER + "listRepos": {"limit": 2},
         INDEXER + "resetCursor": {"consent": True, "cursor": "oldest"},
-    }
+        INDEXER + "deny": {"subject": "spam.example", "reason": "spam"},
+        INDEXER + "allow": {"subject": "spam.example"},
+        SYNC + "registerPDS": {"pdsUrl": stage.net.pds[1].url},
+        **{SYNC + name: {"uri": uri} for name in ("indexRecord", "refreshRecord", "verify",
+                                                  "checkStaleness")},
+    }  # fmt: skip
 
 
 async def call_all(stage: Stage, headers: Any) -> dict[str, int]:
@@ -58,7 +74,7 @@ async def call_all(stage: Stage, headers: Any) -> dict[str, int]:
     statuses = {}
     for nsid in order:
         values = given.get(nsid, {})
-        is_query = nsid.rpartition(".")[2].startswith(("get", "list"))
+        is_query = nsid.rpartition(".")[2].startswith(("get", "list", "check", "verify"))
         try:
             if is_query:
                 answer = await client.invoke_query(
@@ -86,7 +102,10 @@ async def test_the_generic_client_calls_every_method_with_the_password(stage: St
     import base64
 
     basic = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
-    judge(await call_all(stage, lambda _: {"Authorization": basic}))
+    statuses = await call_all(stage, lambda _: {"Authorization": basic})
+    of_authors = {nsid: statuses.pop(nsid) for nsid in [*statuses] if nsid.startswith(SYNC)}
+    judge(statuses)
+    assert set(of_authors.values()) == {401} and len(of_authors) == 5
 
 
 async def test_the_generic_client_calls_every_method_with_a_token_for_each(stage: Stage):

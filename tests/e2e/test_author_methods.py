@@ -1,0 +1,183 @@
+"""Authors ask for a look at what is theirs: with tokens of their hosts, and to no other effect."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.devnet.account import Account
+from tests.e2e.test_admin_methods import ADMIN, INDEXER, SYNC, TAG, Stage, staged
+from tests.e2e.test_denying import metric
+from tests.unit.admin.tokens import mint
+
+METHODS = ("indexRecord", "refreshRecord", "checkStaleness", "verify", "registerPDS")
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as made:
+        yield made
+
+
+def token(account: Account, name: str, **changed: Any) -> str:
+    now = int(time.time())
+    claims = {"iss": account.did, "iat": now, "exp": now + 60, "jti": f"n{next(NUMBERS)}",
+              "lxm": SYNC + name} | changed  # fmt: skip
+    return mint(key=account.key, **claims)
+
+
+async def ask(stage: Stage, name: str, bearer: str | None, **given: Any) -> tuple[int, Any]:
+    """Call a method as its kind wants it."""
+    url = f"{stage.daemon.addresses.admin_url}/xrpc/{SYNC}{name}"
+    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+    is_query = name in ("checkStaleness", "verify")
+    extra: dict[str, Any] = {"params": given} if is_query else {"json": given}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request("GET" if is_query else "POST", url, headers=headers, **extra) as response,
+    ):
+        return response.status, await response.json()
+
+
+async def asked_for(stage: Stage) -> float:
+    return await metric(stage, 'chive_http_client_requests_total{code="200",service="plc"}')
+
+
+async def published(stage: Stage, **options: Any) -> tuple[Account, str]:
+    """An account with one indexed record."""
+    account = await stage.net.create_account(**options)
+    stage.create(account)
+    await stage.equal(account)
+    [(uri,)] = stage.daemon.rows("SELECT uri FROM records WHERE did = ?", account.did)
+    return account, uri
+
+
+async def test_an_author_sees_how_a_record_stands_and_asks_for_another_look(stage: Stage):
+    account, uri = await published(stage)
+    before = await asked_for(stage)
+    status, body = await ask(stage, "verify", token(account, "verify"), uri=uri)
+    assert status == 200 and body.items() >= {"uri": uri, "indexed": True, "inSync": True}.items()
+    assert body["staleDays"] == 0 and body["lastSyncedAt"]
+    status, body = await ask(stage, "checkStaleness", token(account, "checkStaleness"), uri=uri)
+    [(cid,)] = stage.daemon.rows("SELECT cid FROM records WHERE uri = ?", uri)
+    assert (status, body["isStale"], body["indexedCid"]) == (200, False, cid)
+    status, body = await ask(stage, "indexRecord", token(account, "indexRecord"), uri=uri)
+    assert (status, body) == (200, {"uri": uri, "indexed": True, "cid": cid})
+    assert await asked_for(stage) == before, "the key of a tracked account comes from the store"
+    status, body = await ask(stage, "refreshRecord", token(account, "refreshRecord"), uri=uri)
+    assert (status, body) == (200, {"uri": uri, "refreshed": True})
+    wanted = "SELECT wanted & 4, retry_at > identity_at + 59 FROM repo WHERE did = ?"
+    assert stage.daemon.rows(wanted, account.did) == [(4, 1)], "queued, but at most once a minute"
+    assert (await stage.get(ADMIN + "getAuditLog"))["total"] == 0, "authors are no admins"
+
+
+async def test_an_unknown_author_has_the_repo_discovered(stage: Stage):
+    account = await stage.net.create_account(announce=False)
+    stage.net.import_records(account, 3, [TAG], announce=False)
+    path = next(iter(dict(stage.net.cids(account))))
+    uri = f"at://{account.did}/{path}"
+    status, body = await ask(stage, "indexRecord", token(account, "indexRecord"), uri=uri)
+    assert status == 200 and body["indexed"] is False and "compared with its host" in body["error"]
+    await stage.equal(account)
+    status, body = await ask(stage, "verify", token(account, "verify"), uri=uri)
+    assert (status, body["indexed"], body["inSync"]) == (200, True, True)
+
+
+async def test_without_a_token_of_ones_own_every_method_answers_401(stage: Stage):
+    account, uri = await published(stage)
+    stranger = await stage.net.create_account(announce=False)
+    before = await asked_for(stage)
+    given = {name: {"pdsUrl": stage.net.pds[0].url} if name == "registerPDS" else {"uri": uri}
+             for name in METHODS}  # fmt: skip
+    for name in METHODS:
+        right = token(account, name)
+        bad = [
+            None,
+            "junk",
+            token(account, "somethingElse"),
+            token(account, name, aud="did:web:other.example"),
+            mint(key=stranger.key, **(claims_of(account, name))),
+            token(account, name, iss="did:web:evil.example"),
+            token(account, name, iat=int(time.time()) - 100, exp=int(time.time()) - 50),
+        ]
+        for number, bearer in enumerate(bad[:: 1 if name == "verify" else 3]):
+            status, body = await ask(stage, name, bearer, **given[name])
+            assert (status, body["error"]) in {
+                (401, "AuthenticationRequired"), (429, "RateLimitExceeded"),
+            }, (name, number)  # fmt: skip
+        assert (await ask(stage, name, right, **given[name]))[0] == 200
+        status, _ = await ask(stage, name, right, **given[name])
+        assert status in {401, 429}, "a token serves one call"
+        status, _ = await stage.daemon.call(SYNC + name, **given[name])
+        assert status in {400, 401, 429}, "the password is no author's"
+    assert await asked_for(stage) == before
+
+
+def claims_of(account: Account, name: str) -> dict[str, Any]:
+    now = int(time.time())
+    return {"iss": account.did, "iat": now, "exp": now + 60, "jti": f"n{next(NUMBERS)}",
+            "lxm": SYNC + name}  # fmt: skip
+
+
+async def test_what_is_wrong_with_the_call_is_said_before_anybody_is_asked(stage: Stage):
+    account, uri = await published(stage)
+    stranger = await stage.net.create_account(announce=False)
+    before = await asked_for(stage)
+    bearer = token(stranger, "indexRecord")
+    status, body = await ask(stage, "indexRecord", bearer, uri=uri)
+    assert (status, body["error"]) == (403, "Forbidden")
+    for bad in ("x", f"at://{stranger.did}", "at://alice.test/pub.chive.eprint.userTag/1",
+                f"at://{stranger.did}/app.bsky.feed.post/1"):  # fmt: skip
+        status, body = await ask(stage, "indexRecord", token(stranger, "indexRecord"), uri=bad)
+        assert (status, body["error"]) == (400, "InvalidRequest"), bad
+    for bad in ("x", "ftp://a.example", "https://user@a.example", "https://a.example/path"):
+        status, body = await ask(stage, "registerPDS", token(stranger, "registerPDS"), pdsUrl=bad)
+        assert (status, body["error"]) == (400, "InvalidRequest"), bad
+    assert await asked_for(stage) == before
+    assert account.did != stranger.did
+
+
+async def test_strangers_have_the_directory_asked_seldom_and_for_did_plc_only(stage: Stage):
+    _, uri = await published(stage)
+    before = await asked_for(stage)
+    statuses = []
+    for _ in range(8):
+        stranger = await stage.net.create_account(announce=False)
+        statuses.append((await ask(stage, "verify", token(stranger, "verify"), uri=uri))[0])
+    assert statuses == [200] * 5 + [429] * 3
+    assert await asked_for(stage) == before + 5
+
+
+async def test_a_denied_author_is_not_served(stage: Stage):
+    account, uri = await published(stage)
+    await stage.do(INDEXER + "deny", subject=account.did, reason="spam")
+    status, body = await ask(stage, "indexRecord", token(account, "indexRecord"), uri=uri)
+    assert (status, body["error"]) == (403, "Forbidden")
+    status, body = await ask(stage, "verify", token(stage.admin, "verify"), uri=uri)
+    assert (status, body["indexed"]) == (200, False), "and nobody sees what is hidden"
+
+
+async def test_a_host_is_put_down_to_be_scanned_a_few_for_each_author(stage: Stage):
+    account, _ = await published(stage)
+    urls = [f"http://127.0.0.1:{port}" for port in range(1, 8)]
+    answers = [
+        await ask(stage, "registerPDS", token(account, "registerPDS"), pdsUrl=url) for url in urls
+    ]
+    assert [status for status, _ in answers] == [200] * 5 + [429] * 2
+    assert answers[0][1] == {"pdsUrl": urls[0], "registered": True, "status": "pending"}
+    rows = stage.daemon.rows("SELECT url FROM host WHERE source = 'author' ORDER BY url")
+    assert rows == [(url,) for url in urls[:5]]
+
+
+async def test_authors_are_served_only_where_the_settings_say_so(tmp_path: Path):
+    async with staged(tmp_path, admin={"author_methods": False}) as stage:
+        for name in METHODS:
+            status, body = await ask(stage, name, token(stage.admin, name), uri="at://x")
+            assert (status, body["error"]) == (501, "MethodNotImplemented")
