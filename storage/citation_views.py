@@ -32,7 +32,7 @@ CREATE VIEW extracted_citations AS
 SELECT 'at://' || author.did || '/' || record.path AS eprint_uri, found.source, found.title,
        found.doi, found.arxiv_id, found.year, found.venue, found.authors, found.sources, found.raw,
        found.pmid, found.pmcid, extraction.document_cid, extraction.id AS extraction_id,
-       found.position, record.id AS citing_id,
+       found.position, record.id AS citing_id, author.did AS eprint_did,
        {_match("extraction.id", "found.position", "record.id")} AS match
 FROM extracted_citation AS found
 JOIN citation_extraction AS extraction ON extraction.id = found.extraction_id
@@ -57,12 +57,13 @@ SELECT eprint_uri, source, title, doi, arxiv_id, year, venue, authors,
                     AND key.rank = 4 AND known.record_id <> citing_id) > 1
             THEN {CONFIDENCE["ambiguous title"]}
             ELSE {CONFIDENCE["title"]} END AS match_confidence,
-       NULL AS user_record_uri, sources, raw, pmid, pmcid, document_cid
+       NULL AS user_record_uri, sources, raw, pmid, pmcid, document_cid, eprint_did
 FROM extracted_citations AS link
 UNION ALL
 SELECT eprint_uri, 'user-provided', title, doi, arxiv_id, year, venue, authors, chive_match_uri,
        CASE WHEN chive_match_uri IS NOT NULL THEN 'user' END,
-       CASE WHEN chive_match_uri IS NOT NULL THEN 1.0 END, uri, NULL, NULL, NULL, NULL, NULL
+       CASE WHEN chive_match_uri IS NOT NULL THEN 1.0 END, uri, NULL, NULL, NULL, NULL, NULL,
+       substr(eprint_uri, 6, instr(substr(eprint_uri, 6), '/') - 1)
 FROM eprint_citation
 """  # noqa: S608 - constants
 

@@ -66,14 +66,17 @@ class Grobid:
         return await self._ask("processCitationList", form)
 
     async def _ask(self, method: str, form: Form) -> list[Reference]:
-        data = await self._http.post_form(
-            f"{self._url}/api/{method}",
-            form,
-            service="grobid",
-            accept="application/xml",
-            bytes_max=ANSWER_BYTES_MAX,
-            timeout_s=GROBID_S,
-        )
+        try:
+            data = await self._http.post_form(
+                f"{self._url}/api/{method}",
+                form,
+                service="grobid",
+                accept="application/xml",
+                bytes_max=ANSWER_BYTES_MAX,
+                timeout_s=GROBID_S,
+            )
+        except XrpcFailure as error:
+            raise _refused(error) from error
         # 204: there is nothing that could be structured.
         return await asyncio.to_thread(tei_references, data) if data.strip() else []
 
@@ -176,5 +179,9 @@ def _paper_id(eprint: EprintDocument) -> str | None:
 def _nothing(error: XrpcFailure) -> list[Reference]:
     """A service that does not know a work has answered; any other refusal is a failure."""
     if error.status not in NOT_FOUND:
-        raise InvalidUpstream(Check.RESPONSE, str(error)[:300]) from error
+        raise _refused(error) from error
     return []
+
+
+def _refused(error: XrpcFailure) -> InvalidUpstream:
+    return InvalidUpstream(Check.RESPONSE, str(error)[:300])

@@ -31,7 +31,9 @@ async def client(clock: SteppedClock, metrics: Metrics) -> AsyncIterator[Callabl
     async with AsyncExitStack() as stack:
 
         async def make(**options) -> HttpClient:
-            pacing = options.pop("pacing", None) or Pacing(clock=clock, rate=1000.0)
+            pacing = options.pop("pacing", None)
+            if pacing is None:
+                pacing = Pacing(clock=clock, rate=1000.0)
             given = {"allow_private": True, "exempt": [], "clock": clock, **options}
             http = HttpClient(
                 user_agent="chive-indexer/test", pacing=pacing, metrics=metrics, **given
