@@ -50,6 +50,8 @@ class HostOutcome(StrEnum):
     COVERED = "covered"
     """We track nothing there and the relay's lists name nothing there: it was not asked."""
     UNREACHABLE = "unreachable"
+    DENIED = "denied"
+    """An operator does not want anything of it."""
 
 
 class StrangerOutcome(StrEnum):

@@ -16,6 +16,7 @@ from functools import partial
 import structlog
 
 from indexer.clock import Clock
+from indexer.denials import HOST_DENIED
 from indexer.errors import Check, DidGone, InvalidUpstream, Unavailable
 from indexer.freshness import VERIFIED, Circumstances, heard
 from indexer.hosts import HostOutcome, HostPass, PageTaken, StrangerOutcome
@@ -62,6 +63,7 @@ class ScanParts:
     documents: DidDocuments
     repos: ListedRepos
     scope: Scope
+    is_denied: Callable[[str], bool]  # whether nothing is to be asked of the host of a URL
     stream_at: Callable[[], float | None]
     clock: Clock
 
@@ -105,13 +107,17 @@ class HostScan:
         """End the pass without a request: the relay has told all that there is."""
         await self._end(HostOutcome.COVERED, None)
 
+    async def pass_over(self) -> None:
+        """End the pass without a request, and without a scan: an operator has denied the host."""
+        await self._end(HostOutcome.DENIED, HOST_DENIED)
+
     async def _end(self, outcome: HostOutcome, error: str | None) -> None:
         held = self._held
         unit = SettledUnit(
             unit=held.url,
             outcome=outcome,
             records=0,
-            is_failed=error is not None,
+            is_failed=outcome is HostOutcome.UNREACHABLE,
             message=error,
         )
         self._take(await insist(partial(self._parts.registry.end_pass, held, unit, error=error)))

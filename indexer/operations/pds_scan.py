@@ -15,6 +15,7 @@ from functools import partial
 import msgspec
 import structlog
 
+from indexer.denials import HOST_DENIED
 from indexer.errors import InvalidUpstream, LocalBusy, RequestRefused, Unavailable
 from indexer.hosts import HostOutcome, HostPass, HostSource
 from indexer.model import TERMINAL_STATES, Json, OperationType, SettledUnit
@@ -85,6 +86,8 @@ class PdsScan:
             self._check_url(origin)
         except InvalidUpstream as error:
             raise RequestRefused("InvalidRequest", f"parameter pdsUrl: {error.detail}") from error
+        if self._parts.is_denied(origin):
+            raise RequestRefused("InvalidRequest", f"parameter pdsUrl: {HOST_DENIED}")
         return Request(key=origin, params={"pdsUrl": origin})
 
     async def run(self, context: Context) -> None:
@@ -150,7 +153,9 @@ class _Scan:
         while (held := await self._claim(None)) is not None:
             try:
                 scan = self._host_scan(held)
-                if held.pages == 0 and not held.has_repos and await self._read_collections():
+                if self._parts.is_denied(held.url):
+                    await scan.pass_over()
+                elif held.pages == 0 and not held.has_repos and await self._read_collections():
                     await scan.cover()
                 else:
                     await scan.run()

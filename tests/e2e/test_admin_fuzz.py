@@ -155,7 +155,7 @@ class Generator:
         if name in {"did", "actorDid", "subject"}:
             return rng.choice([*self._dids, "did:plc:" + "z" * 24])
         if name == "pdsUrl":
-            return rng.choice(["http://localhost:1", "http://127.0.0.1:1", "https://10.0.0.1"])
+            return rng.choice(["http://localhost:1", "http://127.0.0.1:1", "http://127.0.0.1:2"])
         return rng.choice([*schema.get("knownValues", []), *JUNK_TEXTS])
 
 
