@@ -41,6 +41,10 @@ async def run(line: str, variables: dict[str, str]) -> tuple[int, str]:
     return int(status), body
 
 
+def record_of(stage: Stage, account: Account) -> str:
+    return stage.daemon.rows("SELECT min(uri) FROM records WHERE did = ?", account.did)[0][0]
+
+
 def author_token(account: Account, line: str) -> str:
     """A token for the method that a line calls."""
     found = re.search(r"/xrpc/pub\.chive\.sync\.([A-Za-z]+)", line)
@@ -63,11 +67,8 @@ async def test_every_line_of_the_page_runs_as_it_stands(stage: Stage):
             "PDS": stage.net.pds[0].url,
             "ID": operation["operationId"],
             "INDEX": entries[0]["id"] if entries else "",
-            "URI": stage.daemon.rows("SELECT min(uri) FROM records WHERE did = ?", account.did)[0][
-                0
-            ],
+            "URI": record_of(stage, account),
             "TOKEN": author_token(account, line),
-            "PDS": stage.net.pds[1].url,
         }
         status, body = await run(line, variables)
         allowed = {200, 501} if OPERATION_TYPES.search(line) else {200}

@@ -20,8 +20,10 @@ from urllib.parse import quote
 
 from indexer.records.registry import load_registry
 from tests.devnet import Devnet
+from tests.devnet.account import Account
 from tests.e2e.daemon import PASSWORD
-from tests.e2e.test_admin_methods import Stage, staged
+from tests.e2e.test_admin_methods import SYNC, TAG, Stage, staged
+from tests.e2e.test_author_methods import token
 from tests.unit.admin.raw_http import Connection, connected
 
 REQUESTS = int(os.environ.get("ADMIN_FUZZ_REQUESTS", "600"))
@@ -54,7 +56,10 @@ ODD_PATHS = ["", "..", "../x", "%2e%2e/x", "a", "pub.chive", "pub.chive.admin.no
 class Generator:
     """One seeded source of requests for the methods that are served."""
 
-    def __init__(self, rng: Random, served: list[str], dids: list[str]) -> None:
+    def __init__(
+        self, rng: Random, served: list[str], author: Account, subjects: list[str]
+    ) -> None:
+        dids = [author.did]
         catalog = load_registry(governance_did=dids[0], lexicon_dir=None).catalog
         folder = Path(__file__).parents[2] / "indexer" / "lexicons"
         self._rng = rng
@@ -64,6 +69,8 @@ class Generator:
             for nsid in served
         }
         self._dids = dids
+        self._author = author
+        self._subjects = subjects  # what may be denied without an end to the test
 
     def request(self) -> bytes:
         rng = self._rng
@@ -75,7 +82,7 @@ class Generator:
             verb = rng.choice(["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO"])
         path = nsid if rng.random() < 0.96 else rng.choice(ODD_PATHS)
         query = self._query(main)
-        headers = ["Host: localhost", *self._credentials()]
+        headers = ["Host: localhost", *self._credentials(nsid)]
         body = None
         if not is_query or rng.random() < 0.02:
             body = self._body(main)
@@ -97,9 +104,11 @@ class Generator:
         line = f"{verb} /xrpc/{path}{'?' + query if query else ''} HTTP/1.1"
         return "\r\n".join([line, *headers, "", ""]).encode("latin-1") + framed
 
-    def _credentials(self) -> list[str]:
+    def _credentials(self, nsid: str) -> list[str]:
         right = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
         odd = self._rng.random()
+        if odd < 0.94 and nsid.startswith(SYNC):
+            return [f"Authorization: Bearer {token(self._author, nsid.removeprefix(SYNC))}"]
         if odd < 0.94:
             return [f"Authorization: Basic {right}"]
         wrong = ["Basic " + right[:-4], "Bearer a.b.c", "Basic", "Bearer " + "x" * 4000, "\x7f"]
@@ -152,8 +161,12 @@ class Generator:
             return rng.choice([low, low - 1, low + 1, high, high + 1, 10**18, 10**19 - 1, 7])
         if schema["type"] == "boolean":
             return rng.random() < 0.5
-        if name in {"did", "actorDid", "subject"}:
+        if name == "subject":
+            return rng.choice(self._subjects)
+        if name in {"did", "actorDid"}:
             return rng.choice([*self._dids, "did:plc:" + "z" * 24])
+        if name == "uri" and rng.random() < 0.7:
+            return f"at://{self._dids[0]}/{TAG}/{rng.randrange(5)}"
         if name == "pdsUrl":
             return rng.choice(["http://localhost:1", "http://127.0.0.1:1", "http://127.0.0.1:2"])
         return rng.choice([*schema.get("knownValues", []), *JUNK_TEXTS])
@@ -217,7 +230,12 @@ async def test_no_request_breaks_the_daemon_or_holds_up_its_stream(tmp_path: Pat
         status, _ = await stage.daemon.query("pub.chive.admin.getOverview")
         assert status == 200
         served = await served_methods(stage)
-        generator = Generator(rng, served, [stage.admin.did])
+        other = await stage.net.create_account()
+        stage.create(other)
+        await stage.equal(other)
+        [(uri,)] = stage.daemon.rows("SELECT uri FROM records WHERE did = ?", other.did)
+        subjects = [other.did, uri, "spam.example", "127.0.0.1:1", "did:plc:" + "z" * 24, "junk"]
+        generator = Generator(rng, served, stage.admin, subjects)
         port = int(stage.daemon.addresses.admin_url.rpartition(":")[2])
         before = None
         for number in range(max(REQUESTS // ROUND, 1)):
