@@ -48,6 +48,7 @@ class DaemonProcess:
     session: aiohttp.ClientSession
     start_at: str = "oldest"
     bootstrap: bool = False
+    operation_s: float = OPERATION_S
     process: asyncio.subprocess.Process | None = None
     admin_port: int = field(default_factory=_free_port)
     metrics_port: int = field(default_factory=_free_port)
@@ -159,7 +160,7 @@ class DaemonProcess:
     async def backfill(self, kind: str, **params: Any) -> dict[str, Any]:
         """Trigger an operation and wait for its end."""
         operation = await self._admin("POST", "triggerBackfill", json={"type": kind, **params})
-        async with asyncio.timeout(OPERATION_S):
+        async with asyncio.timeout(self.operation_s):
             while operation["status"] == "running":
                 await asyncio.sleep(0.05)
                 operation = await self._admin(
