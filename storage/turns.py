@@ -16,6 +16,9 @@ from indexer.model import Wanted
 from storage.database import Row
 from storage.repos import COLUMNS
 
+NEVER = 1e12
+"""When nothing of a host is due that we remember only because it answers."""
+
 STALE_TURNS_MAX = 200
 """Turns without a repo that one transaction puts right; the next goes on."""
 
@@ -48,7 +51,7 @@ _NEXT = {lane: f"SELECT min(retry_at) {repos}" for lane, repos in _BY_TIME.items
 """When the next repo of a host is due."""
 
 _TURN = """
-SELECT due_at, not_before, host FROM turn INDEXED BY turn_due
+SELECT host FROM turn INDEXED BY turn_due
 WHERE lane = ? AND standing = ? AND due_at <= ? AND host NOT IN (SELECT value FROM json_each(?))
 ORDER BY due_at, not_before LIMIT 1
 """
@@ -70,6 +73,10 @@ UPDATE turn SET standing = ?, due_at = max(due_at, ?2), not_before = max(not_bef
 WHERE host = ?
 """
 
+_FORGET = "DELETE FROM turn WHERE host = ? AND lane = ? AND due_at >= ? AND standing <> ?"
+
+_REMEMBER = "INSERT INTO turn VALUES (?, ?, ?, 0, ?) ON CONFLICT DO NOTHING"
+
 
 def claim_due(
     connection: sqlite3.Connection,
@@ -81,20 +88,21 @@ def claim_due(
 ) -> Row | None:
     """Claim a repo of the host whose turn it is, in the first lane that has one: its row.
 
-    Only hosts of these standings are served, and none that is `busy`.
+    Only hosts of these standings are served, those of the first one first, and none that is `busy`.
     """
     allowed, shut = tuple(standings), json.dumps(list(busy))
     stale = 0
     for lane in lanes:
         while stale < STALE_TURNS_MAX:
-            turns = [
+            turns = (
                 found
                 for standing in allowed
                 for found in connection.execute(_TURN, (lane, standing, now, shut))
-            ]
-            if not turns:
+            )
+            turn = next(turns, None)
+            if turn is None:
                 break
-            host: str = min(turns)[2]
+            host: str = turn[0]
             due = connection.execute(_DUE[lane], (host, now)).fetchone()
             if due is None:
                 _put_right(connection, host, lane)
@@ -109,10 +117,14 @@ def claim_due(
 def judge(connection: sqlite3.Connection, host: str, standing: Standing, until: float) -> None:
     """Note how a host or group has last done; it is left alone until then (unix seconds)."""
     connection.execute(_JUDGE, (standing, until, host))
+    if standing is Standing.ANSWERS:
+        lane = Lane.REPAIR if "://" in host else Lane.DISCOVERY
+        connection.execute(_REMEMBER, (host, lane, NEVER, standing))
 
 
 def forget_hosts(connection: sqlite3.Connection) -> None:
     """Nothing is known of any host."""
+    connection.execute("DELETE FROM turn WHERE due_at >= ?", (NEVER,))
     connection.execute("UPDATE turn SET standing = ?, not_before = 0", (Standing.UNKNOWN,))
 
 
@@ -131,10 +143,8 @@ def _put_right(connection: sqlite3.Connection, host: str, lane: Lane) -> None:
     due_at: float | None = None
     if lane in _NEXT:
         due_at = connection.execute(_NEXT[lane], (host,)).fetchone()[0]
-    if due_at is None:
-        connection.execute("DELETE FROM turn WHERE host = ? AND lane = ?", (host, lane))
-    else:
-        connection.execute(
-            "UPDATE turn SET due_at = max(?, not_before) WHERE host = ? AND lane = ?",
-            (due_at, host, lane),
-        )
+    connection.execute(
+        "UPDATE turn SET due_at = max(?, not_before) WHERE host = ? AND lane = ?",
+        (NEVER if due_at is None else due_at, host, lane),
+    )
+    connection.execute(_FORGET, (host, lane, NEVER, Standing.ANSWERS))

@@ -100,8 +100,13 @@ class RepoHosts(Protocol):
     async def verify_handle(self, document: DidDocument) -> str | None:
         """The document's handle if it points back to the DID."""
 
-    async def fetch_status(self, pds_url: str, did: str) -> HostStatus | None:
-        """The account's status at its host; None when the host does not know the repo."""
+    async def fetch_status(
+        self, pds_url: str, did: str, *, is_hurried: bool = False
+    ) -> HostStatus | None:
+        """The account's status at its host; None when the host does not know the repo.
+
+        Where others wait too (`is_hurried`), a host that has never failed has less time.
+        """
 
     async def former_keys(self, did: str) -> Sequence[FormerKey]:
         """Signing keys that the account had before, newest first."""

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from indexer.lanes import Standing
 
 PLACES: Mapping[Standing, int] = MappingProxyType(
-    {Standing.ANSWERS: 16, Standing.UNKNOWN: 48, Standing.FAILED: 8}
+    {Standing.ANSWERS: 16, Standing.UNKNOWN: 96, Standing.FAILED: 8}
 )
 """Attempts under way at hosts of each standing. One waits for an answer, with next to no memory."""
 
@@ -68,24 +68,29 @@ class Places:
     """The places of one kind of repos."""
 
     def __init__(self, hosts: Hosts) -> None:
-        self.hosts = hosts
+        self._hosts = hosts
         self._taken: Counter[Standing] = Counter()
         self._at: Counter[str] = Counter()
 
-    def free(self) -> list[Standing]:
-        """Standings with a place left."""
-        return [standing for standing, places in PLACES.items() if self._taken[standing] < places]
+    def free(self, first: Standing) -> list[Standing]:
+        """Standings with a place left, `first` the first of them."""
+        order = sorted(PLACES, key=lambda standing: standing is not first)
+        return [each for each in order if self._taken[each] < PLACES[each]]
 
     def busy(self) -> list[str]:
         """Hosts at which no further attempt may wait."""
         return [host for host, attempts in self._at.items() if attempts >= self._most_at(host)]
 
     def _most_at(self, host: str) -> int:
-        return AT_DIRECTORY if host == NOWHERE else AT_HOST[self.hosts.standing(host)]
+        return AT_DIRECTORY if host == NOWHERE else AT_HOST[self._hosts.standing(host)]
+
+    def is_crowded(self, standing: Standing) -> bool:
+        """Whether more than half of the places are taken."""
+        return 2 * self._taken[standing] > PLACES[standing]
 
     def enter(self, host: str) -> Standing | None:
         """Take a place; None where there is none left."""
-        standing = self.hosts.standing(host)
+        standing = self._hosts.standing(host)
         if self._taken[standing] >= PLACES[standing] or self._at[host] >= self._most_at(host):
             return None
         self._taken[standing] += 1
@@ -136,6 +141,11 @@ class Seat:
     def is_taken(self) -> bool:
         """Whether there was a place."""
         return self._standing is not None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether others will soon wait for such a place."""
+        return self._standing is not None and self._places.is_crowded(self._standing)
 
     def move(self, pds_url: str | None) -> bool:
         """Go on at the place of this PDS; False where none is left there."""

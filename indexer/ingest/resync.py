@@ -218,7 +218,8 @@ class Resyncer:
         key = VerifyingKey.parse(document.signing_key)
         if not is_about_host:
             return await self._merge.finish(claim, route, None, key, is_confirmed=False)
-        status = await self._hosts.fetch_status(document.pds_url, claim.did)
+        is_hurried = route.seat is not None and route.seat.is_awaited
+        status = await self._hosts.fetch_status(document.pds_url, claim.did, is_hurried=is_hurried)
         route.host_rev = None if status is None else status.rev
         if status is None or status.status is AccountStatus.DELETED:
             is_known = claim.repo.account_status is AccountStatus.DELETED

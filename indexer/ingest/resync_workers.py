@@ -8,9 +8,10 @@ own few places occupied and nobody else's; it is asked again after a pause that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -38,6 +39,9 @@ BLOCKED_S = 1.0
 
 HELD_S = 1.0
 """Between two looks whether anything may be begun."""
+
+PREFERRED = (Standing.ANSWERS, Standing.UNKNOWN, Standing.ANSWERS, Standing.FAILED)
+"""Who is served first, by turns: hosts that answer have half of what the store can do."""
 
 BUSY_RETRY_S = 1.0
 BURST_S = 1.0
@@ -81,6 +85,7 @@ class _Pool:
     key_of: Callable[[str], str]  # PDS -> host or group whose turn it is
     bell: asyncio.Event
     pace: _Pace | None
+    preferred: Iterator[Standing] = field(default_factory=lambda: itertools.cycle(PREFERRED))
 
     def key(self, claim: Claim) -> str:
         """The host or group for which a repo was claimed."""
@@ -107,12 +112,18 @@ class ResyncWorkers:
         self._clock = clock
         self._is_held = is_held
         self._transfers = Transfers(workers)
-        hosts, groups = Hosts(), Hosts()
+        self._hosts = Hosts()
         self._pools = (
-            _Pool(lanes=TRACKED, places=Places(hosts), key_of=str, bell=resyncer.bell(), pace=None),
+            _Pool(
+                lanes=TRACKED,
+                places=Places(self._hosts),
+                key_of=str,
+                bell=resyncer.bell(),
+                pace=None,
+            ),
             _Pool(
                 lanes=NEW,
-                places=Places(groups),
+                places=Places(self._hosts),
                 key_of=host_group,
                 bell=resyncer.bell(),
                 pace=_Pace(discovery_per_s, clock),
@@ -133,7 +144,7 @@ class ResyncWorkers:
                 continue
             if pool.pace is not None:
                 await pool.pace.wait()
-            standings = pool.places.free()
+            standings = pool.places.free(next(pool.preferred))
             claim = None
             if standings:
                 busy = pool.places.busy()
@@ -177,27 +188,33 @@ class ResyncWorkers:
             await self._insist(partial(self._queue.settle, claim, ending))
         # The others of a group may be at hosts that are open.
         until = now + closed_s if host == claim.pds_url else 0.0
-        await self._judge(host, pool.places.hosts.standing(host), until)
+        await self._judge(host, self._hosts.standing(host), until)
         return None
 
     async def _work(self, pool: _Pool, claim: Claim, seat: Seat) -> None:
         try:
             done = await self._resyncer.attempt(claim, seat=seat)
+            if seat.asked_url is not None and done.result is not Result.QUEUED:
+                is_host_at_fault = self._manners.failures(seat.asked_url) > 0
+                await self._learn(
+                    seat.asked_url, is_failed=done.result is Result.FAILED and is_host_at_fault
+                )
         finally:
             seat.leave()
             pool.bell.set()
-        url, host, hosts = seat.asked_url, seat.host, pool.places.hosts
-        if url is None or done.result is Result.QUEUED:
-            return
-        before = hosts.standing(host)
-        if done.result is Result.FAILED and self._manners.failures(url) > 0:
-            pause_s = hosts.failed(host)
-            until = self._clock.now() + pause_s if host == url else 0.0
-            await self._judge(host, Standing.FAILED, until)
-        else:
-            hosts.answered(host)
-            if before is not Standing.ANSWERS:
-                await self._judge(host, Standing.ANSWERS, 0.0)
+
+    async def _learn(self, url: str, *, is_failed: bool) -> None:
+        """Note how a host did. A group is not left alone for one of its hosts."""
+        for host in (url, host_group(url)):
+            before = self._hosts.standing(host)
+            if is_failed:
+                pause_s = self._hosts.failed(host)
+                until = self._clock.now() + pause_s if host == url else 0.0
+                await self._judge(host, Standing.FAILED, until)
+            else:
+                self._hosts.answered(host)
+                if before is not Standing.ANSWERS:
+                    await self._judge(host, Standing.ANSWERS, 0.0)
 
     async def _judge(self, host: str, standing: Standing, until: float) -> None:
         await self._insist(partial(self._queue.judge, host, standing, until=until))

@@ -22,7 +22,7 @@ PER_HOST_CONCURRENCY = 2
 GROUP_WIDTH = 4
 """A group may be asked as much as this many hosts."""
 
-REQUESTS_MAX = 192
+REQUESTS_MAX = 256
 """Requests under way to strangers' hosts, all together."""
 
 DOUBTFUL_SHARE = 4

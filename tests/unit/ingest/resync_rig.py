@@ -73,6 +73,7 @@ class Rig:
     live: LiveStore
     store: ResyncStore
     resyncer: Resyncer
+    hosts: RepoNetwork
     verifier: Verifier
     metrics: Metrics
     repair: GapRepair
@@ -194,5 +195,16 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             on_read=metrics.directory_read_timestamp_seconds.set,
         )
         yield Rig(
-            net, database, path, clock, live, store, resyncer, verifier, metrics, repair, directory
+            net,
+            database,
+            path,
+            clock,
+            live,
+            store,
+            resyncer,
+            hosts,
+            verifier,
+            metrics,
+            repair,
+            directory,
         )
