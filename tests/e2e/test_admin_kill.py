@@ -71,6 +71,9 @@ async def call_until_killed(url: str, dids: list[str], rng: random.Random, told:
         (ADMIN + "dismissDLQEntry", {"index": 1}),
         (INDEXER + "resumeStream", {}),
         (INDEXER + "createBackup", {}),
+        (INDEXER + "deny", {"subject": dids[0], "reason": "spam", "purge": True}),
+        (INDEXER + "deny", {"subject": f"at://{dids[1]}/{TAG}/1", "reason": "spam"}),
+        (INDEXER + "allow", {"subject": dids[0]}),
         *((ADMIN + "triggerDIDSync", {"did": did}) for did in dids),
     ]
     auth = {"Authorization": aiohttp.encode_basic_auth("admin", PASSWORD)}
@@ -124,6 +127,15 @@ async def test_a_kill_in_the_middle_of_admin_calls_leaves_a_consistent_store(tmp
                     == [(0,)]
                 ),
                 what="the interrupted operations to end",
+            )
+            for subject in (dids[0], f"at://{dids[1]}/{TAG}/1"):
+                await restarted.call(INDEXER + "allow", subject=subject)
+            await wait_until(
+                lambda: (
+                    restarted.rows("SELECT count(*) FROM records WHERE did = ?", dids[0])
+                    == [(len(dict(net.cids(accounts[0]))),)]
+                ),
+                what="what was denied to come back",
             )
             for account in accounts:
                 rows = restarted.rows(

@@ -28,7 +28,7 @@ async def test_a_token_of_the_real_pds_serves_its_method_and_nothing_else(
             "handle_resolver_url": network.control_url,
         },
         "network": {"allow_private_hosts": True},
-        "admin": {"service_did": OWN_DID, "dids": [admin.did]},
+        "admin": {"service_did": OWN_DID, "dids": [admin.did], "author_methods": True},
     }
     async with running_daemon(tmp_path, values) as daemon, aiohttp.ClientSession() as session:
 
@@ -55,3 +55,28 @@ async def test_a_token_of_the_real_pds_serves_its_method_and_nothing_else(
         assert await call(for_another) == (401, "AuthenticationRequired")
         foreign = (await stranger.query(MINT, aud=OWN_DID, lxm=NSID))["token"]
         assert await call(foreign) == (403, "AdminRequired")
+
+
+async def test_a_token_of_the_real_pds_lets_any_author_see_how_a_record_stands(
+    network: Network, tmp_path: Path
+):
+    author = await network.account()
+    values = {
+        "firehose": {"url": network.pds_urls[0].replace("http:", "ws:")},
+        "identity": {"plc_url": network.plc_url, "handle_resolver_url": network.control_url},
+        "network": {"allow_private_hosts": True},
+        "admin": {"service_did": OWN_DID, "author_methods": True},
+    }
+    uri = f"at://{author.did}/pub.chive.eprint.userTag/1"
+    nsid = "pub.chive.sync.verify"
+    async with running_daemon(tmp_path, values) as daemon, aiohttp.ClientSession() as session:
+        token = (await author.query(MINT, aud=OWN_DID, lxm=nsid))["token"]
+        answers = []
+        for method in ("pub.chive.sync.checkStaleness", nsid, nsid):
+            url = f"{daemon.addresses.admin_url}/xrpc/{method}"
+            headers = {"Authorization": f"Bearer {token}"}
+            async with session.get(url, headers=headers, params={"uri": uri}) as response:
+                answers.append((response.status, await response.json()))
+        statuses = [status for status, _ in answers]
+        assert statuses == [401, 200, 401], answers
+        assert answers[1][1] == {"uri": uri, "indexed": False, "inSync": False}
