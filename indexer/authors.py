@@ -27,7 +27,11 @@ class RecordState:
 
 
 def asked_for(repo: Repo, *, now: float) -> Repo:
-    """The repo wanted in full, soon; what is put off already is not hurried."""
+    """The repo wanted, soon; what is put off already is not hurried.
+
+    Whoever looks resolves the DID document in any case. That it be resolved is not asked for: until
+    it was, live commits would wait in the buffer.
+    """
     if repo.state in UNASKABLE or repo.wanted & Wanted.CONTENT:
         return repo
     is_given_up = repo.state in {RepoState.NOT_FOUND, RepoState.INVALID, RepoState.DELETED}
@@ -35,7 +39,7 @@ def asked_for(repo: Repo, *, now: float) -> Repo:
     due_at = max(now + wait_s, repo.identity_at + AUTHOR_INTERVAL_S)
     return replace(
         repo,
-        wanted=repo.wanted | Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT,
+        wanted=repo.wanted | Wanted.ACCOUNT | Wanted.CONTENT,
         priority=min(repo.priority, Priority.REPAIR),
         retry_at=min(repo.retry_at, due_at) if repo.wanted else due_at,
     )

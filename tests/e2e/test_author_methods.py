@@ -75,6 +75,9 @@ async def test_an_author_sees_how_a_record_stands_and_asks_for_another_look(stag
     assert (status, body) == (200, {"uri": uri, "refreshed": True})
     wanted = "SELECT wanted & 4, retry_at > identity_at + 59 FROM repo WHERE did = ?"
     assert stage.daemon.rows(wanted, account.did) == [(4, 1)], "queued, but at most once a minute"
+    stage.create(account)
+    await stage.equal(account)
+    assert stage.daemon.rows(wanted, account.did) == [(4, 1)], "what comes live does not wait"
     assert (await stage.get(ADMIN + "getAuditLog"))["total"] == 0, "authors are no admins"
 
 
