@@ -52,6 +52,11 @@ class DocumentReader:
         return _checked(output)
 
 
+def environment() -> dict[str, str]:
+    """The way to the code and nothing else of ours: variables may hold settings and secrets."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 @asynccontextmanager
 async def _started(document: IO[bytes], form: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process at work on the document, which does not outlive the block."""
@@ -65,11 +70,7 @@ async def _started(document: IO[bytes], form: str) -> AsyncIterator[asyncio.subp
             stdin=document,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            # Nothing of ours but the way to the code: settings and secrets may be in variables.
-            env={
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
+            env=environment(),
             start_new_session=True,
         )
     except OSError as error:
