@@ -22,9 +22,10 @@ from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
 from indexer.model import GapReason, Scope
 from indexer.network.ssrf import check_url
-from indexer.operation_parts import open_runner
+from indexer.operation_parts import open_runner, schedule
 from indexer.operations.bootstrap import Bootstrap
 from indexer.operations.runner import Runner
+from indexer.operations.schedule import Schedule
 from indexer.outbound import open_network, user_agent
 from indexer.records.prepare import prepare_record
 from indexer.records.registry import Registry, load_registry
@@ -80,6 +81,7 @@ class Parts:
     runner: Runner
     hold: OperatorHold
     bootstrap: Bootstrap
+    schedule: Schedule
     upkeep: tuple[Step, ...]
     is_outdated: bool  # whether the derived tables have to be rebuilt
     in_touch: Callable[[], Coroutine[Any, Any, None]]
@@ -155,8 +157,9 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     return Parts(
         live=live, workers=stream.workers, gap_repair=gap_repair, directory=directory,
         runner=runner, hold=hold, bootstrap=bootstrap,
-        upkeep=store.upkeep, is_outdated=store.is_outdated, in_touch=in_touch, admin=admin,
-        registry=registry, metrics=metrics, clock=clock,
+        schedule=schedule(settings, world, store, runner), upkeep=store.upkeep,
+        is_outdated=store.is_outdated, in_touch=in_touch, admin=admin, registry=registry,
+        metrics=metrics, clock=clock,
     )  # fmt: skip
 
 

@@ -118,6 +118,7 @@ async def run_daemon_until(
                 world.manager.tell("READY=1")
                 background.append(group.create_task(parts.in_touch(), name="service-manager"))
                 background.append(group.create_task(parts.bootstrap.run(), name="bootstrap"))
+                background.append(group.create_task(parts.schedule.run(), name="schedule"))
                 on_ready(addresses)
                 await stop.wait()
                 world.manager.tell("STOPPING=1")

@@ -163,6 +163,10 @@ class OperationType(StrEnum):
     DID_SYNC = "didSync"
 
 
+SCHEDULE = "schedule"
+"""Who started an operation that began by itself."""
+
+
 class OperationMode(StrEnum):
     """What becomes of the live stream beside an operation."""
 
@@ -311,7 +315,7 @@ class Operation:
     status: OperationStatus
     started_at: float  # unix seconds
     completed_at: float | None
-    started_by: str | None  # DID of the admin; None for a password admin or the schedule
+    started_by: str | None  # DID of the admin or `SCHEDULE`; None: a password admin, or ourselves
     records_processed: int  # in-scope records compared with the network or rebuilt
     total_records: int | None
     unit: str  # what the type works through: repo | record | eprint

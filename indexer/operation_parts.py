@@ -12,6 +12,7 @@ from indexer.operations.full_reindex import FullReindex
 from indexer.operations.governance_sync import GovernanceSync
 from indexer.operations.pausing import Pauses
 from indexer.operations.runner import Runner
+from indexer.operations.schedule import Schedule
 from indexer.outbound import NetworkParts
 from indexer.scan_parts import freshness_scan, pds_scan
 from indexer.settings import Settings
@@ -65,4 +66,15 @@ def open_runner(
         new_id=lambda: uuid.UUID(int=world.rng.getrandbits(128), version=4).hex,
         clock=world.clock,
         metrics=metrics,
+    )
+
+
+def schedule(settings: Settings, world: World, store: StoreParts, runner: Runner) -> Schedule:
+    """What begins by itself."""
+    return Schedule(
+        runner,
+        OperationStore(store.database, clock=world.clock),
+        settings.backfill.interval_s,
+        clock=world.clock,
+        rng=world.rng,
     )

@@ -12,12 +12,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from indexer.setting_values import (
+    DEFAULT_INTERVALS_S,
     DEFAULT_MODES,
     Address,
     Dids,
     DidText,
     File,
     HeaderText,
+    Intervals,
     Modes,
     Names,
     Networks,
@@ -167,6 +169,8 @@ class BackfillSettings(Section):
     """Operations at work at the same time; others wait their turn."""
     mode: Modes = DEFAULT_MODES
     """For each type whether the live stream goes on beside it or is held; a call may differ."""
+    interval_s: Intervals = DEFAULT_INTERVALS_S
+    """For each type the seconds between two runs that begin by themselves; 0: none do."""
     pause_s_max: Annotated[float, Field(gt=0, le=86_400)] = 3600.0
     """A stream that is held goes on once its newest event is so many seconds old."""
     history_days_max: Annotated[float, Field(gt=0, le=36_500)] = 90.0

@@ -27,6 +27,17 @@ DEFAULT_MODES = dict.fromkeys(OperationType, OperationMode.SUPPLEMENT) | {
     OperationType.FULL_REINDEX: OperationMode.PAUSE
 }
 
+DEFAULT_INTERVALS_S: dict[OperationType, float] = {
+    OperationType.PDS_SCAN: 0.0,
+    OperationType.FRESHNESS_SCAN: 43_200.0,
+    OperationType.CITATION_EXTRACTION: 0.0,
+    OperationType.FULL_REINDEX: 0.0,
+    OperationType.GOVERNANCE_SYNC: 3600.0,
+}
+
+INTERVAL_S_MIN = 60.0
+INTERVAL_S_MAX = 2_592_000.0
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """How Python holds bytes of a variable that are not UTF-8."""
 
@@ -120,6 +131,24 @@ def _modes(value: object) -> object:
     }
 
 
+def _intervals(value: object) -> object:
+    """An interval for every type that can do all there is; those not named keep their defaults."""
+    if not isinstance(value, dict):
+        raise ValueError("must be a table: type = seconds")  # noqa: TRY004 - as every refusal here
+    for name, seconds in value.items():
+        if name not in list(DEFAULT_INTERVALS_S):
+            raise ValueError(f"must name types of {', '.join(DEFAULT_INTERVALS_S)}")
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not (seconds == 0 or INTERVAL_S_MIN <= seconds <= INTERVAL_S_MAX):
+            raise ValueError(
+                f"must give each type 0 for never, or {INTERVAL_S_MIN:.0f} to"
+                f" {INTERVAL_S_MAX:.0f} seconds"
+            )
+    return DEFAULT_INTERVALS_S | {
+        OperationType(name): float(seconds) for name, seconds in value.items()
+    }
+
+
 DidText = Annotated[str, AfterValidator(_did)]
 Origin = Annotated[str, AfterValidator(parse_origin)]
 Service = Annotated[str, AfterValidator(_service)]
@@ -138,6 +167,7 @@ Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_
 Names = Annotated[tuple[HeaderText, ...], BeforeValidator(_listed)]
 Dids = Annotated[tuple[DidText, ...], BeforeValidator(_listed)]
 Modes = Annotated[dict[OperationType, OperationMode], BeforeValidator(_modes)]
+Intervals = Annotated[dict[OperationType, float], BeforeValidator(_intervals)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 
 

@@ -75,6 +75,14 @@ class OperationStore:
         )
         return [_operation_from_row(row) for row in rows]
 
+    async def last_started_at(self, kind: OperationType, key: str) -> float | None:
+        """When the newest one of this type and key was started, unix seconds; None: never."""
+        rows = await self._database.read(
+            "SELECT max(started_at) FROM operation WHERE type = ? AND key = ?", (kind, key)
+        )
+        at: float | None = rows[0][0]
+        return at
+
     async def request_cancel(self, operation_id: str) -> bool:
         """Record that an admin wants it ended; False when it is not running."""
 

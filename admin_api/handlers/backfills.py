@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from admin_api.xrpc import Call, Handler
 from indexer.clock import Clock
 from indexer.errors import RequestRefused
-from indexer.model import Json, Operation, OperationStatus, OperationType, utc_text
+from indexer.model import SCHEDULE, Json, Operation, OperationStatus, OperationType, utc_text
 from indexer.ports import Backfills
 
 LISTED_MAX = 100
@@ -132,13 +132,15 @@ def operation_json(operation: Operation, *, now: float) -> dict[str, Json]:
             {"name": name, "units": units} for name, units in sorted(operation.outcomes.items())
         ],
     }
+    is_scheduled = operation.started_by == SCHEDULE
     known: dict[str, Json] = {
         "completedAt": None if operation.completed_at is None else utc_text(operation.completed_at),
         "totalRecords": operation.total_records,
         "totalUnits": operation.total_units,
         "error": operation.error,
         "note": operation.note,
-        "startedBy": operation.started_by,
+        "startedBy": None if is_scheduled else operation.started_by,
+        "isScheduled": is_scheduled or None,
         **_progress(operation, now),
     }
     value.update({name: each for name, each in known.items() if each is not None})

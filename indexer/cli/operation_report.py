@@ -40,6 +40,7 @@ class OperationReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     units_processed: int | None = None
     total_units: int | None = None
     cancel_requested: bool = False
+    is_scheduled: bool = False
     outcomes: tuple[Outcome, ...] = ()
 
     @property
@@ -85,6 +86,8 @@ def summary(operation: OperationReport) -> list[str]:
     if operation.outcomes:
         ended = ", ".join(f"{outcome.name} {outcome.units:,}" for outcome in operation.outcomes)
         lines.append(f"  {operation.unit or 'unit'}s  {ended}")
+    if operation.is_scheduled:
+        lines.append("  begun by itself, as scheduled")
     if operation.error is not None:
         lines.append(f"  error  {operation.error}")
     return [printable(line) for line in lines]

@@ -126,6 +126,9 @@ port = {admin_port}
 password_file = "{password_file}"
 [metrics]
 port = {metrics_port}
+[backfill]
+bootstrap = false
+interval_s = {{ freshnessScan = 0, governanceSync = 0 }}
 [log]
 level = "warning"
 format = "json"

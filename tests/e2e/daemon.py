@@ -120,6 +120,7 @@ async def running_daemon(
         "admin": {"port": 0, "password_file": str(password_file)},
         "metrics": {"port": 0},
         "backfill": {"bootstrap": False},  # what a test wants scanned it says
+        "backfill.interval_s": {"freshnessScan": 0, "governanceSync": 0},
     }
     for section, keys in values.items():
         tree.setdefault(section, {}).update(keys)

@@ -36,6 +36,7 @@ def sections(folder: Path, net: Devnet) -> dict[str, dict[str, Any]]:
         "identity": {"plc_url": net.plc_url, "handle_resolver_url": net.handle_resolver_url},
         "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
         "backfill": {"bootstrap": False},
+        "backfill.interval_s": {"freshnessScan": 0, "governanceSync": 0},
         "log": {"format": "json"},
     }
 

@@ -47,6 +47,7 @@ def configure(folder: Path, net: Devnet) -> Path:
                     "refresh_interval_s": 0,
                 },
                 "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
+                "backfill.interval_s": {"freshnessScan": 0, "governanceSync": 0},
                 "log": {"format": "json", "level": "info"},
             }
         )

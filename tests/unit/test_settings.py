@@ -392,3 +392,25 @@ def test_modes_can_be_given_by_the_environment(tmp_path: Path):
 )
 def test_a_mode_is_refused_with_what_is_allowed(tmp_path: Path, value: str, expected: str):
     assert expected in refused(tmp_path, f"[backfill]\nmode = {value}\n")
+
+
+def test_an_interval_that_is_not_given_keeps_its_default(tmp_path: Path):
+    intervals = load(tmp_path, "[backfill]\ninterval_s.pdsScan = 3600\n").backfill.interval_s
+    assert intervals == Settings().backfill.interval_s | {"pdsScan": 3600.0}
+    assert [kind for kind, interval in Settings().backfill.interval_s.items() if interval] == [
+        "freshnessScan", "governanceSync"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("60", "must be a table: type = seconds"),
+        ("{ didSync = 3600 }", "must name types of pdsScan, freshnessScan, "),
+        ("{ pdsScan = 59 }", "must give each type 0 for never, or 60 to 2592000 seconds"),
+        ("{ pdsScan = true }", "must give each type 0 for never, or 60 to 2592000 seconds"),
+        ("{ pdsScan = nan }", "must give each type 0 for never, or 60 to 2592000 seconds"),
+    ],
+)
+def test_an_interval_is_refused_with_what_is_allowed(tmp_path: Path, value: str, expected: str):
+    assert expected in refused(tmp_path, f"[backfill]\ninterval_s = {value}\n")

@@ -215,6 +215,13 @@ def test_a_watched_backfill_exits_as_the_operation_ended(admin, client, status, 
     assert [asked.params for asked in admin.asked if asked.path == STATUS] == [{"id": ID}] * 2
 
 
+def test_an_operation_that_began_by_itself_says_so(admin, client):
+    listed = operation("completed") | {"isScheduled": True}
+    admin.answer(STATUS, (200, {"operation": listed}))
+    _, out, _ = client("operations", ID)
+    assert "  begun by itself, as scheduled" in out.splitlines()
+
+
 def test_a_watched_backfill_tells_how_long_it_took_and_how_its_units_ended(admin, client):
     admin.answer(TRIGGER, QUEUED)
     admin.answer(STATUS, COMPLETED)
