@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     facts["seconds"] = round(time.monotonic() - started, 1)
     print(report.table(results))
+    if shares := report.shares(results):
+        print(shares)
     report.write_json(options.json, results, facts)
     return 0
 

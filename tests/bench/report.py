@@ -76,6 +76,22 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join("| " + " | ".join(_padded(line, widths)) + " |" for line in lines)
 
 
+def shares(results: Sequence[Result]) -> str:
+    """Precision and recall of whatever was judged by them, one line a figure; else nothing."""
+    lines = []
+    for result in results:
+        figures = result.median(result.benchmark.contenders[0].name)
+        for name, precision in figures.items():
+            judged = name.removesuffix("_precision")
+            if judged != name:
+                recall = figures[f"{judged}_recall"]
+                lines.append(
+                    f"{result.benchmark.title}, {judged}: precision {precision:.3f},"
+                    f" recall {recall:.3f}"
+                )
+    return "\n".join(lines)
+
+
 def _cell(figures: Figures, name: str, shape: str) -> str:
     return shape.format(figures[name]) if name in figures else ""
 
