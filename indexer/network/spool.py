@@ -96,7 +96,7 @@ class CarSpool:
         self._blocks_max = blocks_max
         self._flush_bytes = flush_bytes
         self._stream = CarStream()
-        self._slots = array("Q", bytes(8 * SLOTS_MIN))
+        self._slots = array("Q", [0]) * SLOTS_MIN
         self._count = 0
         self._written = 0
         self._pending = bytearray()  # entries that follow those in the file
@@ -203,7 +203,8 @@ class CarSpool:
     def _grow(self) -> None:
         """Twice as many slots. The bits in a slot are enough to place it anew."""
         old = self._slots
-        self._slots = slots = array("Q", bytes(16 * len(old)))
+        # Not from `bytes`: for a moment they would take as much again as the table.
+        self._slots = slots = array("Q", [0]) * (2 * len(old))
         mask = len(slots) - 1
         for slot in old:
             if slot:
