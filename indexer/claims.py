@@ -24,6 +24,9 @@ CONFIRM_HIDDEN_S = 60.0
 COPIES_LAG_S = 60.0
 """By how much copies of the directory and of a host may lag behind a new account."""
 
+REPLICA_LAG_S = 60.0
+"""A copy of the directory that was behind is not any more after this time."""
+
 SECOND_LOOK_S = 3600.0
 """A repo that its host does not know is hidden, and purged if the host still says so then."""
 
@@ -114,6 +117,23 @@ class Finish:
     repo: Repo
     records: int  # in-scope rows of the repo
     is_done: bool  # False: more commits were buffered meanwhile; bring them, verified
+
+
+def looked_up(repo: Repo, signing_key: str | None, *, is_news: bool, now: float) -> Repo:
+    """The repo with the key that its DID document names now.
+
+    A document that says nothing new, though something was said to have changed, may come from a
+    replica that lags: there is a second look, during which live commits are not held up.
+    """
+    known = replace(repo, signing_key=signing_key, identity_at=now)
+    if is_news or repo.wanted or repo.claimed != Wanted.IDENTITY:
+        return known
+    return replace(
+        known,
+        wanted=Wanted.ACCOUNT,
+        priority=Priority.REPAIR,
+        retry_at=now + REPLICA_LAG_S,
+    )
 
 
 def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: float) -> Repo:

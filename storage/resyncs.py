@@ -22,6 +22,7 @@ from indexer.claims import (
     Identity,
     SnapshotChunk,
     StaleClaim,
+    looked_up,
     purged,
     purging,
     released,
@@ -171,7 +172,14 @@ class ResyncStore:
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
-            known = replace(repo, signing_key=identity.signing_key, identity_at=now)
+            handle, pds_url = connection.execute(
+                "SELECT handle, pds_url FROM repo WHERE id = ?", (repo.id,)
+            ).fetchone()
+            is_news = (
+                (repo.signing_key, pds_url) != (identity.signing_key, identity.pds_url)
+                or identity.handle not in {None, handle}  # a lost one may be the former one
+            )
+            known = looked_up(repo, identity.signing_key, is_news=is_news, now=now)
             if load_denied_hosts(connection).covers(identity.pds_url):
                 known = denied(known, HOST_DENIED)
             elif repo.account_status is AccountStatus.DENIED:
