@@ -205,6 +205,7 @@ class DaemonProcess:
                     "admin": {"port": self.admin_port, "password_file": str(password)},
                     "metrics": {"port": self.metrics_port},
                     "backfill": {"bootstrap": self.bootstrap},
+                    "citations": {"crossref_url": "", "semantic_scholar_url": ""},
                     "backfill.interval_s": {"freshnessScan": 0, "governanceSync": 0},
                 }
             )
