@@ -39,6 +39,10 @@ handle_resolver_url = {handles}
 [network]
 allow_private_hosts = true
 
+[citations]
+crossref_url = ""
+semantic_scholar_url = ""
+
 [admin]
 port = {admin_port}
 password_file = {password}

@@ -121,6 +121,7 @@ async def running_daemon(
         "metrics": {"port": 0},
         "backfill": {"bootstrap": False},  # what a test wants scanned it says
         "backfill.interval_s": {"freshnessScan": 0, "governanceSync": 0},
+        "citations": {"crossref_url": "", "semantic_scholar_url": ""},
     }
     for section, keys in values.items():
         tree.setdefault(section, {}).update(keys)

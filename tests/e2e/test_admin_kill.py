@@ -37,6 +37,7 @@ def sections(folder: Path, net: Devnet) -> dict[str, dict[str, Any]]:
         "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
         "backfill": {"bootstrap": False},
         "backfill.interval_s": {"freshnessScan": 0, "governanceSync": 0},
+        "citations": {"crossref_url": "", "semantic_scholar_url": ""},
         "log": {"format": "json"},
     }
 
