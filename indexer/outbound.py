@@ -48,6 +48,9 @@ async def open_network(
     stream = urlsplit(settings.firehose.url[0])
     relay_url = network.relay_url or f"http{stream.scheme.removeprefix('ws')}://{stream.netloc}"
     configured = [settings.identity.plc_url, settings.identity.handle_resolver_url, relay_url]
+    governance = settings.governance
+    pinned = {} if governance.pds_url is None else {governance.did: governance.pds_url}
+    configured += pinned.values()
     http = await stack.enter_async_context(
         HttpClient(
             user_agent=user_agent(settings),
@@ -77,6 +80,7 @@ async def open_network(
         folder,
         idle_s=settings.resync.idle_s,
         total_s=settings.resync.total_s,
+        pinned=pinned,
     )
     return NetworkParts(
         identities=identities,

@@ -199,6 +199,8 @@ class GovernanceSettings(Section):
 
     did: DidText = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
     """Its DID."""
+    pds_url: Origin | None = None
+    """Where its repo is asked for instead of at the host that its DID document names."""
 
 
 class CitationsSettings(Section):

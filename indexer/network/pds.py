@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from urllib.parse import urlencode
 
 from indexer.errors import Check, InvalidUpstream, NotServed, RepoTooLarge, Unavailable
@@ -15,13 +16,15 @@ from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
 from indexer.network.spool import CarSpool, SpoolFolder
 from indexer.protocol.cid import cid_text
-from indexer.protocol.did_document import DidDocument
+from indexer.protocol.did_document import DidDocument, parse_origin
 from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import is_tid
 
 STATUS_S = 5.0
 HURRIED_S = 1.5
 STATUS_S_MAX = 30.0
+
+NONE_PINNED: Mapping[str, str] = MappingProxyType({})
 
 INACTIVE_ERRORS = {
     "RepoTakendown": AccountStatus.TAKENDOWN,
@@ -40,7 +43,13 @@ class HostStatus:
 
 
 class RepoNetwork:
-    """The network as the resync needs it: `indexer.ingest.resync.RepoHosts`."""
+    """The network as the resync needs it: `indexer.ingest.resync.RepoHosts`.
+
+    `pinned` says of accounts at which host the operator wants them to be asked for: DID -> origin.
+    It takes the place of the host in the DID document, for that account alone. Whose the repo is,
+    the document says as ever; that it is gone or hidden, a host that the document does not name
+    cannot say.
+    """
 
     def __init__(
         self,
@@ -50,7 +59,10 @@ class RepoNetwork:
         *,
         idle_s: float,
         total_s: float,
+        pinned: Mapping[str, str] = NONE_PINNED,
     ) -> None:
+        self._pinned = {did: parse_origin(url) or url for did, url in pinned.items()}
+        self._elsewhere: set[str] = set()  # pinned accounts that their documents place elsewhere
         self._http = http
         self._identities = identities
         self._folder = folder
@@ -67,7 +79,12 @@ class RepoNetwork:
 
     async def resolve(self, did: str) -> DidDocument:
         """The DID document as it is now, from its authority."""
-        return await self._identities.resolve(did, fresh=True)
+        document = await self._identities.resolve(did, fresh=True)
+        if did not in self._pinned:
+            return document
+        pds_url = self._pinned[did]
+        (self._elsewhere.discard if document.pds_url == pds_url else self._elsewhere.add)(did)
+        return replace(document, pds_url=pds_url)
 
     async def verify_handle(self, document: DidDocument) -> str | None:
         """The document's handle if it points back to the DID."""
@@ -84,12 +101,21 @@ class RepoNetwork:
 
         Where others wait too (`is_hurried`), a host that has never failed has less time.
         """
+        status = await self._ask_status(pds_url, did, is_hurried=is_hurried)
+        is_active = status is not None and status.status is AccountStatus.ACTIVE
+        if not is_active and did in self._elsewhere:
+            word = "unknown" if status is None else status.status
+            raise Unavailable(f"{pds_url}, which the settings name, calls {did} {word}")
+        return status
+
+    async def _ask_status(self, pds_url: str, did: str, *, is_hurried: bool) -> HostStatus | None:
         try:
             answer = await self._http.get_json(
                 f"{pds_url}/xrpc/com.atproto.sync.getRepoStatus",
                 service="pds",
                 params={"did": did},
                 timeout_s=patience_s(self.failures(pds_url), is_hurried=is_hurried),
+                is_configured=self._is_pinned(pds_url, did),
             )
         except XrpcFailure as error:
             return _refused(error)
@@ -132,7 +158,7 @@ class RepoNetwork:
         collection, rkey = path
         query = [("did", did), ("collection", collection), ("rkey", rkey)]
         try:
-            return await self._get_archive(pds_url, "getRecord", query, bytes_max)
+            return await self._get_archive(pds_url, did, "getRecord", query, bytes_max)
         except XrpcFailure as error:
             if _is_about_repo(error):
                 raise Unavailable(f"{pds_url}: getRecord: {error}") from error
@@ -148,20 +174,21 @@ class RepoNetwork:
         """
         query = [("did", did), *(("cids", cid_text(cid)) for cid in cids)]
         try:
-            return await self._get_archive(pds_url, "getBlocks", query, bytes_max)
+            return await self._get_archive(pds_url, did, "getBlocks", query, bytes_max)
         except XrpcFailure as error:
             if _is_about_repo(error):
                 raise Unavailable(f"{pds_url}: getBlocks: {error}") from error
             return None
 
     async def _get_archive(
-        self, pds_url: str, method: str, query: list[tuple[str, str]], bytes_max: int
+        self, pds_url: str, did: str, method: str, query: list[tuple[str, str]], bytes_max: int
     ) -> bytes:
         return await self._http.get_bytes(
             f"{pds_url}/xrpc/com.atproto.sync.{method}?{urlencode(query)}",
             service="pds",
             bytes_max=bytes_max,
             timeout_s=self._idle_s,
+            is_configured=self._is_pinned(pds_url, did),
         )
 
     async def _download(self, pds_url: str, did: str, spool: CarSpool) -> None:
@@ -172,10 +199,15 @@ class RepoNetwork:
             bytes_max=self._folder.archive_bytes_max,
             idle_s=self._idle_s,
             total_s=self._total_s,
+            is_configured=self._is_pinned(pds_url, did),
         ) as body:
             async for chunk in body.chunks:
                 await asyncio.to_thread(spool.feed, chunk)
             await asyncio.to_thread(spool.finish)
+
+    def _is_pinned(self, pds_url: str, did: str) -> bool:
+        """Whether the operator has named the host for this account, and so vouches for it."""
+        return self._pinned.get(did) == pds_url
 
 
 def _is_about_repo(error: XrpcFailure) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import sqlite3
 import time
@@ -290,3 +291,24 @@ async def test_a_governance_sync_without_its_account_fails_with_the_reason(tmp_p
             )
             assert (status, answer["error"]) == (400, "InvalidRequest")
             assert "did" in answer["message"]
+
+
+async def test_a_host_in_the_settings_takes_the_place_of_the_one_in_the_document(tmp_path: Path):
+    async with Devnet(seed=6) as net:
+        authority = await net.create_account(1, announce=False)
+        net.import_records(authority, 12, [NODE, EDGE], announce=False)
+        # The document names a host that does not know the account.
+        net.plc.change(authority.did, pds_url=net.pds[0].url)
+        values = sections(tmp_path, net)
+        values["governance"] = {"did": authority.did, "pds_url": net.pds[1].url}
+        async with running_daemon(tmp_path, values) as daemon:
+            operation = await daemon.backfill("governanceSync")
+            assert (operation["status"], operation["recordsProcessed"]) == ("completed", 12)
+        # A host that only the settings name hides and purges nothing.
+        values["governance"]["pds_url"] = net.pds[0].url
+        net.plc.change(authority.did, pds_url=net.pds[1].url)
+        async with running_daemon(tmp_path, values, rng=random.Random(2)) as daemon:
+            operation = await daemon.backfill("governanceSync")
+            assert operation["status"] == "failed"
+            assert "which the settings name" in operation["error"]
+            assert daemon.rows("SELECT count(*) FROM records") == [(12,)]
