@@ -124,6 +124,9 @@ class HostListing(Protocol):
     async def hosts(self, *, after: str, limit: int) -> Sequence[HostRow]:
         """Those with a URL behind `after`, by URL."""
 
+    async def of_operation(self, operation_id: str, *, limit: int) -> Sequence[HostRow]:
+        """Those whose last pass was, or is, this operation's, by URL."""
+
     async def totals(self) -> tuple[Mapping[str, int], int]:
         """Hosts by status, and those with records in scope in their last scan."""
 

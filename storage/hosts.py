@@ -59,7 +59,7 @@ RETURNING url, cursor, pages, is_listed,
 """
 
 _SCANNED = """
-UPDATE host SET status = CASE WHEN EXISTS (
+UPDATE host SET status = CASE WHEN pass_records > 0 OR EXISTS (
                     SELECT 1 FROM repo JOIN record ON record.repo_id = repo.id
                     WHERE repo.pds_url = host.url) THEN 'active' ELSE 'empty' END,
                 scanned_at = ?, records = pass_records, failures = 0, error = NULL,
@@ -75,14 +75,18 @@ WHERE id = ? AND operation_id = ? AND is_open = 1
 RETURNING failures
 """
 
-_STATUS = "CASE WHEN is_open AND leased_until > ? THEN 'scanning' ELSE status END"
+_STATUS = "CASE WHEN is_open AND leased_until > ?1 THEN 'scanning' ELSE status END"
 
-_LIST = f"""
-SELECT url, {_STATUS}, scanned_at, next_scan_at,
-       (SELECT count(*) FROM repo WHERE repo.pds_url = host.url),
-       records, failures, failures_total, error, operation_id, outcomes
-FROM host WHERE url > ? ORDER BY url LIMIT ?
+_SHOWN = f"""
+url, {_STATUS}, scanned_at, next_scan_at,
+(SELECT count(*) FROM repo WHERE repo.pds_url = host.url),
+records, failures, failures_total, error, operation_id, outcomes
 """  # noqa: S608 - a constant
+
+_LIST = f"SELECT {_SHOWN} FROM host WHERE url > ?2 ORDER BY url LIMIT ?3"  # noqa: S608 - constants
+_OF_OPERATION = f"""
+SELECT {_SHOWN} FROM host WHERE operation_id = ?2 ORDER BY url LIMIT ?3
+"""  # noqa: S608 - constants
 
 
 class HostStore:
@@ -197,6 +201,11 @@ class HostStore:
     async def hosts(self, *, after: str, limit: int) -> Sequence[HostRow]:
         """Those with a URL behind `after`, by URL."""
         rows = await self._database.read(_LIST, (self._clock.now(), after, limit))
+        return [_host_row(row) for row in rows]
+
+    async def of_operation(self, operation_id: str, *, limit: int) -> Sequence[HostRow]:
+        """Those whose last pass was, or is, this operation's, by URL."""
+        rows = await self._database.read(_OF_OPERATION, (self._clock.now(), operation_id, limit))
         return [_host_row(row) for row in rows]
 
     async def totals(self) -> tuple[Mapping[str, int], int]:

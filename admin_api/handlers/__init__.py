@@ -46,7 +46,7 @@ METHODS = frozenset(
 def all_handlers(ports: AdminPorts, *, clock: Clock) -> Mapping[str, Handler]:
     """NSID -> handler, of every method in `METHODS`."""
     handlers = {
-        **backfill_handlers(ports.backfills, clock=clock),
+        **backfill_handlers(ports.backfills, ports.hosts, clock=clock),
         **status_handlers(ports.status, ports.notes, clock=clock),
         **dead_letter_handlers(ports.letters),
         **audit_handlers(ports.audit),

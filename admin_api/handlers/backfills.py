@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from admin_api.handlers.hosts import host_outcomes
+from admin_api.ports import HostListing
 from admin_api.xrpc import Call, Handler
 from indexer.clock import Clock
 from indexer.errors import RequestRefused
@@ -31,7 +33,9 @@ TRIGGER_PARAMS = frozenset({"pdsUrl", "uri", "did", "batchSize", "mode", "accept
 """What they hand on. `tier` of older clients has no meaning: one scan covers every repo."""
 
 
-def backfill_handlers(backfills: Backfills, *, clock: Clock) -> Mapping[str, Handler]:
+def backfill_handlers(
+    backfills: Backfills, hosts: HostListing, *, clock: Clock
+) -> Mapping[str, Handler]:
     """NSID -> handler."""
 
     async def trigger(call: Call) -> Json:
@@ -74,6 +78,11 @@ def backfill_handlers(backfills: Backfills, *, clock: Clock) -> Mapping[str, Han
                 value["failures"] = [
                     {"unit": each.unit, "outcome": each.outcome, "message": each.message or ""}
                     for each in await backfills.failures(operation.id)
+                ]
+            if operation.type is OperationType.PDS_SCAN:
+                value["hosts"] = [
+                    host_outcomes(row)
+                    for row in await hosts.of_operation(operation.id, limit=LISTED_MAX)
                 ]
             return {"operation": value}
         wanted = call.params.get("status")

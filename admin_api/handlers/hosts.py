@@ -41,18 +41,22 @@ def host_handlers(listing: HostListing) -> Mapping[str, Handler]:
     return {"pub.chive.admin.listPDSes": hosts}
 
 
+def host_outcomes(row: HostRow) -> dict[str, Json]:
+    """What became of the repos on a host's list in its last pass."""
+    outcomes: list[Json] = [
+        {"name": name, "units": units} for name, units in sorted(row.outcomes.items())
+    ]
+    return {"url": row.url, "state": row.status.value, "outcomes": outcomes}
+
+
 def _host_json(row: HostRow) -> Json:
     """A host as the lexicon has it; what is unknown is left out."""
     value: dict[str, Json] = {
-        "url": row.url,
+        **host_outcomes(row),
         "status": _health(row),
-        "state": row.status.value,
         "errorCount": row.failures_total,
         "consecutiveErrors": row.failures,
         "repoCount": row.repos,
-        "outcomes": [
-            {"name": name, "units": units} for name, units in sorted(row.outcomes.items())
-        ],
     }
     known: dict[str, Json] = {
         "lastScan": None if row.scanned_at is None else utc_text(row.scanned_at),

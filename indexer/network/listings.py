@@ -21,6 +21,9 @@ HOSTS_PAGE = 1000
 COLLECTIONS_MAX = 10_000
 """Names that one repo may list."""
 
+NO_ANSWER = frozenset({401, 403, 501})
+"""Statuses that say nothing about the repo that was asked about."""
+
 GONE_HOSTS = frozenset({"offline", "banned"})
 """What a relay says of hosts that are not worth asking."""
 
@@ -72,14 +75,16 @@ class RepoListings:
         return HostsPage(tuple(known), _usable(answer.get("cursor")) if hosts else None)
 
     async def collections_of(self, pds_url: str, did: str) -> tuple[str, ...] | None:
-        """The collections of a repo, by its host's describeRepo; None where that knows none.
+        """The collections of a repo, by its host's describeRepo; None where it has no such repo.
 
-        Nothing is proved by it.
+        Nothing is proved by it. Raises `InvalidUpstream` where the host answers no such question.
         """
         url = f"{pds_url}/xrpc/com.atproto.repo.describeRepo"
         try:
             answer = await self._http.get_json(url, service="pds", params={"repo": did})
-        except XrpcFailure:
+        except XrpcFailure as error:
+            if error.status in NO_ANSWER or error.name == "MethodNotImplemented":
+                raise InvalidUpstream(Check.RESPONSE, f"{url}: {error}") from error
             return None
         names = answer.get("collections") if isinstance(answer, dict) else None
         if not isinstance(names, list):

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 EVERY = "*"
 """Key of a scan of all hosts."""
 
-HOSTS_AT_ONCE = 4
+HOSTS_AT_ONCE = 8
 """So that one which hangs does not hold up the others."""
 
 NAMED_AT_ONCE = 4

@@ -109,7 +109,7 @@ class HostLists(Protocol):
         """A page of the relay's listHosts."""
 
     async def collections_of(self, pds_url: str, did: str) -> Sequence[str] | None:
-        """The collections of a repo, by its host's word; None where that knows none."""
+        """The collections of a repo, by its host's word; None where it has no such repo."""
 
 
 class DidDocuments(Protocol):

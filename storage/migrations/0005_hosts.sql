@@ -22,7 +22,7 @@ CREATE TABLE host (
 ) STRICT;
 
 CREATE INDEX host_due ON host (next_scan_at);
-CREATE INDEX host_open ON host (operation_id) WHERE is_open = 1;
+CREATE INDEX host_operation ON host (operation_id);
 
 INSERT INTO host (url, source, status, next_scan_at)
 SELECT DISTINCT pds_url, 'repo', 'pending', 0 FROM repo WHERE pds_url IS NOT NULL;

@@ -111,6 +111,14 @@ async def test_a_scan_of_one_host_finds_what_no_stream_has_told(tmp_path: Path, 
             again = await daemon.backfill("pdsScan", pdsUrl=url)
             assert outcomes(again)["asked_before"] == 20
             assert asked_about(net.pds[0]) == first
+            _, told = await daemon.query(ADMIN + "getBackfillStatus", id=again["id"])
+            assert told["operation"]["hosts"] == [
+                {
+                    "url": url,
+                    "state": "active",
+                    "outcomes": [each for each in again["outcomes"] if each["name"] != "scanned"],
+                }
+            ]
             host = (await hosts_of(daemon))[url]
             assert (host["status"], host["state"], host["repoCount"]) == ("healthy", "active", 5)
             total = daemon.rows(
@@ -225,7 +233,9 @@ async def test_a_first_scan_that_is_killed_asks_again_for_nothing_that_was_settl
         async with process(config) as (daemon, url):
             await call(url, ADMIN + "rescanPDS", pdsUrl=net.pds[0].url)
             await wait_until(
-                lambda: net.pds[0].server.requests[DESCRIBE] > STRANGERS // 3, what="the middle"
+                lambda: net.pds[0].server.requests[DESCRIBE] > STRANGERS // 3,
+                what="the middle",
+                deadline_s=max(60.0, STRANGERS / 15),
             )
             daemon.send_signal(signal.SIGKILL)
             await daemon.wait()
@@ -236,7 +246,7 @@ async def test_a_first_scan_that_is_killed_asks_again_for_nothing_that_was_settl
         lists = net.pds[0].server.requests[LIST]
         async with running_daemon(tmp_path, values) as restarted:
             (identifier,) = restarted.rows("SELECT id FROM operations")[0]
-            done = await ended_within(restarted, identifier, 120.0)
+            done = await ended_within(restarted, identifier, max(60.0, STRANGERS / 15))
             assert outcomes(done) == {
                 "out_of_scope": len(extras), "fetched": IN_SCOPE, "scanned": 1
             }  # fmt: skip
@@ -367,6 +377,25 @@ async def test_a_host_that_gives_no_list_is_not_said_to_be_scanned(
                 "healthy", 0, 1
             )  # fmt: skip
             await wait_until_equal(net, daemon.database, 5.0, heads=True)
+
+
+async def test_a_host_that_describes_nothing_is_left_after_a_few_questions(tmp_path: Path):
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        net.pds[0].add_extras(60, (POST,), at=time.time() - DAY_S)
+        async with running_daemon(tmp_path, scanning(tmp_path, net)) as daemon:
+            refusal = net.faults.schedule(
+                FaultKind.HTTP_STATUS, times=None, status=401, error="AuthMissing",
+                endpoint=DESCRIBE,
+            )  # fmt: skip
+            done = await daemon.backfill("pdsScan", pdsUrl=net.pds[0].url)
+            assert refusal.fired < 20
+            found = outcomes(done)
+            assert found["unreachable"] == 1 and found["refused"] + found["unasked"] == 60
+            assert "AuthMissing" in done["failures"][0]["message"]
+            net.faults.clear()
+            done = await daemon.backfill("pdsScan", pdsUrl=net.pds[0].url)
+            assert outcomes(done) == {"out_of_scope": 60, "scanned": 1}
 
 
 async def test_a_hostile_host_has_nothing_fetched_that_is_not_its_own(tmp_path: Path):
