@@ -38,7 +38,7 @@ from storage.projections import Projections
 from storage.records import ProjectionWrite, judge_again
 from storage.search_rows import PrepareStored, SearchRows
 
-STEP_S = 0.02
+STEP_S = 0.03
 """Time that a step takes of the writer before it commits."""
 
 PART_ROWS = 64

@@ -1,0 +1,205 @@
+"""fullReindex through a whole daemon: beside live traffic, cancelled, killed, and by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexer.records.prepare import prepare_stored
+from indexer.records.projection import SEARCH
+from indexer.records.registry import load_registry
+from storage.verification import Verification
+from tests.devnet import Devnet, realistic_record
+from tests.devnet.account import Account
+from tests.e2e.daemon import RunningDaemon, running_daemon, to_toml, wait_until
+from tests.e2e.test_admin_kill import process, sections
+from tests.e2e.test_admin_methods import ADMIN, TAG
+from tests.e2e.test_operation_runs import NODE, call, look, stored, write_steadily
+from tests.oracle import wait_until_equal
+
+EPRINT = "pub.chive.eprint.submission"
+RECORDS = 120
+UNITS = "SELECT units_processed FROM operation WHERE type = 'fullReindex'"
+COUNT = "SELECT count(*) FROM records"
+TABLES = "SELECT name FROM sqlite_schema WHERE name GLOB 'eprint_submission__[0-9]'"
+
+
+def differences(database: Path, governance_did: str | None = None) -> list[object]:
+    """What `verify` finds."""
+    known = {} if governance_did is None else {"governance_did": governance_did}
+    registry = load_registry(**known)
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
+        prepare = partial(prepare_stored, registry=registry)
+        return list(Verification(reader, registry.types, SEARCH, prepare).differences())
+
+
+def fill(net: Devnet, account: Account, collections: list[str]) -> None:
+    """`RECORDS` records, the last of which the stream shows."""
+    net.import_records(account, RECORDS - 1, collections)
+    net.create(account, TAG, realistic_record(net.rng, TAG, did=account.did))
+
+
+async def populated(net: Devnet) -> None:
+    fill(net, await net.create_account(), [TAG, NODE, EPRINT])
+
+
+async def holds_all(daemon: RunningDaemon) -> None:
+    await wait_until(lambda: daemon.rows(COUNT)[0][0] >= RECORDS, what="all records")
+
+
+@pytest.mark.parametrize("mode", ["supplement", "pause"])
+async def test_beside_live_traffic_the_new_tables_are_those_of_the_network(
+    tmp_path: Path, mode: str
+):
+    async with Devnet(seed=7) as net:
+        await populated(net)
+        writers = [await net.create_account() for _ in range(2)]
+        written = [0]
+        async with running_daemon(tmp_path, sections(tmp_path, net)) as daemon:
+            await holds_all(daemon)
+            traffic = asyncio.get_running_loop().create_task(write_steadily(net, writers, written))
+            live = "SELECT count(*) FROM records WHERE source = 'live'"
+            await wait_until(lambda: daemon.rows(live)[0][0] > 5, what="live records")
+            _, body = await daemon.call(ADMIN + "triggerFullReindex", batchSize=1)
+            _, body = await daemon.query(ADMIN + "getBackfillStatus", id=body["operationId"])
+            assert body["operation"]["mode"] == "pause"  # as the settings have it
+            await daemon.call(ADMIN + "cancelBackfill", id=body["operation"]["id"])
+            operation = await daemon.call(
+                ADMIN + "triggerBackfill", type="fullReindex", batchSize=1, mode=mode
+            )
+            await wait_until(lambda: daemon.rows(f"{UNITS} AND status = 'running'") > [(3,)],
+                             what="its first records")  # fmt: skip
+            before, at_start = await look(daemon), written[0]
+            await wait_until(lambda: written[0] > at_start + 5, what="more traffic")
+            after = await look(daemon)
+            assert daemon.rows("SELECT count(*) FROM operations WHERE status = 'running'")[0][0]
+            assert (after == before) is (mode == "pause")
+            await wait_until(
+                lambda: daemon.rows("SELECT count(*) FROM operations WHERE status = 'running'")
+                == [(0,)],
+                what="the end",
+                deadline_s=60.0,
+            )  # fmt: skip
+            traffic.cancel()
+            await asyncio.wait([traffic])
+            _, body = await daemon.query(
+                ADMIN + "getBackfillStatus", id=operation[1]["operation"]["id"]
+            )
+            ended = body["operation"]
+            assert (ended["status"], ended["mode"], ended["unit"]) == ("completed", mode, "record")
+            assert ended["recordsProcessed"] == ended["totalRecords"] == ended["unitsProcessed"]
+            assert ended["recordsProcessed"] >= RECORDS
+            await wait_until_equal(net, daemon.database, 15.0, heads=True)
+            await wait_until(lambda: len(daemon.rows(TABLES)) == 1, what="the old tables to go")
+        assert stored(tmp_path / "index.db", TABLES) != [("eprint_submission__1",)]
+        assert differences(tmp_path / "index.db") == []
+
+
+async def test_wrong_parameters_start_nothing_and_a_cancel_leaves_the_old_tables(tmp_path: Path):
+    async with Devnet(seed=7) as net:
+        await populated(net)
+        async with running_daemon(tmp_path, sections(tmp_path, net)) as daemon:
+            await holds_all(daemon)
+            for wrong in ({"batchSize": 0}, {"batchSize": 10_001}, {"batchSize": "5"},
+                          {"did": "did:web:a.example"}, {"uri": "at://did:web:a.example/a.b.c/d"}):  # fmt: skip
+                status, answer = await daemon.call(
+                    ADMIN + "triggerBackfill", type="fullReindex", **wrong
+                )
+                assert (status, answer["error"]) == (400, "InvalidRequest")
+                assert next(iter(wrong)) in answer["message"]
+            status, answer = await daemon.call(ADMIN + "triggerFullReindex", batchSize=10_001)
+            assert (status, answer["error"]) == (400, "InvalidRequest")
+            assert daemon.rows("SELECT count(*) FROM operations") == [(0,)]
+
+            _, started = await daemon.call(
+                ADMIN + "triggerBackfill", type="fullReindex", batchSize=1, mode="supplement"
+            )
+            identifier = started["operation"]["id"]
+            await wait_until(lambda: daemon.rows(UNITS) > [(3,)], what="its first records")
+            _, same = await daemon.call(ADMIN + "triggerFullReindex", batchSize=500)
+            assert same["operationId"] == identifier
+            _, cancelled = await daemon.call(ADMIN + "cancelBackfill", id=identifier)
+            assert cancelled["success"]
+            await wait_until(
+                lambda: daemon.rows("SELECT status FROM operations") == [("cancelled",)],
+                what="the end",
+                deadline_s=2.0,
+            )
+            await wait_until(
+                lambda: daemon.rows(TABLES) == [("eprint_submission__1",)],
+                what="the new tables to go",
+            )
+            assert differences(daemon.database) == []
+            command = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "indexer", "backfill", "fullReindex", "--batch-size", "50",
+                "--watch", "--url", daemon.addresses.admin_url,
+                "--password-file", str(tmp_path / "password"),
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            output, _ = await command.communicate()
+            assert command.returncode == 0, output
+            done = "SELECT records_processed FROM operations WHERE status = 'completed'"
+            assert daemon.rows(done) == [(RECORDS,)]
+        assert differences(tmp_path / "index.db") == []
+
+
+async def test_a_rebuild_that_is_killed_twice_ends_as_any_other(tmp_path: Path):
+    async with Devnet(seed=7) as net:
+        await populated(net)
+        values = sections(tmp_path, net)
+        config, database = tmp_path / "killed.toml", tmp_path / "index.db"
+        config.write_text(to_toml(values))
+        progress: list[Any] = []
+        for until in (10, 50):
+            async with process(config) as (daemon, url):
+                if not progress:
+                    await wait_until(
+                        lambda: stored(database, COUNT) == [(RECORDS,)], what="all records"
+                    )
+                    body = {"type": "fullReindex", "batchSize": 1, "mode": "supplement"}
+                    await call(url, ADMIN + "triggerBackfill", **body)
+                await wait_until(
+                    lambda until=until: stored(database, UNITS)[0][0] >= until, what="records"
+                )
+                daemon.send_signal(signal.SIGKILL)
+                await daemon.wait()
+            progress += stored(database, "SELECT status, units_processed FROM operation")
+        assert [status for status, _ in progress] == ["running", "running"]
+        assert progress[0][1] < progress[1][1] < RECORDS
+        async with running_daemon(tmp_path, values) as daemon:
+            ended = "SELECT status, records_processed, total_records FROM operations"
+            await wait_until(
+                lambda: daemon.rows(ended) == [("completed", RECORDS, RECORDS)], what="the end"
+            )
+            await wait_until(lambda: len(daemon.rows(TABLES)) == 1, what="the old tables to go")
+            await wait_until_equal(net, daemon.database, 15.0, heads=True)
+        assert differences(database) == []
+
+
+async def test_tables_of_another_authority_are_served_while_they_are_rebuilt(tmp_path: Path):
+    async with Devnet(seed=7) as net:
+        authority = await net.create_account()
+        fill(net, authority, [NODE])
+        values = sections(tmp_path, net)
+        async with running_daemon(tmp_path, values) as daemon:
+            await holds_all(daemon)
+            assert daemon.rows("SELECT count(*) FROM graph_node WHERE authority") == [(0,)]
+        (valid,) = stored(tmp_path / "index.db", "SELECT count(*) FROM graph_node")[0]
+        values |= {"governance": {"did": authority.did}}
+        async with running_daemon(tmp_path, values) as daemon:
+            assert daemon.rows("SELECT count(*) FROM graph_node") == [(valid,)]
+            await wait_until(
+                lambda: daemon.rows("SELECT type, status, mode, started_by FROM operations")
+                == [("fullReindex", "completed", "supplement", None)],
+                what="the rebuild",
+            )  # fmt: skip
+            assert daemon.rows("SELECT count(*) FROM graph_node WHERE authority") == [(valid,)]
+        assert differences(tmp_path / "index.db", authority.did) == []
