@@ -13,6 +13,7 @@ import os
 import tempfile
 import threading
 from array import array
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -36,6 +37,7 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 _HEAD = CID_BYTES_MAX + 4  # before a block in the file: its CID, padded, and its length
 _POSITION_BITS = 38
 _POSITION_MASK = (1 << _POSITION_BITS) - 1
+_FREE = array("Q", [0]) * SLOTS_MIN
 _HASH_MASK = (1 << 64 - _POSITION_BITS) - 1
 
 
@@ -96,7 +98,7 @@ class CarSpool:
         self._blocks_max = blocks_max
         self._flush_bytes = flush_bytes
         self._stream = CarStream()
-        self._slots = array("Q", [0]) * SLOTS_MIN
+        self._slots = _FREE[:]
         self._count = 0
         self._written = 0
         self._pending = bytearray()  # entries that follow those in the file
@@ -201,13 +203,20 @@ class CarSpool:
         return index, None
 
     def _grow(self) -> None:
-        """Twice as many slots. The bits in a slot are enough to place it anew."""
-        old = self._slots
-        # Not from `bytes`: for a moment they would take as much again as the table.
-        self._slots = slots = array("Q", [0]) * (2 * len(old))
+        """Twice as many slots, in place: a second table would be half as large again.
+
+        The bits in a slot are enough to place it anew. Begun behind a free slot, each entry finds
+        its place not behind the one that it had, so it never passes one that is still to move.
+        """
+        slots, count = self._slots, len(self._slots)
+        first = slots.index(0)
+        for _ in range(count // SLOTS_MIN):
+            slots.extend(_FREE)
         mask = len(slots) - 1
-        for slot in old:
+        for at in chain(range(first + 1, count), range(first)):
+            slot = slots[at]
             if slot:
+                slots[at] = 0
                 index = (slot >> _POSITION_BITS) & mask
                 while slots[index] != 0:
                     index = (index + 1) & mask
