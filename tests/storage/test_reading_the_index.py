@@ -19,6 +19,7 @@ EPRINT, COMMENT, ENDORSEMENT, TAG, NODE, EDGE = (
     for name in ("eprint.submission", "review.comment", "review.endorsement", "eprint.userTag",
                  "graph.node", "graph.edge")
 )  # fmt: skip
+CITATION = "pub.chive.eprint.citation"
 RKEY = "3kherons22222"
 URI = f"at://{ALICE}/{EPRINT}/{RKEY}"
 FIELD, NARROW = (f"at://{GOVERNANCE}/{NODE}/{name}" for name in ("zoology", "ornithology"))
@@ -37,6 +38,7 @@ ALICES = {
 BOBS = {
     f"{COMMENT}/3kcomment2222": minimal(COMMENT) | {"eprintUri": URI},
     f"{ENDORSEMENT}/3kendorse2222": full(ENDORSEMENT) | {"eprintUri": URI},
+    f"{CITATION}/3kcites222222": minimal(CITATION) | {"eprintUri": URI},
     f"{TAG}/3ktag22222222": full(TAG) | {"eprintUri": URI},
     f"{TAG}/3kinvalid2222": {"$type": TAG},
     f"{NODE}/shelf": minimal(NODE) | {"subkind": "collection"},
@@ -66,9 +68,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory):
         yield connection
 
 
-def test_there_are_ten_queries_and_one_for_operators():
+def test_there_are_eleven_queries_and_one_for_operators():
     assert [title.split(".")[0] for title, _ in BLOCKS] == [
-        *map(str, range(1, 11)), BLOCKS[-1][0],
+        *map(str, range(1, 12)), BLOCKS[-1][0],
     ]  # fmt: skip
 
 
