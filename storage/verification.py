@@ -21,6 +21,7 @@ from indexer.records.projection import Projection, RecordType, SearchIndex
 from storage.database import file_lock
 from storage.generations import GENERATION, Generation, current_generation
 from storage.reading import snapshot
+from storage.relation_views import did_of, path_of
 from storage.search_rows import REPO_TASK, PrepareStored, SearchRow, SearchRows
 
 CHUNK_ROWS = 500
@@ -61,11 +62,21 @@ GROUP BY kind, name HAVING sum(counted) <> sum(kept)
 """
 
 
+_DENIALS = f"""
+SELECT subject, 'is not hidden' FROM denial JOIN repo ON repo.did = subject
+WHERE kind = 'account' AND account_status <> 'denied'
+UNION ALL SELECT subject, 'has content' FROM denial
+JOIN repo ON repo.did = {did_of("subject")}
+JOIN record ON record.repo_id = repo.id AND record.path = {path_of("subject")}
+WHERE kind = 'record' AND (record.problem IS NOT 'denied' OR record.value IS NOT NULL)
+"""  # noqa: S608 - constants
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Something that is not as `record` demands."""
 
-    what: str  # cid | value | valid | the table whose row differs | tally | search index
+    what: str  # cid | value | valid | the table whose row differs | tally | denial | search index
     subject: str  # URI, id of a row without a record, or name of a tally
     detail: str
 
@@ -142,6 +153,8 @@ class Verification:
             rows_of_tallies = self._connection.execute(_TALLIES).fetchall()
             for kind, name, counted, kept in rows_of_tallies:
                 yield Difference("tally", f"{kind} {name}", f"is {kept}, there are {counted}")
+            for subject, detail in self._connection.execute(_DENIALS).fetchall():
+                yield Difference("denial", subject, detail)
 
     def differences_among(
         self, record_ids: Sequence[int], generation: Generation

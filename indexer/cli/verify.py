@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import click
+import msgspec
 
-from indexer.cli.options import config_option
+from indexer.cli.options import config_option, json_option
 from indexer.cli.wording import counted, printable
 from indexer.errors import ConfigurationError
 from indexer.records.prepare import prepare_stored
@@ -18,46 +20,84 @@ from indexer.records.registry import load_registry
 from indexer.settings import Settings, load_settings
 from storage.projections import Projections
 from storage.reading import open_reader
-from storage.verification import Verification, check_search_index
+from storage.verification import Difference, Verification, check_search_index
 
 EXIT_DIFFERENT = 1
 SHOWN_MAX = 100
 PROGRESS_RECORDS = 10_000
 
 
+@dataclass(kw_only=True)
+class _Findings:
+    """What was found; the first differences are printed as they come, or kept for one document."""
+
+    is_json: bool
+    total: int = 0
+    shown: list[Difference] = field(default_factory=list)
+
+    def note(self, difference: Difference) -> None:
+        """Count one more."""
+        self.total += 1
+        if self.total > SHOWN_MAX:
+            return
+        self.shown.append(difference)
+        if not self.is_json:
+            subject, detail = printable(difference.subject), printable(difference.detail)
+            click.echo(f"{difference.what}: {subject}: {detail}")
+
+
 @click.command()
 @click.option("--did", help="Only the records of this account.")
+@json_option
 @config_option
-def verify(*, did: str | None, config: Path | None) -> int:
+def verify(*, did: str | None, is_json: bool, config: Path | None) -> int:
     """Recompute every CID, compare typed tables, search and totals with the records.
 
     Reads the local file only. Exit codes: 0 all is as it must be, 1 something is different.
     """
     settings = load_settings(config)
-    path = settings.storage.path
-    verification, differences = _compare(settings, did)
-    if did is None:
+    findings = _Findings(is_json=is_json)
+    records = _compare(settings, did, findings)
+    is_search_checked = did is None
+    if is_search_checked:
         try:
-            broken = check_search_index(path, SEARCH)
+            broken = check_search_index(settings.storage.path, SEARCH)
         except ConfigurationError:
+            is_search_checked = False
             click.echo("The index of words was not checked: a daemon uses the file.", err=True)
         else:
-            differences += broken is not None
             if broken is not None:
-                click.echo(f"{broken.what}: {printable(broken.detail)}")
-    click.echo(
-        f"{counted(verification.records, 'record')} verified,"
-        f" {counted(differences, 'difference')} found."
+                findings.note(broken)
+    if is_json:
+        click.echo(msgspec.json.format(_document(findings, records, is_search_checked), indent=2))
+    else:
+        if findings.total > SHOWN_MAX:
+            click.echo(f"... and {findings.total - SHOWN_MAX:,} more")
+        click.echo(
+            f"{counted(records, 'record')} verified, {counted(findings.total, 'difference')} found."
+        )
+    return EXIT_DIFFERENT if findings.total else os.EX_OK
+
+
+def _document(findings: _Findings, records: int, is_search_checked: bool) -> bytes:  # noqa: FBT001 - one place
+    return msgspec.json.encode(
+        {
+            "records": records,
+            "differences": findings.total,
+            "searchIndexChecked": is_search_checked,
+            "first": [
+                {"what": each.what, "subject": each.subject, "detail": each.detail}
+                for each in findings.shown
+            ],
+        }
     )
-    return EXIT_DIFFERENT if differences else os.EX_OK
 
 
-def _compare(settings: Settings, did: str | None) -> tuple[Verification, int]:
-    """Print the first differences; all that was verified, and the number of all differences."""
+def _compare(settings: Settings, did: str | None, findings: _Findings) -> int:
+    """Hand all differences to `findings`; the number of records that were verified."""
     governance_did = settings.governance.did
     registry = load_registry(governance_did=governance_did, lexicon_dir=settings.scope.lexicon_dir)
     path = settings.storage.path
-    found = 0
     with open_reader(path) as reader:
         if not Projections(registry.types, SEARCH, basis=governance_did).is_current(reader):
             raise ConfigurationError(
@@ -67,13 +107,8 @@ def _compare(settings: Settings, did: str | None) -> tuple[Verification, int]:
         prepare = partial(prepare_stored, registry=registry)
         verification = Verification(reader, registry.types, SEARCH, prepare)
         for difference in verification.differences(did, on_chunk=_show_progress):
-            found += 1
-            if found <= SHOWN_MAX:
-                subject, detail = printable(difference.subject), printable(difference.detail)
-                click.echo(f"{difference.what}: {subject}: {detail}")
-    if found > SHOWN_MAX:
-        click.echo(f"... and {found - SHOWN_MAX:,} more")
-    return verification, found
+            findings.note(difference)
+    return verification.records
 
 
 def _show_progress(records: int) -> None:

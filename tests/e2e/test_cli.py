@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from daemon import PASSWORD, running_daemon, to_toml
+from daemon import PASSWORD, running_daemon, to_toml, wait_until
 
 from tests.devnet import Devnet, realistic_record
 
@@ -169,6 +169,32 @@ async def test_an_operator_backfills_watches_lists_and_cancels(tmp_path: Path, n
         code, _, err = await ran("backfill", "didSync", *target)
         assert code == os.EX_DATAERR
         assert "parameter did is required" in err
+
+
+async def test_an_operator_keeps_an_account_out_and_copies_the_store_meanwhile(
+    tmp_path: Path, net: Devnet
+):
+    account = await net.create_account()
+    net.create(account, COLLECTION, realistic_record(random.Random(7), COLLECTION))
+    values = {
+        "firehose": {"url": net.relay_url, "start": "oldest"},
+        "identity": {"plc_url": net.plc_url, "handle_resolver_url": net.handle_resolver_url},
+        "network": {"allow_private_hosts": True},
+    }
+    async with running_daemon(tmp_path, values) as daemon:
+        target = ("--url", daemon.addresses.admin_url, "--password-file", tmp_path / "password")
+        count = "SELECT count(*) FROM records"
+        await wait_until(lambda: daemon.rows(count) == [(1,)], what="the record")
+        code, out, err = await ran("deny", account.did, "--reason", "spam", *target)
+        assert (code, out, err) == (0, f"{account.did} is denied, 1 record hidden.\n", "")
+        assert daemon.rows(count) == [(0,)]
+        code, out, _ = await ran("denied", *target)
+        assert code == 0 and account.did in out
+        copy = tmp_path / "copy.db"
+        code, out, err = await ran("backup", copy, "--config", tmp_path / "config.toml")
+        assert code == 0 and "checked" in out, err
+        code, _, err = await ran("restore", copy, "--config", tmp_path / "config.toml")
+        assert code == os.EX_CONFIG and "stop it first" in err
 
 
 async def test_a_didsync_of_an_account_that_no_directory_knows_fails_with_its_reason(

@@ -84,6 +84,12 @@ def test_a_sound_index_has_no_difference(index: Path):
     assert code == 0
     assert verify(index, "--did", BOB) == (0, "4 records verified, 0 differences found.\n")
     assert verify(index, "--did", "did:plc:nobody")[0] == 0
+    code, output = verify(index, "--json")
+    assert (code, json.loads(output)) == (
+        0,
+        {"records": len(RECORD_NSIDS) + 6, "differences": 0, "searchIndexChecked": True,
+         "first": []},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,11 @@ def test_a_sound_index_has_no_difference(index: Path):
         ("graph_vote", "UPDATE graph_vote__1 SET record_id = 9999"),
         ("eprint_author", "DELETE FROM eprint_author__1"),
         ("eprint_keyword", "UPDATE eprint_keyword__1 SET position = position + 7"),
+        ("denial", "INSERT INTO denial SELECT NULL, did, 'account', '', '', 0, 'no' FROM repo"),
+        (
+            "denial",
+            "INSERT INTO denial SELECT NULL, uri, 'record', '', '', 0, 'done' FROM records LIMIT 1",
+        ),
         ("mark", "UPDATE mark__1 SET subject = subject || 'x' WHERE name = 'tag'"),
         ("mark", "INSERT INTO mark__1 VALUES (1, 'reply', 'at://nowhere', NULL)"),
         ("eprint_search", "UPDATE eprint_search SET title = 'Another'"),
