@@ -111,6 +111,7 @@ class GapRepair:
         collections: Sequence[str],
         clock: Clock,
         stream_at: Callable[[], float | None],
+        is_connected: Callable[[], bool],
         on_work: Callable[[], None],
     ) -> None:
         self._gaps = gaps
@@ -121,6 +122,7 @@ class GapRepair:
         self._collections = collections
         self._clock = clock
         self._stream_at = stream_at
+        self._is_connected = is_connected
         self._on_work = on_work
         self._in_hand: set[tuple[str, str]] = set()
 
@@ -137,7 +139,8 @@ class GapRepair:
         """Ask everything that is due, and close the gaps that wait for nothing more."""
         if not await self._gaps.has_open_gaps() or self._is_lagging():
             return
-        if await self._gaps.survey(self._collections):
+        # A gap may not have ended before the stream is open again: what hosts say now would be all.
+        if self._is_connected() and await self._gaps.survey(self._collections):
             log.warning("gaps.repair_begun")
         async with asyncio.TaskGroup() as group:
             for number in range(ASKERS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
@@ -78,6 +79,7 @@ class Rig:
     metrics: Metrics
     repair: GapRepair
     directory: DirectoryFollower
+    connected: asyncio.Event  # whether the stream is
     heard: int = 0  # frames of the relay that have been applied
 
     async def hear(self) -> None:
@@ -174,6 +176,8 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             stream_at=lambda: None,
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
+        connected = asyncio.Event()
+        connected.set()
         listings = RepoListings(http, relay_url=net.relay.server.url, allow_private=True)
         repair = GapRepair(
             gap_store,
@@ -184,6 +188,7 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             collections=sorted(REGISTRY.types),
             clock=clock,
             stream_at=lambda: None,
+            is_connected=connected.is_set,
             on_work=lambda: None,
         )
         directory = DirectoryFollower(
@@ -207,4 +212,5 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             metrics,
             repair,
             directory,
+            connected,
         )

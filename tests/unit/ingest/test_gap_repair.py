@@ -284,3 +284,19 @@ def test_a_page_keeps_what_makes_sense_and_ends_where_it_is_empty():
     assert many is not None and (len(many.repos), many.cursor) == (PAGE_REPOS, None)
     assert listing_page({"repos": [], "cursor": "c"}).cursor is None
     assert listing_page({"repos": "x"}) is None and listing_page([]) is None
+
+
+async def test_what_happens_until_the_stream_is_open_again_belongs_to_the_gap(rig: Rig):
+    """A cursor that is given up opens its gap while nothing is connected: hosts asked then would
+    not know what an account writes before the stream comes back."""
+    [account] = await followed(rig, 1)
+    await lose(rig)
+    rig.connected.clear()
+    await rig.repair.go_on()
+    assert not await repaired(rig)
+    tag(rig, account)
+    rig.heard = rig.net.relay.stream.last_seq
+    rig.connected.set()
+    await repair(rig)
+    assert await repaired(rig)
+    assert_store_equals(rig.net, rig.path)
