@@ -73,18 +73,8 @@ def backfill_handlers(
     async def status(call: Call) -> Json:
         if (identifier := call.params.get("id")) is not None:
             operation = await _operation(backfills, str(identifier))
-            value = operation_json(operation, now=clock.now())
-            if operation.units_failed:
-                value["failures"] = [
-                    {"unit": each.unit, "outcome": each.outcome, "message": each.message or ""}
-                    for each in await backfills.failures(operation.id)
-                ]
-            if operation.type is OperationType.PDS_SCAN:
-                value["hosts"] = [
-                    host_outcomes(row)
-                    for row in await hosts.of_operation(operation.id, limit=LISTED_MAX)
-                ]
-            return {"operation": value}
+            details = await _details(operation, backfills, hosts)
+            return {"operation": operation_json(operation, now=clock.now()) | details}
         wanted = call.params.get("status")
         listed = await backfills.list(
             status=None if wanted is None else _status(str(wanted)), limit=LISTED_MAX
@@ -104,6 +94,22 @@ def backfill_handlers(
         "pub.chive.admin.getBackfillStatus": status,
         "pub.chive.admin.getBackfillHistory": history,
     }
+
+
+async def _details(
+    operation: Operation, backfills: Backfills, hosts: HostListing
+) -> dict[str, Json]:
+    """What is told of one operation only: its failures, and the hosts that it came to."""
+    value: dict[str, Json] = {}
+    if operation.units_failed:
+        value["failures"] = [
+            {"unit": each.unit, "outcome": each.outcome, "message": each.message or ""}
+            for each in await backfills.failures(operation.id)
+        ]
+    if operation.type is OperationType.PDS_SCAN:
+        found = await hosts.of_operation(operation.id, limit=LISTED_MAX)
+        value["hosts"] = [host_outcomes(row) for row in found]
+    return value
 
 
 async def _operation(backfills: Backfills, identifier: str) -> Operation:
