@@ -52,6 +52,10 @@ def status_handlers(
         components = await status.readiness()
         problems = [reason for reason in components.values() if reason is not None]
         store["healthy"] = "error" not in store
+        parts: list[Json] = [
+            {"name": name} if reason is None else {"name": name, "reason": reason}
+            for name, reason in components.items()
+        ]
         health = "unhealthy" if not store["healthy"] else "degraded" if problems else "healthy"
         return {
             "status": health,
@@ -59,10 +63,7 @@ def status_handlers(
             "uptime": int(status.uptime_s()),
             "timestamp": utc_text(clock.now()),
             "version": version("chive-indexer"),
-            "components": [
-                {"name": name} | ({} if reason is None else {"reason": reason})
-                for name, reason in components.items()
-            ],
+            "components": parts,
             "notes": [{"subject": subject, "note": note} for subject, note in notes().items()],
         }
 
