@@ -18,10 +18,8 @@ import time
 _LOOK_S = 0.0002
 """Real time between two looks at sockets and threads."""
 
-_SHORT_S = 0.5
-_STEP_S = 5.0
-"""A wait longer than the short one ends with a whole step: what ticks then ticks together, a little
-late, as on a machine that was held up."""
+_SHORT_S = 0.02
+_LONG_S = 0.1
 
 _THREADS = "/proc/self/task"
 _SLEEPING = b"S"
@@ -31,6 +29,9 @@ class SimulatedClock:
     """Wall and monotonic time of a simulation: the machine's, and what was jumped over."""
 
     def __init__(self) -> None:
+        self.step_s = 5.0
+        """A long wait ends with a whole step: what ticks then ticks together, and a little late,
+        as on a machine that was held up. The longer the step, the cheaper is idle time."""
         self._ahead_s = 0.0
 
     def now(self) -> float:
@@ -65,8 +66,14 @@ class _JumpingSelector(selectors.DefaultSelector):
             if ready:
                 return ready
             if self._threads.have_slept():
-                self._clock.jump_to(ends if timeout <= _SHORT_S else _rounded(ends))
+                self._clock.jump_to(self._rounded(ends, timeout))
         return []
+
+    def _rounded(self, at: float, waited_s: float) -> float:
+        if waited_s < _SHORT_S:
+            return at
+        step_s = self._clock.step_s if waited_s >= _LONG_S else 1.0
+        return math.ceil(at / step_s) * step_s
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
@@ -119,7 +126,3 @@ class _OtherThreads:
         schedstat = os.open(f"{_THREADS}/{name}/schedstat", os.O_RDONLY)
         self._files[name] = stat, schedstat
         return stat, schedstat
-
-
-def _rounded(at: float) -> float:
-    return math.ceil(at / _STEP_S) * _STEP_S
