@@ -89,13 +89,14 @@ class CitationStore:
 
     async def begin(self, operation_id: str, version: str) -> Operation:
         """Count the eprints that lack a current extraction, once; the operation's row then."""
+        # Not by the writer: it looks at every eprint.
+        rows = await self._database.read(f"SELECT count(*) {_LACKING}", (0, version))
 
         def change(connection: sqlite3.Connection) -> Operation:
             connection.execute(
-                f"UPDATE operation SET total_units = (SELECT count(*) {_LACKING}),"  # noqa: S608 - constants
-                f" total_records = (SELECT count(*) {_LACKING})"
-                " WHERE id = ?3 AND total_units IS NULL",
-                (0, version, operation_id),
+                "UPDATE operation SET total_units = ?1, total_records = ?1"
+                " WHERE id = ?2 AND total_units IS NULL",
+                (rows[0][0], operation_id),
             )
             return load_operation(connection, operation_id)
 

@@ -12,3 +12,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     references: list[Reference] = []
     problem: str | None = None
+    is_of_machine: bool = False  # whether the problem is not the document's but this machine's

@@ -33,7 +33,9 @@ def main(form: str) -> None:
         forbid_calls()
         answer = _read(form)
     except NoSandbox as error:
-        answer = Answer(problem=f"documents cannot be read safely on this machine: {error}")
+        answer = Answer(
+            problem=f"documents cannot be read safely on this machine: {error}", is_of_machine=True
+        )
     except MemoryError:
         answer = Answer(problem="it needs too much memory")
     except RecursionError:

@@ -114,4 +114,5 @@ def _checked(output: bytes) -> Answer:
     return Answer(
         references=[bounded(each) for each in answer.references[:REFERENCES_MAX]],
         problem=None if answer.problem is None else answer.problem[:PROBLEM_CHARS_MAX],
+        is_of_machine=answer.is_of_machine,
     )

@@ -50,6 +50,10 @@ class Reading(Protocol):
     def problem(self) -> str | None:
         """Why it could not be read."""
 
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether it could be read elsewhere."""
+
 
 class Documents(Protocol):
     """Reads documents where they can do no harm."""
@@ -218,6 +222,8 @@ class CitationExtraction:
         """Everything about a document that has to be at hand for it, and why it is unreadable."""
         async with self._blobs.fetch(eprint.did, eprint.cid, eprint.size) as document:
             reading = await self._documents.read(document, eprint.form)
+            if reading.problem is not None and reading.is_of_machine:
+                raise Unavailable(reading.problem)
             document.seek(0)
             asked = await self._sources.ask(eprint, document, reading.references)
         return asked, reading.problem

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.devnet.account import Account
@@ -243,3 +244,63 @@ async def test_a_run_that_is_killed_ends_as_any_other_and_asks_for_nothing_settl
             for uri, each in zip(uris, cited, strict=True):
                 assert cited_titles(running, uri) == [work.title for work in each]
         assert net.pds[0].server.requests[BLOB] - asked == 2
+
+
+async def test_a_service_that_fails_is_asked_again_and_the_others_stand(tmp_path: Path):
+    """GROBID and Crossref on loopback; Crossref is broken for the first run."""
+    asked: list[str] = []
+    is_broken = True
+
+    async def grobid(request: web.Request) -> web.Response:
+        form = await request.post()
+        assert form["input"].file.read().startswith(b"%PDF")
+        asked.append("grobid")
+        return web.Response(text=TEI, content_type="application/xml")
+
+    async def crossref(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if is_broken:
+            return web.Response(status=500, text="oops")
+        if request.path == "/works":
+            return web.json_response({"message": {"items": []}})
+        entry = {
+            "key": "1",
+            "DOI": "10.1000/deposited",
+            "article-title": "Only its publisher knows",
+        }
+        return web.json_response({"message": {"reference": [entry]}})
+
+    app = web.Application(client_max_size=1 << 26)
+    app.add_routes(
+        [web.post("/api/processReferences", grobid), web.get("/works{doi:.*}", crossref)]
+    )
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        async with Devnet(seed=12) as net:
+            account = await net.create_account()
+            cited = works(net.rng, 3)
+            uri = submit(net, account, document(cited), publishedVersion={"doi": "10.1000/own"})
+            values = settings(tmp_path, net, grobid_url=site.name, crossref_url=site.name)
+            async with running_daemon(tmp_path, values) as daemon:
+                await indexed(daemon, uri)
+                first = await daemon.backfill("citationExtraction")
+                assert first["outcomes"] == [{"name": "incomplete", "units": 1}], first
+                sources = "SELECT source, count(*) FROM citations GROUP BY 1 ORDER BY 1"
+                assert daemon.rows(sources) == [("document", 3), ("grobid", 1)]
+                is_broken = False
+                second = await daemon.backfill("citationExtraction")
+                assert second["outcomes"] == [{"name": "extracted", "units": 1}]
+                assert daemon.rows(sources) == [("crossref", 1), ("document", 3), ("grobid", 1)]
+                third = await daemon.backfill("citationExtraction")
+                assert third["recordsProcessed"] == 0
+                assert asked.count("grobid") == 2
+    finally:
+        await runner.cleanup()
+
+
+TEI = """<TEI xmlns="http://www.tei-c.org/ns/1.0"><text><back><listBibl><biblStruct><analytic>
+<title level="a">Only the service can read this</title></analytic><monogr><imprint>
+<date when="2001"/></imprint></monogr></biblStruct></listBibl></back></text></TEI>"""
