@@ -85,11 +85,7 @@ class AccountStatus(StrEnum):
     """Hidden by an operator, whatever its host says; no host's word means this."""
 
 
-INACTIVE_WORDS = {
-    status.value: status
-    for status in AccountStatus
-    if status not in {AccountStatus.ACTIVE, AccountStatus.DENIED}
-}
+INACTIVE_WORDS = {s.value: s for s in AccountStatus if s not in ("active", "denied")}
 
 
 def account_status(*, active: bool, status: str | None) -> AccountStatus:
