@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 
 import pytest
-from conftest import DID
+from tests.storage.conftest import DID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
