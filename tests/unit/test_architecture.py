@@ -232,3 +232,9 @@ def test_the_daemon_does_not_load_the_whole_sdk():
 
     script = "import sys, indexer.daemon; sys.exit('atproto' in sys.modules or 'atproto_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_test_modules_have_names_of_their_own():
+    """Two of one name could not be collected together."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
