@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from math import inf
 
 from tests.bench.benchmark import Contender, Figures, Session, percentile
 from tests.bench.daemon import (
@@ -53,7 +54,7 @@ def paced_daemon(mix: Mix, events: int, rate: float) -> Contender:
         with _following(session, mix, events, rate=rate) as (daemon, feed):
 
             def latencies(first: float, sightings: list[Sighting]) -> Figures:
-                return _latencies(feed, first, rate, sightings)
+                return latencies_of(feed, first, rate, sightings)
 
             return _measured(daemon, feed, latencies, PACED_POLL_S)
 
@@ -87,7 +88,7 @@ def _measured(
     feed.await_client()
     before = read_usage(daemon.process.pid)
     first = feed.start()
-    sightings = _watch_cursor(daemon, feed.stream.seq_last, poll_s)
+    sightings = watch_cursor(daemon, feed.stream.seq_last, poll_s)
     after = read_usage(daemon.process.pid)
     events = len(feed.stream.frames)
     seconds = sightings[-1][0] - first
@@ -103,7 +104,7 @@ def _measured(
     }
 
 
-def _watch_cursor(daemon: Daemon, seq_last: int, poll_s: float) -> list[Sighting]:
+def watch_cursor(daemon: Daemon, seq_last: int, poll_s: float) -> list[Sighting]:
     """Each new value of the saved cursor with the time of its first sight, up to `seq_last`."""
     sightings: list[Sighting] = []
     deadline = time.monotonic() + RUN_S_MAX
@@ -124,12 +125,13 @@ def _watch_cursor(daemon: Daemon, seq_last: int, poll_s: float) -> list[Sighting
     raise daemon.process.failure(f"did not reach seq {seq_last}; its cursor is {at}")
 
 
-def _latencies(feed: Feed, first: float, rate: float, sightings: list[Sighting]) -> Figures:
+def latencies_of(
+    feed: Feed, first: float, rate: float, sightings: list[Sighting], *, until: float = inf
+) -> Figures:
+    """Of tracked events that were due before `until` (monotonic seconds)."""
     cursors = [cursor for _, cursor in sightings]
-    values = [
-        sightings[bisect_left(cursors, seq)][0] - (first + (seq - SEQ_BASE) / rate)
-        for seq, _ in feed.stream.tracked()
-    ]
+    due_at = ((seq, first + (seq - SEQ_BASE) / rate) for seq, _ in feed.stream.tracked())
+    values = [sightings[bisect_left(cursors, seq)][0] - due for seq, due in due_at if due < until]
     return {
         "p50_ms": percentile(values, 0.50) * 1000,
         "p90_ms": percentile(values, 0.90) * 1000,
