@@ -5,8 +5,8 @@ the daemon, so that the other commands start fast. Commands return their exit co
 failure is one line on standard error that says what to do next.
 
 Exit codes beyond a command's own: 64 wrong usage, 65 the daemon refused the request, 69 no daemon
-answers, 76 what answers is no daemon of ours, 77 the password is wrong, 78 bad configuration,
-130 interrupted.
+answers, 74 the disk or the store does not let us, 76 what answers is no daemon of ours, 77 the
+password is wrong, 78 bad configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from indexer.cli.backup import backup, restore
 from indexer.cli.export import export
 from indexer.cli.hosts import pds
 from indexer.cli.operations import EXIT_INTERRUPTED
-from indexer.cli.options import config_option
+from indexer.cli.options import config_option, json_option
 from indexer.cli.remote import REMOTE_COMMANDS
 from indexer.cli.search import search
 from indexer.cli.verify import verify
@@ -54,10 +54,15 @@ def run(config: Path | None) -> int:
 
 
 @commands.command()
+@json_option
 @config_option
-def check_config(config: Path | None) -> int:
+def check_config(*, is_json: bool, config: Path | None) -> int:
     """Check the settings and print those in effect, as a file that can be read back."""
-    click.echo(effective(_checked_settings(config)), nl=False)
+    settings = _checked_settings(config)
+    if is_json:
+        click.echo(settings.model_dump_json(indent=2))
+    else:
+        click.echo(effective(settings), nl=False)
     return os.EX_OK
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -121,6 +122,12 @@ def test_what_check_config_prints_is_a_file_with_the_same_effect(cli, tmp_path: 
     config = tmp_path / "config.toml"
     config.write_text(first)
     assert cli("check-config", "--config", config) == (0, first, "")
+
+
+def test_the_settings_in_effect_are_told_in_json_too(cli):
+    code, out, _ = cli("check-config", "--json")
+    assert code == 0
+    assert json.loads(out)["admin"]["port"] == 2580
 
 
 def test_help_of_every_command_names_its_options(cli):
