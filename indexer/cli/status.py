@@ -58,7 +58,8 @@ class _RepoState(msgspec.Struct, frozen=True):
 class _Readiness(msgspec.Struct, frozen=True):
     ready: bool = False
     components: dict[str, str | None] = {}  # name -> why it is not ready
-    message: str | None = None  # instead of both from a daemon that cannot look
+    notes: dict[str, str] = {}  # subject -> what else there is to know
+    message: str | None = None  # instead of all that from a daemon that cannot look
 
 
 @click.command()
@@ -115,6 +116,7 @@ def _rows(client: AdminClient, parts: dict[str, bytes | None]) -> Iterator[tuple
         reasons = [f"{name}: {why}" for name, why in readiness.components.items() if why]
         reasons += [readiness.message] if readiness.message is not None else []
         yield "ready", "yes" if readiness.ready else f"no; {'; '.join(reasons)}"
+        yield from ((printable(subject), note) for subject, note in readiness.notes.items())
     if (answer := parts["firehose"]) is not None:
         yield from _firehose_rows(client.read(answer, _Firehose))
     if (answer := parts["health"]) is not None:

@@ -93,7 +93,9 @@ def serve_status(admin):
     admin.answer(OVERVIEW, (200, OVERVIEW_ANSWER))
     admin.answer(STATUS, (200, {"operations": [operation(progress=50)]}))
     components = {"store": None, "firehose": "not connected to wss://relay.example"}
-    admin.answer("/readyz", (503, {"ready": False, "components": components}))
+    notes = {"bootstrap": "the first scan of all hosts is under way: 7 repos"}
+    answer = {"ready": False, "components": components, "notes": notes}
+    admin.answer("/readyz", (503, answer))
 
 
 def test_status_tells_everything_on_one_screen(admin, client):
@@ -104,6 +106,7 @@ def test_status_tells_everything_on_one_screen(admin, client):
         f"chive-indexer 0.1.0 at {admin.url}: degraded, up 3 h 12 min",
         "",
         "  ready      no; firehose: not connected to wss://relay.example",
+        "  bootstrap  the first scan of all hosts is under way: 7 repos",
         "  stream     not connected to wss://relay.example",
         "  cursor     4294967297, 2 min 5 s behind",
         "  received   2 min ago",

@@ -198,6 +198,22 @@ async def test_listrepos_pages_end_with_an_empty_page_without_cursor(net, client
     assert sorted(seen) == sorted(account.did for account in accounts)
 
 
+async def test_accounts_without_repos_are_listed_and_described_like_others(net, client) -> None:
+    account = await some_account(net)
+    extras = net.pds[0].add_extras(3, ("app.bsky.feed.post",), at=1_790_000_000.0)
+    assert [extra.rev for extra in extras] == sorted({extra.rev for extra in extras})
+    url = net.pds[0].url
+    _, page = await client.get(url, "com.atproto.sync.listRepos")
+    assert {each["did"]: each["rev"] for each in page["repos"]} == {
+        account.did: net.repo(account).host_rev, **{extra.did: extra.rev for extra in extras}
+    }  # fmt: skip
+    assert all(each["active"] for each in page["repos"])
+    _, told = await client.get(url, "com.atproto.repo.describeRepo", repo=extras[0].did)
+    assert told["collections"] == ["app.bsky.feed.post"]
+    status, error = await client.get(url, "com.atproto.sync.getRepo", did=extras[0].did)
+    assert (status, error["error"]) == (400, "RepoNotFound")
+
+
 async def test_listrecords_pages_in_both_directions(net, client) -> None:
     account = await some_account(net, 5)
     url = net.pds[0].url
