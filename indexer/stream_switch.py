@@ -44,6 +44,7 @@ class OperatorHold:
         self._clock = clock
         self._held_since: float | None = None  # monotonic
         self._changed = asyncio.Event()
+        self._waits: set[asyncio.Timeout] = set()  # of calls that wait for the stream to be held
 
     async def run(self) -> None:
         """Watch over holds until cancelled."""
@@ -61,19 +62,26 @@ class OperatorHold:
     async def pause(self) -> int | None:
         """Close the stream; the cursor up to which everything is durable then.
 
-        Raises `LocalBusy` when that has not come about in `QUIET_S`; the hold is in force then.
+        Raises `LocalBusy` when that has not come about in `QUIET_S`, with the hold in force, and
+        when another call has let the stream go on meanwhile.
         """
         if self._held_since is None:
             self._held_since = self._clock.monotonic()
             self._stream.pause()
             self._changed.set()
             log.warning("firehose.held")
+        limit = asyncio.timeout(QUIET_S)
+        self._waits.add(limit)
         try:
-            async with asyncio.timeout(QUIET_S):
+            async with limit:
                 await self._stream.paused()
                 await self._drained()
         except TimeoutError as error:
+            if self._held_since is None:
+                raise LocalBusy("another call has let the stream go on meanwhile") from error
             raise LocalBusy("the stream is held, but what has arrived is not yet stored") from error
+        finally:
+            self._waits.discard(limit)
         return (await self._status()).cursor
 
     async def resume(self) -> int | None:
@@ -86,6 +94,9 @@ class OperatorHold:
             self._held_since = None
             self._stream.resume()
             self._changed.set()
+            for limit in self._waits:
+                if not limit.expired():
+                    limit.reschedule(0.0)
             log.info("firehose.released")
 
     async def _end_overdue(self) -> None:

@@ -80,6 +80,21 @@ async def test_holding_twice_is_holding_once(machine: Machine):
     assert machine.holds == 0
 
 
+async def test_a_hold_that_another_call_ends_is_not_waited_for(machine: Machine):
+    hold = hold_on(machine)
+    machine.quiet.clear()
+    waiting = [asyncio.create_task(hold.pause()) for _ in range(2)]
+    async with asyncio.timeout(1):
+        while not machine.holds:
+            await asyncio.sleep(0)
+        await hold.resume()
+        await hold.resume()
+        for each in waiting:
+            with pytest.raises(LocalBusy, match="another call has let the stream go on"):
+                await each
+    assert machine.holds == 0
+
+
 @pytest.mark.parametrize("is_busy", [False, True])
 async def test_a_hold_that_is_forgotten_ends_after_its_longest_time(
     machine: Machine, is_busy: bool
