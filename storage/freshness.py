@@ -19,8 +19,8 @@ from storage.operation_units import settle_units
 from storage.operations import load_operation
 from storage.repos import COLUMNS, load_repos, repo_from_row, update_repos
 
-STEP_REPOS = 200
-"""Repos decided in one transaction."""
+STEP_REPOS = 100
+"""Repos decided in one transaction, which each change a row, two of its indexes and a unit's."""
 
 _BEGIN = """
 UPDATE operation SET total_units = (SELECT count(*) FROM repo),
