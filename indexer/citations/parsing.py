@@ -51,6 +51,12 @@ _BREAK = re.compile(r"[.。．]\s+|[.](?=\s*$)")
 _TITLE_END = re.compile(
     r"[.?!](?=\s|$)|[。．？！]|\s+(?=In:\s)|,\s+(?=(?:in|In):?\s+(?:Proc|Proceedings|Advances)\b)|\s//\s"
 )
+_PROSE = re.compile(
+    r"(?:\b(?!and\b|und\b|van\b|von\b)[^\W\d_A-ZÀ-Þ]{2,}\W+(?:[^\W\d]+\W+){0,2}){3}"
+)
+"""Lower-case words close together: no list of names."""
+_SECOND_SENTENCE = re.compile(r"\s+(?:[^\W\d][\w’'-]*[,:]?\s+){3,30}[^\W\d][\w’'-]*\.\s+[^\W\d]")
+"""After a question: words without a number, and then something else than one."""
 _NAMES_GO_ON = re.compile(
     r"(?:&|and\b|et al|[^\W\d_a-z]\.|(?:van|von|de[nrl]?|di|l[ae])\s[^\W\d_]|"
     r"[^\W\d_a-z][\w'’-]+,?\s(?:[^\W\d_a-z]\.|[^\W\d_a-z]{1,3}[,.\s])|"
@@ -158,7 +164,7 @@ def _after_names(text: str) -> _Parts | None:
     """The first sentence after one that holds nothing but names."""
     for found in _BREAK.finditer(text[:HEAD_CHARS_MAX]):
         head, tail = text[: found.end()].strip(), text[found.end() :].strip()
-        if not tail or _NAMES_ONLY.fullmatch(head) is None:
+        if not tail or _NAMES_ONLY.fullmatch(head) is None or _PROSE.search(head):
             return None
         if not _NAMES_GO_ON.match(tail):
             parts = _sentence(head, tail)
@@ -173,6 +179,8 @@ def _sentence(head: str, text: str) -> _Parts | None:
         if found.group() == "." and _ABBREVIATION.search(text[: found.start()][-20:]):
             continue
         is_mark = found.group() in "?!？！"
+        if is_mark and _SECOND_SENTENCE.match(text, found.end()):
+            continue
         title = _as_title(text[: found.end() if is_mark else found.start()])
         return None if title is None else _Parts(head, title, text[found.end() :])
     title = _as_title(text)

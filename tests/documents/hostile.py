@@ -23,9 +23,9 @@ def endless_pdf(pages: int = 500, size: int = 24_000_000) -> bytes:
     )
 
 
-def swollen_pdf(size: int = 2_000_000_000) -> bytes:
-    """A page whose content unpacks to gigabytes."""
-    packer = zlib.compressobj(9)
+def swollen_pdf(size: int = 600_000_000) -> bytes:
+    """A page whose content unpacks to more than a process may have."""
+    packer = zlib.compressobj(6)
     parts = [packer.compress(b"0 " * 5_000_000) for _ in range(size // 10_000_000)]
     packed = b"".join([*parts, packer.flush()])
     return assemble(
@@ -38,8 +38,8 @@ def swollen_pdf(size: int = 2_000_000_000) -> bytes:
     )
 
 
-def swollen_docx(size: int = 500_000_000) -> bytes:
-    """An archive of a few hundred kilobytes whose document is half a gigabyte of one letter."""
+def swollen_docx(size: int = 80_000_000) -> bytes:
+    """An archive of some kilobytes whose document is megabytes of one letter."""
     data = io.BytesIO()
     with (
         zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive,

@@ -129,8 +129,12 @@ _RECIPES: dict[str, _Recipe] = {
 
 def labelled_documents(seed: int = 1) -> list[LabelledDocument]:
     """The whole set, always the same for a seed."""
-    rng = random.Random(seed)
-    return [_document(rng, name, recipe) for name, recipe in _RECIPES.items()]
+    return [labelled_document(name, seed) for name in _RECIPES]
+
+
+def labelled_document(name: str = "ieee numbered", seed: int = 1) -> LabelledDocument:
+    """One of the set."""
+    return _document(random.Random(f"{name} {seed}"), name, _RECIPES[name])
 
 
 def _document(rng: random.Random, name: str, recipe: _Recipe) -> LabelledDocument:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.devnet.records import realistic_record
-from tests.documents.labelled import labelled_documents
+from tests.documents.labelled import labelled_document
 from tests.interop.daemon_process import daemon_process
 from tests.interop.real_network import Account, Network
 
@@ -29,7 +29,7 @@ async def test_citations_of_a_papers_own_account_are_read_before_and_after_it_mo
     network: Network, tmp_path: Path
 ):
     author, paper = await network.account(), await network.account()
-    example = labelled_documents()[1]
+    example = labelled_document("ieee two columns hyphenated")
     blob = await paper.upload_blob(example.data, "application/pdf")
     uri = await paper.create(submission(blob, paper, author))
     async with daemon_process(

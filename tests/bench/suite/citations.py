@@ -40,6 +40,6 @@ def benchmarks(session: Session) -> list[Benchmark]:
             title="references of PDFs",
             contenders=[Contender("ours", run)],
             rounds=1 if session.is_quick else 3,
-            targets=["works and identifiers >= 0.97", "titles >= 0.90"],
+            targets=["works and identifiers >= 0.97", "titles >= 0.95"],
         )
     ]

@@ -103,7 +103,7 @@ def test_xml_with_entities_is_refused():
 
 @pytest.mark.parametrize("form", TEXT_FORMATS)
 @given(data=st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_any_bytes_give_references_or_are_unreadable(form: str, data: bytes):
     with contextlib.suppress(Unreadable):
         assert isinstance(references_of_text(data, form), list)
@@ -111,7 +111,7 @@ def test_any_bytes_give_references_or_are_unreadable(form: str, data: bytes):
 
 @pytest.mark.parametrize("form", ["docx", "odt", "epub", "rtf", "html"])
 @given(at=st.integers(0, 10_000), junk=st.binary(min_size=1, max_size=8))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_a_damaged_document_gives_references_or_is_unreadable(form: str, at: int, junk: bytes):
     data = data_of(form)
     place = at % len(data)
@@ -124,7 +124,7 @@ def test_a_damaged_document_gives_references_or_is_unreadable(form: str, at: int
         st.binary(max_size=200), st.text(max_size=200).map(lambda t: f"<a>{t}</a>".encode())
     )
 )
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 def test_any_bytes_are_tei_or_refused(data: bytes):
     with contextlib.suppress(InvalidUpstream):
         assert isinstance(tei_references(data), list)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.citations.merging import CITATIONS_MAX, filled, merged
@@ -100,7 +100,8 @@ REFERENCES = st.builds(
 )
 
 
-@given(st.lists(REFERENCES, max_size=12))
+@given(st.lists(REFERENCES, max_size=8))
+@settings(max_examples=50)
 def test_no_doi_is_cited_twice_and_merging_again_adds_nothing(references: list[Reference]):
     once = merged(references)
     dois = [each.reference.doi for each in once if each.reference.doi]
@@ -125,6 +126,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@settings(max_examples=50)
 def test_any_answer_of_a_service_is_read_or_refused(answer: object):
     for read in (crossref_references, crossref_works, semantic_scholar_references):
         with contextlib.suppress(InvalidUpstream):

@@ -142,7 +142,7 @@ TEXTS = st.text(
 @example("1998 " * 500)
 @example("https://" * 300)
 @example("10.1000/" * 300)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_any_entry_gives_a_reference_within_bounds_and_soon(text: str):
     started = time.process_time()
     found = parse_reference(text)
@@ -153,7 +153,7 @@ def test_any_entry_gives_a_reference_within_bounds_and_soon(text: str):
 
 
 @given(st.lists(st.builds(Line, TEXTS, st.one_of(st.none(), st.floats(0, 600)), st.integers(0, 3))))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_any_lines_give_references(some: list[Line]):
     for is_wrapped in (True, False):
         found = references_of_lines([Line("References"), *some], is_wrapped=is_wrapped)
@@ -163,7 +163,7 @@ def test_any_lines_give_references(some: list[Line]):
 @given(TEXTS)
 @example("@a{b,c={" + "{" * 3000)
 @example("@a{b," * 500)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 def test_any_text_is_read_as_bibtex_or_not(text: str):
     assert isinstance(bibtex_references("@article{k, title={" + text), list)
     assert isinstance(plain_latex(text), str)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import tempfile
 import textwrap
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from indexer.citations.extraction import references_of_lines
+from indexer.citations.packages import Unreadable
 from indexer.extraction import process
 from indexer.extraction.answer import Answer
 from indexer.extraction.pdf import pdf_lines
 from indexer.extraction.process import DocumentReader
 from indexer.extraction.sandbox import CPU_S_MAX, FILES_MAX, MEMORY_BYTES_MAX
 from tests.documents.hostile import endless_pdf, swollen_docx, swollen_pdf
-from tests.documents.labelled import labelled_documents
+from tests.documents.labelled import labelled_document
 
-DOCUMENT = labelled_documents()[0]
+DOCUMENT = labelled_document()
 
 
 async def read(data: bytes, form: str = "pdf", **options: float) -> Answer:
@@ -46,19 +50,32 @@ async def test_a_text_format_is_read_too():
 @pytest.mark.parametrize(
     ("data", "form", "problem"),
     [
-        (b"", "pdf", "no PDF"),
         (b"%PDF-1.7\n" + bytes(range(256)) * 50, "pdf", "no PDF"),
-        (DOCUMENT.data[: len(DOCUMENT.data) // 3], "pdf", "no PDF"),
         (swollen_pdf(), "pdf", "SIGABRT"),
         (swollen_docx(), "docx", "unpacked"),
         (b"x", "no such form", "exit code"),
     ],
-    ids=["empty", "garbage", "cut", "swollen pdf", "swollen docx", "bug"],
+    ids=["garbage", "swollen pdf", "swollen docx", "bug"],
 )
 async def test_what_a_document_does_to_its_process_is_the_answer(data, form, problem):
     answer = await read(data, form)
     assert answer.references == []
     assert problem in (answer.problem or "")
+
+
+@pytest.mark.parametrize("data", [b"", b"%PDF-1.7", DOCUMENT.data[: len(DOCUMENT.data) // 3]])
+def test_what_is_no_whole_pdf_is_unreadable(data: bytes):
+    with pytest.raises(Unreadable):
+        pdf_lines(data)
+
+
+@given(at=st.integers(0, 1_000_000), junk=st.binary(min_size=1, max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_a_damaged_pdf_gives_lines_or_is_unreadable(at: int, junk: bytes):
+    data = DOCUMENT.data
+    place = at % len(data)
+    with contextlib.suppress(Unreadable):
+        pdf_lines(data[:place] + junk + data[place + len(junk) :])
 
 
 async def test_a_document_that_takes_for_ever_is_given_up():
