@@ -121,7 +121,7 @@ class Authors:
         self._of_all.take(EVERYBODY)
         try:
             async with asyncio.timeout(RESOLVE_S):
-                document = await self._documents.resolve(did)
+                document = await self._documents.resolve(did, fresh=True)
         except (TimeoutError, Unavailable) as error:
             self._metrics.auth_failures.labels(Flaw.ISSUER_UNAVAILABLE).inc()
             raise IssuerUnavailable from error

@@ -165,7 +165,7 @@ class AuthorIndex(Protocol):
         """Whether an operator keeps the account or its host out."""
 
     async def signing_key(self, did: str) -> str | None:
-        """Multibase key of a tracked account; None where none is known."""
+        """Multibase key of a tracked account; None: unknown, or perhaps another by now."""
 
     async def record(self, did: str, path: str) -> RecordState | None:
         """How a record stands; None where its repo is not tracked."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from indexer.authors import UNASKABLE, RecordState, asked_for
 from indexer.clock import Clock
-from indexer.model import utc_text
+from indexer.model import Wanted, utc_text
 from indexer.planning import plan_discovery
 from storage.database import Database
 from storage.repos import insert_repo, load_repo, update_repos
@@ -20,6 +20,10 @@ FROM repo LEFT JOIN record ON record.repo_id = repo.id AND record.path = ?
      AND record.problem IS NOT 'denied'
 WHERE repo.did = ?
 """
+
+_KEY = f"""
+SELECT signing_key FROM repo WHERE did = ? AND (wanted | claimed) & {Wanted.IDENTITY:d} = 0
+"""  # noqa: S608 - constants
 
 
 class AuthorIndex:
@@ -43,8 +47,11 @@ class AuthorIndex:
         return self._tracked.is_denied(did)
 
     async def signing_key(self, did: str) -> str | None:
-        """Multibase key of a tracked account; None where none is known."""
-        return (await self._tracked.keys([did])).get(did) if did in self._tracked else None
+        """Multibase key of a tracked account; None: unknown, or perhaps another by now."""
+        if did not in self._tracked:
+            return None
+        rows = await self._database.read(_KEY, (did,))
+        return rows[0][0] if rows else None
 
     async def record(self, did: str, path: str) -> RecordState | None:
         """How a record stands; None where its repo is not tracked."""

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.devnet.account import Account
+from tests.e2e.daemon import wait_until
 from tests.e2e.test_admin_methods import ADMIN, INDEXER, SYNC, TAG, Stage, staged
 from tests.e2e.test_denying import metric
 from tests.unit.admin.tokens import mint
@@ -156,6 +157,21 @@ async def test_strangers_have_the_directory_asked_seldom_and_for_did_plc_only(st
         statuses.append((await ask(stage, "verify", token(stranger, "verify"), uri=uri))[0])
     assert statuses == [200] * 5 + [429] * 3
     assert await asked_for(stage) == before + 5
+
+
+async def test_a_key_that_may_have_changed_is_not_believed(tmp_path: Path):
+    """Until the document has been looked at again the directory itself is asked."""
+    async with staged(tmp_path, identity={"refresh_interval_s": 3600}) as stage:
+        account, uri = await published(stage)
+        revoked = account.key
+        stage.net.rotate_key(account)
+        stale = "SELECT (wanted | claimed) & 1 FROM repo WHERE did = ?"
+        await wait_until(lambda: stage.daemon.rows(stale, account.did) == [(1,)], what="the event")
+        now = int(time.time())
+        claims = {"iss": account.did, "iat": now, "exp": now + 60, "lxm": SYNC + "verify"}
+        old = mint(key=revoked, jti="old", **claims)
+        assert (await ask(stage, "verify", old, uri=uri))[0] == 401
+        assert (await ask(stage, "verify", token(account, "verify"), uri=uri))[0] == 200
 
 
 async def test_a_denied_author_is_not_served(stage: Stage):
