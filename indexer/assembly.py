@@ -109,12 +109,12 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         settings, clock, metrics, stack, is_denied_host=store.denials.is_denied_host
     )
     stream = open_stream(
-        settings, clock, world.rng, metrics=metrics, verifier=verifier, live_store=store.live,
-        resync_store=store.resyncs, hosts=network.hosts, user_agent=user_agent(settings),
+        settings, clock, world.rng, metrics=metrics, verifier=verifier, store=store,
+        hosts=network.hosts, user_agent=user_agent(settings),
     )  # fmt: skip
     firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
     store.denials.on_work = resyncer.wake
-    gaps = GapRepairStore(database, tracked, clock=clock)
+    gaps = GapRepairStore(database, tracked, clock=clock, room=store.room)
     collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
     gap_repair = GapRepair(
         gaps, gaps, network.listings, network.hosts,
@@ -129,7 +129,8 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )  # fmt: skip
     status = DaemonStatus(
         StatusStore(database, clock=clock), firehose, busy_reason=lambda: live.busy_reason,
-        held_reason=lambda: live.held_reason, clock_reason=lambda: stream.doubt.reason, clock=clock,
+        held_reason=lambda: live.held_reason, clock_reason=lambda: stream.doubt.reason,
+        discovery_reason=lambda: store.room.discovery_problem, clock=clock,
     )  # fmt: skip
     runner = open_runner(
         settings, world, store, stream, network, collections=collections, status=status,

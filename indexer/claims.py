@@ -21,6 +21,9 @@ from indexer.protocol.hosts import host_group
 RETRY_DELAY_S_MIN = 60.0
 RETRY_DELAY_S_MAX = 3600.0
 CONFIRM_HIDDEN_S = 60.0
+ROUNDS_MAX = 3
+"""Fetches in a row that may be outrun by the stream without any of them showing a newer rev."""
+
 COPIES_LAG_S = 60.0
 """By how much copies of the directory and of a host may lag behind a new account."""
 
@@ -192,6 +195,24 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
         retry_at=now if repo.wanted & Wanted.CONTENT else repo.retry_at,
         attempts=0,
         reason=None if state is RepoState.ACTIVE else repo.reason,
+    )
+
+
+def outrun(repo: Repo, rounds: int, *, now: float) -> Repo:
+    """Commits came faster than the buffer could keep them while the repo was fetched.
+
+    What was fetched holds, and the next fetch follows at once: most of the repo is known by then.
+    `rounds` is how often in a row this has brought no newer rev; beyond a few it is a failure.
+    """
+    is_failure = rounds > ROUNDS_MAX
+    delay_s = retry_delay_s(rounds - ROUNDS_MAX - 1, 0.0) if is_failure else 0.0
+    return replace(
+        repo,
+        state=RepoState.ERROR if is_failure else RepoState.DESYNCHRONIZED,
+        wanted=repo.wanted | Wanted.CONTENT,
+        priority=min(repo.priority, Priority.REPAIR),
+        retry_at=now + delay_s,
+        reason="more commits came during the fetch than are kept",
     )
 
 

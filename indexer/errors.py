@@ -87,6 +87,14 @@ class RepoTooLarge(InvalidUpstream):
         super().__init__(Check.LIMITS, detail)
 
 
+class RepoLimited(InvalidUpstream):
+    """A repo over one of our `limits`: a state of it until an operator wants it all the same."""
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(Check.LIMITS, f"over limits.{limit}")
+        self.limit = limit
+
+
 class Unavailable(ChiveIndexerError):
     """A peer gave no useful answer: retry with backoff, not before `retry_after_s` if it is set."""
 

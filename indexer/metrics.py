@@ -28,6 +28,7 @@ from prometheus_client.exposition import choose_encoder
 
 from indexer.errors import Check
 from indexer.hosts import HostState
+from indexer.limits import Limit
 from indexer.model import (
     VERIFIED_AGES,
     AccountStatus,
@@ -180,6 +181,12 @@ class Metrics:
             registry,
         )
         self.pds_hosts = _gauge("pds_hosts", "Known hosts", registry, status=tuple(HostState))
+        self.limits_refused = _counter(
+            "limits_refused", "Repos over one of our bounds", registry, limit=tuple(Limit)
+        )
+        self.discovery_stopped = _gauge(
+            "discovery_stopped", "1 while no new repo is taken in for want of space", registry
+        )
         self.resyncs = Counter(
             "chive_resyncs", "Resync attempts ended", ["result", "method"], registry=registry
         )
@@ -265,6 +272,8 @@ class Metrics:
             self.event_outcomes.labels(outcome, source).inc(count)
         for check, count in applied.checks.items():
             self.verify_failures.labels(check).inc(count)
+        for limit, count in applied.refused.items():
+            self.limits_refused.labels(limit).inc(count)
         for reason, count in applied.gaps.items():
             self.firehose_gaps.labels(reason).inc(count)
         self.count_records(applied.records, source)

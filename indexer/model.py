@@ -117,7 +117,6 @@ class Priority:
     OPERATOR = 0
     REPAIR = 1
     DISCOVERY = 2
-    ALL = (OPERATOR, REPAIR, DISCOVERY)
 
 
 class Source(StrEnum):
@@ -144,6 +143,8 @@ class GapReason(StrEnum):
     """A stream without a cursor of its own is followed after another one."""
     FUTURE_CURSOR = "future_cursor"
     """The relay's numbers ended before our cursor, and its present is followed."""
+    DISCOVERY = "discovery"
+    """New repos were more than may wait, or than there is space for."""
     CURSOR_RESET = "cursor_reset"
     """An operator moved the cursor ahead."""
 
@@ -270,6 +271,7 @@ class Applied:
     tracked: list[str] = field(default_factory=list)  # DIDs tracked from now on
     is_work_added: bool = False  # whether a resync worker has something new to claim
     gaps: Counter[GapReason] = field(default_factory=Counter)  # opened
+    refused: Counter[str] = field(default_factory=Counter)  # Limit value -> repos over it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

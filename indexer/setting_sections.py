@@ -194,6 +194,23 @@ class HostsSettings(Section):
     """Such answers kept; beyond it the oldest are forgotten."""
 
 
+class LimitsSettings(Section):
+    """What strangers may take of this machine."""
+
+    records_per_repo: Annotated[int, Field(ge=1)] = 200_000
+    """Records of one repo; one with more is `limited` until an operator syncs it by didSync."""
+    bytes_per_repo: Annotated[int, Field(ge=1_000_000)] = 256 * 1024 * 1024
+    """Their values together, as JSON text; likewise."""
+    new_repos_per_host_day: Annotated[int, Field(ge=1)] = 2_000
+    """Repos fetched for the first time in a day, of each domain and of each address."""
+    pending_max: Annotated[int, Field(ge=1)] = 200_000
+    """Repos that wait to be fetched for the first time; others are looked for again later."""
+    db_bytes_max: Annotated[int, Field(ge=10_000_000)] = 64 * 1024**3
+    """Most that the store may hold, in bytes; beyond it nothing more is taken in."""
+    db_bytes_reserve: Annotated[int, Field(ge=0)] = 1024**3
+    """So many bytes before that no new repo is taken in."""
+
+
 class GovernanceSettings(Section):
     """The account whose graph records are the authority."""
 

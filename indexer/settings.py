@@ -36,6 +36,7 @@ from indexer.setting_sections import (
     GovernanceSettings,
     HostsSettings,
     IdentitySettings,
+    LimitsSettings,
     LogSettings,
     MetricsSettings,
     NetworkSettings,
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     backfill: BackfillSettings = BackfillSettings()
     hosts: HostsSettings = HostsSettings()
+    limits: LimitsSettings = LimitsSettings()
     governance: GovernanceSettings = GovernanceSettings()
     citations: CitationsSettings = CitationsSettings()
     log: LogSettings = LogSettings()

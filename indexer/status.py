@@ -60,6 +60,7 @@ class DaemonStatus:
         busy_reason: Callable[[], str | None],
         held_reason: Callable[[], str | None],
         clock_reason: Callable[[], str | None],
+        discovery_reason: Callable[[], str | None],
         clock: Clock,
     ) -> None:
         self._rows = rows
@@ -67,6 +68,7 @@ class DaemonStatus:
         self._busy_reason = busy_reason
         self._held_reason = held_reason
         self._clock_reason = clock_reason
+        self._discovery_reason = discovery_reason
         self._clock = clock
         self._started = clock.monotonic()
 
@@ -105,6 +107,7 @@ class DaemonStatus:
             "store": await self._store_problem(),
             "firehose": self._stream_problem(),
             "clock": self._clock_reason(),
+            "discovery": self._discovery_reason(),
         }
 
     def uptime_s(self) -> float:

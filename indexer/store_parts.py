@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 
+from indexer.limits import Limits
 from indexer.metrics import Metrics
 from indexer.planning import Policy
 from indexer.records.prepare import prepare_stored, prepare_trusted
@@ -16,6 +17,7 @@ from indexer.records.registry import Registry
 from indexer.settings import Settings
 from indexer.upkeep import Step
 from indexer.world import World
+from storage.admissions import AdmissionStore
 from storage.citations import CitationStore
 from storage.database import Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
@@ -29,6 +31,8 @@ from storage.projections import Projections
 from storage.rebuilds import Preparing, Rebuilds
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
+from storage.room import Room
+from storage.room_upkeep import Reserve, RoomUpkeep
 from storage.search_upkeep import SearchUpkeep
 from storage.tracked import TrackedRepos
 
@@ -43,6 +47,8 @@ class StoreParts:
     tracked: TrackedRepos
     live: LiveStore
     resyncs: ResyncStore
+    admissions: AdmissionStore
+    room: Room
     directory: DirectoryStore
     rebuilds: Rebuilds
     citations: CitationStore
@@ -59,14 +65,8 @@ async def open_store(
 
     Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
     """
-    database = await stack.enter_async_context(
-        open_database(
-            settings.storage.path,
-            observe_s=metrics.sqlite_transaction_duration_seconds.observe,
-            on_error=metrics.count_sqlite_error,
-            reach=world.reach,
-        )
-    )
+    room, reserve = Room(_limits(settings)), Reserve(settings.storage.path)
+    database = await _open_file(settings, world, metrics, stack, room=room, reserve=reserve)
     projections = Projections(registry.types, SEARCH, basis=settings.governance.did)
     judged_by = registry.lexicon_id
     is_outdated = await database.write(partial(projections.install, judged_by=judged_by))
@@ -85,20 +85,29 @@ async def open_store(
     policy = Policy(identity_refresh_s=settings.identity.refresh_interval_s)
     pending_bytes_max = settings.storage.pending_bytes_per_repo
     live = LiveStore(
-        database, tracked, records, policy, clock=world.clock, pending_bytes_max=pending_bytes_max
-    )
+        database, tracked, records, policy, clock=world.clock,
+        pending_bytes_max=pending_bytes_max, room=room,
+    )  # fmt: skip
     resyncs = ResyncStore(
-        database, tracked, records, policy, clock=world.clock, pending_bytes_max=pending_bytes_max
-    )
+        database, tracked, records, policy, clock=world.clock,
+        pending_bytes_max=pending_bytes_max, room=room,
+    )  # fmt: skip
     await resyncs.give_back_all()
     denials = DenialStore(database, tracked, records, clock=world.clock)
     await denials.load()
     citations = CitationStore(database, clock=world.clock)
+    room_upkeep = RoomUpkeep(
+        database, tracked, room, reserve, clock=world.clock,
+        on_look=lambda room: metrics.discovery_stopped.set(room.is_discovery_stopped),
+    )  # fmt: skip
+    await room_upkeep.look()
     return StoreParts(
         database=database,
         tracked=tracked,
         live=live,
         resyncs=resyncs,
+        admissions=AdmissionStore(database, room, clock=world.clock),
+        room=room,
         denials=denials,
         directory=DirectoryStore(
             database, tracked, policy, plc_url=settings.identity.plc_url, clock=world.clock
@@ -112,7 +121,48 @@ async def open_store(
             citations.step,
             *_upkeep(settings, world, database, metrics, policy),
             denials.step,
+            room_upkeep.step,
         ),
+    )
+
+
+async def _open_file(
+    settings: Settings,
+    world: World,
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    *,
+    room: Room,
+    reserve: Reserve,
+) -> Database:
+    def on_error(code: str) -> None:
+        metrics.count_sqlite_error(code)
+        if code == "SQLITE_FULL":
+            room.is_disk_full = True
+            reserve.free()
+
+    return await stack.enter_async_context(
+        open_database(
+            settings.storage.path,
+            observe_s=metrics.sqlite_transaction_duration_seconds.observe,
+            on_error=on_error,
+            reach=world.reach,
+        )
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    """The bounds; buffers are kept of as many repos as are fetched at the same time."""
+    buffer_bytes_max = settings.resync.workers * settings.storage.pending_bytes_per_repo
+    limits = settings.limits
+    return Limits(
+        records_per_repo=limits.records_per_repo,
+        bytes_per_repo=limits.bytes_per_repo,
+        new_repos_per_host_day=limits.new_repos_per_host_day,
+        pending_max=limits.pending_max,
+        buffer_bytes_max=buffer_bytes_max,
+        db_bytes_max=limits.db_bytes_max,
+        db_bytes_reserve=limits.db_bytes_reserve,
     )
 
 

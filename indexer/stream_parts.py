@@ -9,6 +9,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from indexer.clock import Clock
+from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.dialing import open_any_socket
 from indexer.ingest.firehose import Firehose, FirehoseSettings
@@ -22,8 +23,7 @@ from indexer.network.pds import RepoNetwork
 from indexer.network.sockets import endpoint_of, open_public_socket
 from indexer.network.ssrf import check_url
 from indexer.settings import Settings
-from storage.live import LiveStore
-from storage.resyncs import ResyncStore
+from indexer.store_parts import StoreParts
 
 FULL_RELAY_SUFFIX = ".bsky.network"
 FULL_RELAY_IDLE_S = 60.0
@@ -54,8 +54,7 @@ def open_stream(
     user_agent: str,
     metrics: Metrics,
     verifier: Verifier,
-    live_store: LiveStore,
-    resync_store: ResyncStore,
+    store: StoreParts,
     hosts: RepoNetwork,
 ) -> StreamParts:
     """The parts, which wake each other. Nothing runs yet."""
@@ -70,7 +69,7 @@ def open_stream(
         await live.drained()
         start = settings.firehose.start
         seq = {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
-        return await live_store.load_cursor(url, seq)
+        return await store.live.load_cursor(url, seq)
 
     firehose = Firehose(
         settings=FirehoseSettings(
@@ -98,11 +97,11 @@ def open_stream(
         return live.stream_at
 
     resyncer, workers = _resync(
-        settings, clock, rng, metrics=metrics, verifier=verifier, store=resync_store, hosts=hosts,
+        settings, clock, rng, metrics=metrics, verifier=verifier, store=store, hosts=hosts,
         stream_at=stream_at, doubt=doubt,
     )  # fmt: skip
     live = LiveIngest(
-        firehose, live_store, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
+        firehose, store.live, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
         doubt=doubt, skips_future_cursor=settings.firehose.on_future_cursor == "live",
     )  # fmt: skip
     return StreamParts(
@@ -117,14 +116,14 @@ def _resync(
     *,
     metrics: Metrics,
     verifier: Verifier,
-    store: ResyncStore,
+    store: StoreParts,
     hosts: RepoNetwork,
     stream_at: Callable[[], float | None],
     doubt: ClockDoubt,
 ) -> tuple[Resyncer, ResyncWorkers]:
     resyncer = Resyncer(
-        store,
-        store,
+        store.resyncs,
+        store.resyncs,
         hosts,
         verifier,
         clock=clock,
@@ -134,13 +133,14 @@ def _resync(
     )
     workers = ResyncWorkers(
         resyncer,
-        store,
+        store.resyncs,
         hosts,
         workers=settings.resync.workers,
         # Tracked repos have the other half of what the directory may be asked.
         discovery_per_s=settings.network.requests_per_s_per_host / 2,
         clock=clock,
         is_held=lambda: doubt.is_raised,
+        admission=DailyAdmission(store.admissions, hosts, metrics),
     )
     return resyncer, workers
 

@@ -6,7 +6,9 @@ import json
 import sqlite3
 from collections.abc import Iterable
 
-from indexer.denials import DenialKind, DeniedHosts
+from indexer.denials import HOST_DENIED, DenialKind, DeniedHosts, denied, moved_away
+from indexer.model import AccountStatus
+from indexer.planning import Repo
 
 _RECORDS = """
 SELECT subject FROM denial
@@ -20,6 +22,13 @@ def load_denied_hosts(connection: sqlite3.Connection) -> DeniedHosts:
     """All denied hosts."""
     rows = connection.execute("SELECT subject FROM denial WHERE kind = ?", (DenialKind.HOST,))
     return DeniedHosts(row[0] for row in rows)
+
+
+def judged_by_host(connection: sqlite3.Connection, repo: Repo, pds_url: str | None) -> Repo:
+    """The repo as it is where it lives now: denied, or denied no more, with its host."""
+    if load_denied_hosts(connection).covers(pds_url):
+        return denied(repo, HOST_DENIED)
+    return moved_away(repo) if repo.account_status is AccountStatus.DENIED else repo
 
 
 def denied_records(connection: sqlite3.Connection, uris: Iterable[str]) -> frozenset[str]:

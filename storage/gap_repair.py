@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from indexer.clock import Clock
 from indexer.listings import Listed, Question, compared
-from indexer.model import RepoState, Wanted, utc_text
+from indexer.model import GapReason, RepoState, Wanted, utc_text
 from indexer.planning import plan_discovery
 from storage.database import Database
 from storage.repos import insert_repo, load_repos, update_repos
+from storage.room import Room
 from storage.tracked import TrackedRepos
 
 QUESTIONS_AT_ONCE = 16
@@ -40,6 +41,14 @@ ON CONFLICT DO NOTHING
 """  # noqa: S608 - a constant
 
 _ASK_COLLECTION = "INSERT INTO gap_question (kind, target, since) VALUES ('collection', ?, ?)"
+
+_FRESH = """
+SELECT EXISTS (SELECT 1 FROM gap
+               WHERE repaired_at IS NULL AND surveyed_at IS NULL AND reason <> ?1),
+       EXISTS (SELECT 1 FROM gap
+               WHERE repaired_at IS NULL AND surveyed_at IS NULL AND reason = ?1),
+       EXISTS (SELECT 1 FROM gap_question)
+"""
 
 _KEEP = """
 UPDATE gap_question SET cursor = ?, after_id = ?, pages = ?, failures = ?, retry_at = ?
@@ -72,8 +81,16 @@ WHERE repaired_at IS NULL AND surveyed_at IS NOT NULL
 class GapRepairStore:
     """Satisfies what `indexer.ingest.gap_repair` needs of the store."""
 
-    def __init__(self, database: Database, tracked: TrackedRepos, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tracked: TrackedRepos,
+        *,
+        clock: Clock,
+        room: Room | None = None,
+    ) -> None:
         self._database = database
+        self._room = room or Room()
         self._tracked = tracked
         self._clock = clock
 
@@ -87,16 +104,17 @@ class GapRepairStore:
 
         All hosts and collections are asked from the beginning then, for all open gaps together.
         """
-        fresh = (
-            "SELECT EXISTS (SELECT 1 FROM gap WHERE repaired_at IS NULL AND surveyed_at IS NULL)"
-        )
-        if not (await self._database.read(fresh))[0][0]:
+        fresh = (await self._database.read(_FRESH, (GapReason.DISCOVERY,)))[0]
+        is_about_stream = bool(fresh[0])
+        # New repos that were refused are looked for once there is room, one walk after the other.
+        if not is_about_stream and not (fresh[1] and not fresh[2] and await self._has_room()):
             return False
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM gap_question")
-            connection.execute(_ASK_HOSTS, (now,))
+            if is_about_stream:
+                connection.execute(_ASK_HOSTS, (now,))
             connection.executemany(_ASK_COLLECTION, ((each, now) for each in collections))
             connection.execute(_READ_DIRECTORY_AGAIN)
             connection.execute("UPDATE gap SET surveyed_at = ? WHERE repaired_at IS NULL", (now,))
@@ -129,11 +147,21 @@ class GapRepairStore:
         """Those that are not tracked."""
         return {did for did in dids if did not in self._tracked}
 
-    async def questions(self) -> list[Question]:
-        """The next ones that are due."""
+    async def _has_room(self) -> bool:
+        """Whether new repos may be found, a page of them and more."""
+        if self._room.is_discovery_stopped:
+            return False
         rows = await self._database.read(
-            f"SELECT {_COLUMNS} FROM gap_question WHERE retry_at <= ? ORDER BY retry_at LIMIT ?",  # noqa: S608 - a constant
-            (self._clock.now(), QUESTIONS_AT_ONCE),
+            "SELECT total FROM tally WHERE kind = 'repo_state' AND name = ?", (RepoState.PENDING,)
+        )
+        return not rows or int(rows[0][0]) <= self._room.limits.pending_max // 2
+
+    async def questions(self) -> list[Question]:
+        """The next ones that are due; none that would find new repos while there is no room."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM gap_question"  # noqa: S608 - a constant
+            " WHERE retry_at <= ? AND (kind = 'host' OR ?) ORDER BY retry_at LIMIT ?",
+            (self._clock.now(), await self._has_room(), QUESTIONS_AT_ONCE),
         )
         names = _COLUMNS.split(", ")
         return [Question(**dict(zip(names, row, strict=True))) for row in rows]

@@ -11,6 +11,7 @@ from indexer.planning import EventBatch, Policy
 from storage.database import Database
 from storage.gaps import open_gap, save_batch_gaps
 from storage.records import RecordTable
+from storage.room import Room, open_discovery_gap
 from storage.session import Session
 from storage.tracked import TrackedRepos
 
@@ -27,6 +28,7 @@ class LiveStore:
         *,
         clock: Clock,
         pending_bytes_max: int,
+        room: Room | None = None,
     ) -> None:
         self._database = database
         self._tracked = tracked
@@ -34,6 +36,7 @@ class LiveStore:
         self._policy = policy
         self._clock = clock
         self._pending_bytes_max = pending_bytes_max
+        self._room = room or Room()
 
     def is_tracked(self, did: str) -> bool:
         """Whether events of this DID concern us."""
@@ -75,7 +78,12 @@ class LiveStore:
         return await self._database.write(change, urgent=True)
 
     async def apply(self, batch: EventBatch) -> Applied:
-        """Apply a batch and save its cursor, all or nothing. Applying it again changes nothing."""
+        """Apply a batch and save its cursor, all or nothing. Applying it again changes nothing.
+
+        Raises `LocalBusy` while there is no room for what it brings.
+        """
+        if batch.events:
+            self._room.check()
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> Applied:
@@ -87,6 +95,7 @@ class LiveStore:
                 now=now,
                 at=utc_text(now),
                 pending_bytes_max=self._pending_bytes_max,
+                room=self._room,
             )
             session.load({event.did for event in batch.events if event.did is not None})
             for event in batch.events:
@@ -95,6 +104,9 @@ class LiveStore:
             if batch.seq is not None:
                 save_cursor(connection, batch.url, batch.seq, batch.event_at, at=utc_text(now))
             session.applied.gaps += gaps
+            if session.applied.refused:
+                opened = open_discovery_gap(connection, batch.url, now=now)
+                session.applied.gaps[GapReason.DISCOVERY] += opened
             return session.flush()
 
         return await self._database.write(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -29,8 +29,6 @@ from indexer.claims import (
     resumed,
 )
 from indexer.clock import Clock
-from indexer.denials import HOST_DENIED, denied, moved_away
-from indexer.lanes import Lane, Standing
 from indexer.model import (
     AccountStatus,
     DeadLetterDraft,
@@ -40,15 +38,17 @@ from indexer.model import (
     Wanted,
     utc_text,
 )
-from indexer.planning import CommitSeen, Policy, Repo, plan_buffered, plan_discovery
-from storage.database import Database, Row
+from indexer.planning import CommitSeen, Policy, Repo, plan_discovery
+from storage.buffers import drop_pending, drop_replayed, replay
+from storage.database import Database
 from storage.dead_letters import insert_dead_letters, settle_retried
-from storage.denied import load_denied_hosts
+from storage.denied import judged_by_host
 from storage.records import RecordTable, RowWrite
-from storage.repos import COLUMNS, insert_repo, load_repo, repo_from_row, update_repos
+from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
+from storage.room import Room
 from storage.session import Session
 from storage.tracked import TrackedRepos
-from storage.turns import claim_due, forget_hosts, judge, next_due
+from storage.turns import TurnQueue, claim_from_row, give_back_all
 
 T = TypeVar("T")
 
@@ -66,13 +66,6 @@ ON CONFLICT (repo_id) DO UPDATE SET
 RETURNING since
 """
 
-_BOOT = """
-UPDATE repo SET wanted = wanted | claimed,
-                claimed = 0,
-                state = CASE WHEN state = 'resyncing' THEN 'desynchronized' ELSE state END
-WHERE claimed <> 0 OR state = 'resyncing'
-"""
-
 
 class ResyncStore:
     """Claims and their results. Satisfies what `indexer.ingest.resync` needs."""
@@ -86,6 +79,7 @@ class ResyncStore:
         *,
         clock: Clock,
         pending_bytes_max: int,
+        room: Room | None = None,
     ) -> None:
         self._database = database
         self._tracked = tracked
@@ -93,46 +87,18 @@ class ResyncStore:
         self._policy = policy
         self._clock = clock
         self._pending_bytes_max = pending_bytes_max
+        self._room = room or Room()
+        queue = TurnQueue(database, self._room, clock=clock)
+        self.claim_next = queue.claim_next
+        self.next_due_at = queue.next_due_at
+        self.judge = queue.judge
 
     async def give_back_all(self) -> None:
         """At start: no worker holds anything, so what was claimed is wanted again.
 
         How hosts did is forgotten: they may do better now.
         """
-
-        def change(connection: sqlite3.Connection) -> None:
-            connection.execute(_BOOT)
-            forget_hosts(connection)
-
-        await self._database.write(change)
-
-    async def claim_next(
-        self,
-        lanes: Sequence[Lane] = tuple(Lane),
-        standings: Iterable[Standing] = tuple(Standing),
-        busy: Collection[str] = (),
-    ) -> Claim | None:
-        """Claim the most urgent repo that is due, or None when nothing is.
-
-        It is one of a host (in the lanes of new repos: of a group) of these standings, and of none
-        that is `busy`; hosts take turns.
-        """
-        now = self._clock.now()
-
-        def change(connection: sqlite3.Connection) -> Claim | None:
-            row = claim_due(connection, lanes, standings, busy, now=now)
-            return _claim_from_row(row) if row else None
-
-        return await self._database.write(change)
-
-    async def next_due_at(self, lanes: Sequence[Lane] = tuple(Lane)) -> float | None:
-        """Unix seconds before which no repo falls due, or None when no work is left."""
-        due_at: float | None = (await self._database.read(next_due(lanes)))[0][0]
-        return due_at
-
-    async def judge(self, host: str, standing: Standing, *, until: float = 0.0) -> None:
-        """Note how a host (or group) did last; no repo of it is claimed before `until`."""
-        await self._database.write(lambda connection: judge(connection, host, standing, until))
+        await self._database.write(give_back_all)
 
     async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
         """Claim one repo for all kinds of work, now; unknown ones are tracked.
@@ -159,11 +125,13 @@ class ResyncStore:
                 state=repo.state if repo.state is RepoState.ACTIVE else RepoState.RESYNCING,
             )
             update_repos(connection, [(repo, taken)], at=utc_text(now))
+            if is_operator and repo.state is RepoState.LIMITED:
+                connection.execute("UPDATE repo SET is_unlimited = 1 WHERE id = ?", (repo.id,))
             row = connection.execute(
                 f"SELECT {COLUMNS}, pds_url FROM repo WHERE did = ?",  # noqa: S608 - a constant
                 (did,),
             ).fetchone()
-            return _claim_from_row(row)
+            return claim_from_row(row)
 
         return await self._database.write(change, committed=lambda _: self._tracked.add((did,)))
 
@@ -180,10 +148,7 @@ class ResyncStore:
                 or identity.handle not in {None, handle}  # a lost one may be the former one
             )
             known = looked_up(repo, identity.signing_key, is_news=is_news, now=now)
-            if load_denied_hosts(connection).covers(identity.pds_url):
-                known = denied(known, HOST_DENIED)
-            elif repo.account_status is AccountStatus.DENIED:
-                known = moved_away(known)
+            known = judged_by_host(connection, known, identity.pds_url)
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(
                 "UPDATE repo SET handle = ?, pds_url = ?, host_group = ? WHERE id = ?",
@@ -198,7 +163,7 @@ class ResyncStore:
 
         saved = await self._change(claim, change, committed=note)
         if saved.repo.account_status is AccountStatus.DENIED:
-            raise HostDenied(f"{claim.did}: {HOST_DENIED}")
+            raise HostDenied(f"{claim.did}: {saved.repo.reason}")
         return saved
 
     async def begin_fetch(self, claim: Claim) -> Claim:
@@ -224,13 +189,17 @@ class ResyncStore:
     async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
         """Make our rows of the chunk's range equal to its leaves; rows by (collection, action).
 
-        Until `finish` the repo's rows count as incomplete.
+        Until `finish` the repo's rows count as incomplete. Raises `RepoLimited` for more than a
+        repo may have.
         """
+        self._room.check()
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]]:
             update_repos(connection, [(repo, replace(repo, scope_id=None))], at=utc_text(now))
-            return self._merge(connection, repo, chunk, now)
+            changes = self._merge(connection, repo, chunk, now)
+            self._room.check_repo(connection, _id(repo))
+            return changes
 
         return await self._change(claim, change)
 
@@ -293,6 +262,7 @@ class ResyncStore:
         since, the claim stays and `is_done` is False: call again with those and `fetched` None.
         With `look_again_at` (unix seconds) the repo is to be compared with its host once more.
         """
+        self._room.check()
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, stored: Repo) -> Finish:
@@ -302,31 +272,25 @@ class ResyncStore:
                 merged = self._merge(connection, stored, last_chunk, now)
                 session.applied.records += merged
             session.replace(resumed(stored, fetched, is_confirmed=is_confirmed, now=now))
-            for commit in commits:
-                session.stage(plan_buffered(commit, session.expect(stored.did), now=now))
-            connection.execute(
-                "DELETE FROM pending_commit WHERE repo_id = ? AND id <= ?", (stored.id, upto_id)
-            )
-            left = connection.execute(
-                "SELECT coalesce(sum(length(frame)), 0) FROM pending_commit WHERE repo_id = ?",
-                (stored.id,),
-            ).fetchone()[0]
+            rounds = replay(connection, session, stored, fetched, commits, now=now)
+            left = drop_replayed(connection, stored, upto_id)
             repo = session.expect(stored.did)
-            is_done = left == 0 or repo.state is RepoState.DESYNCHRONIZED
+            is_done = left == 0 or repo.state in {RepoState.DESYNCHRONIZED, RepoState.ERROR}
             if is_done:
                 repo = released(repo, look_again_at=look_again_at, now=now)
                 session.replace(repo)
             applied = session.flush()
             connection.execute(
-                "UPDATE repo SET pending_bytes = ?,"
+                "UPDATE repo SET pending_bytes = ?, rounds = ?,"
                 " verified_at = CASE WHEN ? THEN ? ELSE verified_at END WHERE id = ?",
-                (left, is_confirmed, now, stored.id),
+                (left, rounds, is_confirmed, now, stored.id),
             )
             if is_confirmed and look_again_at is None:
                 connection.execute("DELETE FROM rollback WHERE repo_id = ?", (stored.id,))
             if not is_done:
                 return Finish(applied, repo, 0, is_done)
-            _drop_pending(connection, stored)
+            drop_pending(connection, stored)
+            applied.refused += self._room.limit_repos(connection, (_id(stored),))
             if is_confirmed and repo.state is RepoState.ACTIVE:
                 settle_retried(connection, stored.did)
             records = connection.execute(
@@ -350,7 +314,7 @@ class ResyncStore:
             settled = ending(repo)
             update_repos(connection, [(repo, settled)], at=utc_text(now))
             if not settled.is_key_stale:
-                _drop_pending(connection, repo)
+                drop_pending(connection, repo)
             if letter is not None:
                 insert_dead_letters(connection, [letter], now=now)
             return settled
@@ -378,7 +342,7 @@ class ResyncStore:
                 )
             update_repos(connection, [(repo, purged(repo, now=now))], at=at)
             connection.execute("DELETE FROM rollback WHERE repo_id = ?", (repo.id,))
-            _drop_pending(connection, repo)
+            drop_pending(connection, repo)
             settle_retried(connection, repo.did)
             return None
 
@@ -396,6 +360,7 @@ class ResyncStore:
             now=now,
             at=utc_text(now),
             pending_bytes_max=self._pending_bytes_max,
+            room=self._room,
         )
 
     async def _change(
@@ -414,15 +379,6 @@ class ResyncStore:
             return change(connection, repo)
 
         return await self._database.write(guarded, committed=committed)
-
-
-def _claim_from_row(row: Row) -> Claim:
-    return Claim(repo=repo_from_row(row[:-1]), pds_url=row[-1])
-
-
-def _drop_pending(connection: sqlite3.Connection, repo: Repo) -> None:
-    connection.execute("DELETE FROM pending_commit WHERE repo_id = ?", (repo.id,))
-    connection.execute("UPDATE repo SET pending_bytes = 0 WHERE id = ?", (repo.id,))
 
 
 def _id(repo: Repo) -> int:

@@ -8,11 +8,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from indexer.denials import is_passed_over
-from indexer.model import Applied, DeadLetterDraft, Source, Wanted
+from indexer.model import Applied, DeadLetterDraft, Source
 from indexer.planning import Change, Event, Outcome, Policy, Repo, plan
 from storage.dead_letters import insert_dead_letters
 from storage.records import RecordTable, RowWrite
 from storage.repos import insert_repo, load_repos, update_repos
+from storage.room import Room
+
+_BUFFERED = "SELECT total FROM tally WHERE kind = 'pending_bytes'"
+
+_MOST_BUFFERED = """
+SELECT id, pending_bytes FROM repo INDEXED BY repo_buffering WHERE pending_bytes > 0
+ORDER BY pending_bytes DESC LIMIT 1
+"""
 
 
 class Session:
@@ -31,6 +39,7 @@ class Session:
         now: float,
         at: str,  # `now` as ISO text
         pending_bytes_max: int,
+        room: Room,
     ) -> None:
         self._connection = connection
         self._records = records
@@ -39,6 +48,7 @@ class Session:
         self._now = now
         self._at = at
         self._pending_bytes_max = pending_bytes_max
+        self._room = room
         self._loaded: dict[str, Repo] = {}
         self._repos: dict[str, Repo] = {}
         self._writes: dict[tuple[int, str], RowWrite] = {}
@@ -86,6 +96,10 @@ class Session:
         if repo is None:
             return
         if repo.id is None:
+            refusal = self._room.refusal(self._connection)
+            if refusal is not None:
+                applied.refused[refusal] += 1
+                return
             repo = replace(repo, id=insert_repo(self._connection, repo, at=self._at))
             self._loaded[repo.did] = repo
             applied.tracked.append(repo.did)
@@ -114,6 +128,8 @@ class Session:
         self.applied.records += self._records.write(
             self._connection, self._writes, source=self._source, at=self._at, now=self._now
         )
+        grown = {key[0] for key, write in self._writes.items() if write.record is not None}
+        self.applied.refused += self._room.limit_repos(self._connection, grown)
         insert_dead_letters(self._connection, self._letters, now=self._now)
         if self._frames:
             self._buffer()
@@ -134,24 +150,33 @@ class Session:
                 (size, repo_id),
             ).fetchone()[0]
             if total > self._pending_bytes_max:
-                self._drop_oldest(repo_id, total)
+                self._drop_oldest(repo_id, total, self._pending_bytes_max)
+        while self._buffered() > self._room.limits.buffer_bytes_max:
+            repo_id, total = self._connection.execute(_MOST_BUFFERED).fetchone()
+            if not self._drop_oldest(repo_id, total, total // 2):
+                break
 
-    def _drop_oldest(self, repo_id: int, total: int) -> None:
-        """Commits lost here leave a hole in the chain: the repo is fetched once more."""
+    def _buffered(self) -> int:
+        """Bytes kept for all repos together."""
+        found = self._connection.execute(_BUFFERED).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def _drop_oldest(self, repo_id: int, total: int, most: int) -> bool:
+        """Make room in a repo's buffer; the newest commit stays, and tells what is missing."""
         frames = self._connection.execute(
-            "SELECT id, length(frame) FROM pending_commit WHERE repo_id = ? ORDER BY id",
+            "SELECT id, length(frame) FROM pending_commit WHERE repo_id = ?1 AND id <"
+            " (SELECT max(id) FROM pending_commit WHERE repo_id = ?1) ORDER BY id",
             (repo_id,),
         )
         last = 0
         for identifier, size in frames:
-            if total <= self._pending_bytes_max:
+            if total <= most:
                 break  # the cursor is left behind: most of the buffer is never looked at
             last, total = identifier, total - size
         self._connection.execute(
             "DELETE FROM pending_commit WHERE repo_id = ? AND id <= ?", (repo_id, last)
         )
         self._connection.execute(
-            "UPDATE repo SET pending_bytes = ?, wanted = wanted | ? WHERE id = ?",
-            (total, Wanted.CONTENT, repo_id),
+            "UPDATE repo SET pending_bytes = ?, is_holed = 1 WHERE id = ?", (total, repo_id)
         )
-        self.applied.is_work_added = True
+        return last > 0

@@ -72,13 +72,15 @@ class TrackedRepos:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._dids = HashSet()
+        self._loading: HashSet | None = None
         self._keys: OrderedDict[str, str | None] = OrderedDict()
         self._denied: set[str] = set()
         self._changes = 0  # of keys: what was read before one must not be kept after it
 
     async def load(self) -> None:
-        """Read all tracked DIDs at start."""
+        """Read all tracked DIDs: at start, or to be rid of those that are tracked no more."""
         last = 0
+        self._loading = loading = HashSet()
         while rows := await self._database.read(
             "SELECT id, did, account_status = 'denied' FROM repo WHERE id > ?"
             " ORDER BY id LIMIT 10000",
@@ -87,6 +89,11 @@ class TrackedRepos:
             self.add(row[1] for row in rows)
             self.deny(row[1] for row in rows if row[2])
             last = rows[-1][0]
+        self._dids, self._loading = loading, None
+
+    def __len__(self) -> int:
+        """DIDs remembered, tracked or not any more."""
+        return len(self._dids)
 
     def __contains__(self, did: str) -> bool:
         return did in self._dids
@@ -95,6 +102,8 @@ class TrackedRepos:
         """DIDs that a committed transaction has begun to track."""
         for did in dids:
             self._dids.add(did)
+            if self._loading is not None:
+                self._loading.add(did)
 
     def is_denied(self, did: str) -> bool:
         """Whether an operator denied the account or its host."""

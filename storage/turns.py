@@ -11,10 +11,13 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 
-from indexer.lanes import Lane, Standing
+from indexer.claims import Claim
+from indexer.clock import Clock
+from indexer.lanes import TRACKED, Lane, Standing
 from indexer.model import Wanted
-from storage.database import Row
-from storage.repos import COLUMNS
+from storage.database import Database, Row
+from storage.repos import COLUMNS, repo_from_row
+from storage.room import Room
 
 NEVER = 1e12
 """When nothing of a host is due that we remember only because it answers."""
@@ -50,6 +53,13 @@ _DUE = {
 _NEXT = {lane: f"SELECT min(retry_at) {repos}" for lane, repos in _BY_TIME.items()}
 """When the next repo of a host is due."""
 
+_BOOT = """
+UPDATE repo SET wanted = wanted | claimed,
+                claimed = 0,
+                state = CASE WHEN state = 'resyncing' THEN 'desynchronized' ELSE state END
+WHERE claimed <> 0 OR state = 'resyncing'
+"""
+
 _TURN = """
 SELECT host FROM turn INDEXED BY turn_due
 WHERE lane = ? AND standing = ? AND due_at <= ? AND host NOT IN (SELECT value FROM json_each(?))
@@ -76,6 +86,52 @@ WHERE host = ?
 _FORGET = "DELETE FROM turn WHERE host = ? AND lane = ? AND due_at >= ? AND standing <> ?"
 
 _REMEMBER = "INSERT INTO turn VALUES (?, ?, ?, 0, ?) ON CONFLICT DO NOTHING"
+
+
+class TurnQueue:
+    """Whoever works on repos asks here for the next one."""
+
+    def __init__(self, database: Database, room: Room, *, clock: Clock) -> None:
+        self._database = database
+        self._room = room
+        self._clock = clock
+
+    async def claim_next(
+        self,
+        lanes: Sequence[Lane] = tuple(Lane),
+        standings: Iterable[Standing] = tuple(Standing),
+        busy: Collection[str] = (),
+    ) -> Claim | None:
+        """Claim the most urgent repo that is due, or None when nothing is.
+
+        It is one of a host (in the lanes of new repos: of a group) of these standings, and of none
+        that is `busy`; hosts take turns.
+        """
+        now = self._clock.now()
+        if self._room.problem is not None:
+            return None
+        if self._room.is_discovery_stopped:
+            lanes = [lane for lane in lanes if lane in TRACKED]
+
+        def change(connection: sqlite3.Connection) -> Claim | None:
+            row = claim_due(connection, lanes, standings, busy, now=now)
+            return claim_from_row(row) if row else None
+
+        return await self._database.write(change)
+
+    async def next_due_at(self, lanes: Sequence[Lane] = tuple(Lane)) -> float | None:
+        """Unix seconds before which no repo falls due, or None when no work is left."""
+        due_at: float | None = (await self._database.read(next_due(lanes)))[0][0]
+        return due_at
+
+    async def judge(self, host: str, standing: Standing, *, until: float = 0.0) -> None:
+        """Note how a host (or group) did last; no repo of it is claimed before `until`."""
+        await self._database.write(lambda connection: judge(connection, host, standing, until))
+
+
+def claim_from_row(row: Row) -> Claim:
+    """The claim on the repo in a row of `COLUMNS` and its PDS."""
+    return Claim(repo=repo_from_row(row[:-1]), pds_url=row[-1])
 
 
 def claim_due(
@@ -122,8 +178,9 @@ def judge(connection: sqlite3.Connection, host: str, standing: Standing, until: 
         connection.execute(_REMEMBER, (host, lane, NEVER, standing))
 
 
-def forget_hosts(connection: sqlite3.Connection) -> None:
-    """Nothing is known of any host."""
+def give_back_all(connection: sqlite3.Connection) -> None:
+    """Nobody holds a claim, and nothing is known of any host."""
+    connection.execute(_BOOT)
     connection.execute("DELETE FROM turn WHERE due_at >= ?", (NEVER,))
     connection.execute("UPDATE turn SET standing = ?, not_before = 0", (Standing.UNKNOWN,))
 

@@ -29,6 +29,7 @@ class Result(StrEnum):
     NOT_FOUND = "not_found"
     INVALID = "invalid"
     TOO_LARGE = "too_large"
+    LIMITED = "limited"
     ROLLED_BACK = "rolled_back"
     FAILED = "failed"
     STALE = "stale"

@@ -13,7 +13,9 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
+from typing import Protocol
 
+from indexer.claims import Claim, Identity
 from indexer.lanes import Standing
 
 PLACES: Mapping[Standing, int] = MappingProxyType(
@@ -122,15 +124,29 @@ class Transfers:
             yield
 
 
+class Admission(Protocol):
+    """Who may be fetched for the first time today."""
+
+    async def admit(self, claim: Claim, identity: Identity) -> bool:
+        """Whether the repo may be fetched; its claim is ended where it may not."""
+
+
 class Seat:
     """The place of one attempt, which may move on to the host that it turns out to be about."""
 
     def __init__(
-        self, places: Places, transfers: Transfers, host: str, key_of: Callable[[str], str]
+        self,
+        places: Places,
+        transfers: Transfers,
+        host: str,
+        *,
+        key_of: Callable[[str], str],
+        admission: Admission | None,  # None: all are held already
     ) -> None:
         self._places = places
         self._transfers = transfers
         self._key_of = key_of
+        self._admission = admission
         self.host = host
         """Host or group at which the attempt waits."""
         self.asked_url: str | None = None
@@ -160,6 +176,12 @@ class Seat:
             self.host, self._standing = host, standing
         self.asked_url = pds_url
         return True
+
+    async def admit(self, claim: Claim, identity: Identity) -> bool:
+        """Whether the repo may be fetched; its claim is ended where it may not."""
+        if self._admission is None or identity.pds_url is None:
+            return True
+        return await self._admission.admit(claim, identity)
 
     @asynccontextmanager
     async def transfer(self) -> AsyncIterator[None]:

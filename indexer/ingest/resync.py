@@ -38,6 +38,7 @@ from indexer.errors import (
     DidGone,
     InvalidUpstream,
     LocalBusy,
+    RepoLimited,
     RepoTooLarge,
     Unavailable,
 )
@@ -164,8 +165,8 @@ class Resyncer:
             outcome = Resync(result=Result.DENIED, reason=str(error))
         except StaleClaim as error:
             outcome = Resync(result=Result.STALE, reason=str(error))
-        except RepoTooLarge as error:
-            outcome = await self._end(claim, route, RepoState.TOO_LARGE, Result.TOO_LARGE, error)
+        except (RepoTooLarge, RepoLimited) as error:
+            outcome = await self._end_beyond(claim, route, error)
         except InvalidUpstream as error:
             self._metrics.verify_failures.labels(error.check).inc()
             if error.check in LASTING_CHECKS and claim.repo.attempts + 1 >= LOOKS_MAX:
@@ -209,8 +210,9 @@ class Resyncer:
             )
         identity = Identity(handle=None, signing_key=document.signing_key, pds_url=document.pds_url)
         is_about_host = bool(claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
-        if route.seat is not None and is_about_host and not route.seat.move(document.pds_url):
-            return await self._queue_there(claim, identity)
+        refused = await self._sit_down(claim, route.seat if is_about_host else None, identity)
+        if refused is not None:
+            return refused
         handle = await self._hosts.verify_handle(document)
         claim = await self._rows.save_identity(claim, replace(identity, handle=handle))
         if document.signing_key is None or document.pds_url is None:
@@ -246,11 +248,17 @@ class Resyncer:
         async with route.transfer():
             return await self._fetch(claim, route, document.pds_url, key, status.rev)
 
-    async def _queue_there(self, claim: Claim, identity: Identity) -> Resync:
-        """The repo lives at a host where no place is left: it waits for its turn among those."""
-        known = await self._rows.save_identity(claim, identity)
-        ending = partial(put_back, pds_url=claim.pds_url, now=self._clock.now())
-        return await self._settle(known, Result.QUEUED, "waits for its host", ending, None)
+    async def _sit_down(self, claim: Claim, seat: Seat | None, identity: Identity) -> Resync | None:
+        """Go on at the repo's own host; how the attempt ends where there is no place for it."""
+        if seat is None:
+            return None
+        if not seat.move(identity.pds_url):
+            known = await self._rows.save_identity(claim, identity)
+            ending = partial(put_back, pds_url=claim.pds_url, now=self._clock.now())
+            return await self._settle(known, Result.QUEUED, "waits for its host", ending, None)
+        if await seat.admit(claim, identity):
+            return None
+        return Resync(result=Result.LIMITED, reason="too many new repos at its host today")
 
     async def _worth_waiting_until(self, claim: Claim, host_rev: str | None) -> float | None:
         """Unix seconds at which to compare again, where a fetch may be spared; None: fetch now."""
@@ -302,6 +310,15 @@ class Resyncer:
             return Resync(result=Result.DELETED, reason=reason)
         ending = partial(missing, reason=reason, is_hiding=is_hiding, now=self._clock.now())
         return await self._settle(claim, Result.NOT_FOUND, reason, ending, None)
+
+    async def _end_beyond(
+        self, claim: Claim, route: Route, error: RepoTooLarge | RepoLimited
+    ) -> Resync:
+        """More than is fetched of one repo, or held."""
+        if isinstance(error, RepoTooLarge):
+            return await self._end(claim, route, RepoState.TOO_LARGE, Result.TOO_LARGE, error)
+        self._metrics.limits_refused.labels(error.limit).inc()
+        return await self._end(claim, route, RepoState.LIMITED, Result.LIMITED, error)
 
     async def _end(
         self, claim: Claim, route: Route, state: RepoState, result: Result, error: InvalidUpstream

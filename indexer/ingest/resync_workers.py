@@ -21,7 +21,7 @@ from indexer.claims import Claim, StaleClaim
 from indexer.clock import Clock
 from indexer.errors import LocalBusy
 from indexer.ingest.attempts import Result
-from indexer.ingest.places import NOWHERE, Hosts, Places, Seat, Transfers
+from indexer.ingest.places import NOWHERE, Admission, Hosts, Places, Seat, Transfers
 from indexer.ingest.resync import Resyncer
 from indexer.lanes import NEW, TRACKED, Lane, Standing, left_alone, put_back
 from indexer.ports import WorkQueue
@@ -85,6 +85,8 @@ class _Pool:
     key_of: Callable[[str], str]  # PDS -> host or group whose turn it is
     bell: asyncio.Event
     pace: _Pace | None
+    admission: Admission | None
+    orders: Iterator[tuple[Lane, ...]]  # in which the lanes are looked through
     preferred: Iterator[Standing] = field(default_factory=lambda: itertools.cycle(PREFERRED))
 
     def key(self, claim: Claim) -> str:
@@ -105,6 +107,7 @@ class ResyncWorkers:
         discovery_per_s: float,  # new repos looked up in the directory
         clock: Clock,
         is_held: Callable[[], bool],  # nothing may be judged now
+        admission: Admission,
     ) -> None:
         self._resyncer = resyncer
         self._queue = queue
@@ -116,17 +119,21 @@ class ResyncWorkers:
         self._pools = (
             _Pool(
                 lanes=TRACKED,
+                orders=itertools.repeat(TRACKED),
                 places=Places(self._hosts),
                 key_of=str,
                 bell=resyncer.bell(),
                 pace=None,
+                admission=None,
             ),
             _Pool(
                 lanes=NEW,
+                orders=itertools.cycle((NEW, NEW[::-1])),
                 places=Places(self._hosts),
                 key_of=host_group,
                 bell=resyncer.bell(),
                 pace=_Pace(discovery_per_s, clock),
+                admission=admission,
             ),
         )
 
@@ -149,7 +156,7 @@ class ResyncWorkers:
             if standings:
                 busy = pool.places.busy()
                 claim = await self._insist(
-                    partial(self._queue.claim_next, pool.lanes, standings, busy)
+                    partial(self._queue.claim_next, next(pool.orders), standings, busy)
                 )
             if claim is None:
                 await self._wait_for_work(pool)
@@ -178,7 +185,9 @@ class ResyncWorkers:
         now = self._clock.now()
         closed_s = 0.0 if claim.pds_url is None else self._manners.closed_s(claim.pds_url)
         if closed_s == 0.0:
-            seat = Seat(pool.places, self._transfers, host, pool.key_of)
+            seat = Seat(
+                pool.places, self._transfers, host, key_of=pool.key_of, admission=pool.admission
+            )
             if seat.is_taken:
                 return seat
         ending = partial(put_back, pds_url=None, now=now)

@@ -51,7 +51,7 @@ from indexer.network.ssrf import (
     is_literal,
     origin_of,
 )
-from indexer.protocol.hosts import registrable_domain
+from indexer.protocol.hosts import host_group, registrable_domain
 
 JSON_BYTES_MAX = 4 * 1024 * 1024
 JSON_S = 15.0
@@ -147,6 +147,16 @@ class HttpClient:
             request_class=self._request_class,
         )
         return await self._stack.enter_async_context(session)
+
+    async def groups(self, url: str) -> tuple[str, ...]:
+        """Who is behind a stranger's host: its registrable domain and its addresses.
+
+        Raises `Unavailable` or `InvalidUpstream` where it has none. In development each host is
+        its own.
+        """
+        if self._allow_private:
+            return (host_group(url),)
+        return await self._groups(origin_of(url))
 
     @property
     def pacing(self) -> Pacing:

@@ -9,7 +9,7 @@ ALTER TABLE repo ADD COLUMN is_unlimited INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE repo ADD COLUMN records INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE repo ADD COLUMN record_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE repo ADD COLUMN empty_since REAL;
-                                            -- NULL: has rows
+                                            -- NULL: has rows, or was not looked at
 ALTER TABLE repo ADD COLUMN is_holed INTEGER NOT NULL DEFAULT 0;
                                             -- 1: older buffered commits were dropped
 ALTER TABLE repo ADD COLUMN rounds INTEGER NOT NULL DEFAULT 0;
@@ -18,9 +18,27 @@ ALTER TABLE repo ADD COLUMN rounds INTEGER NOT NULL DEFAULT 0;
 UPDATE repo SET (records, record_bytes) = (
     SELECT count(*), coalesce(sum(length(CAST(value AS BLOB))), 0) FROM record
     WHERE record.repo_id = repo.id);
-UPDATE repo SET is_admitted = (state <> 'pending'),
-                empty_since = iif(records = 0, CAST(strftime('%s', tracked_since) AS REAL), NULL);
+UPDATE repo SET is_admitted = (state <> 'pending');
 
+CREATE TRIGGER repo_record_insert AFTER INSERT ON record BEGIN
+    UPDATE repo SET records = records + 1, empty_since = NULL,
+                    record_bytes = record_bytes + coalesce(length(CAST(new.value AS BLOB)), 0)
+    WHERE id = new.repo_id;
+END;
+
+CREATE TRIGGER repo_record_update AFTER UPDATE OF value ON record BEGIN
+    UPDATE repo SET record_bytes = record_bytes + coalesce(length(CAST(new.value AS BLOB)), 0)
+                                   - coalesce(length(CAST(old.value AS BLOB)), 0)
+    WHERE id = new.repo_id;
+END;
+
+CREATE TRIGGER repo_record_delete AFTER DELETE ON record BEGIN
+    UPDATE repo SET records = records - 1,
+                    record_bytes = record_bytes - coalesce(length(CAST(old.value AS BLOB)), 0)
+    WHERE id = old.repo_id;
+END;
+
+CREATE INDEX repo_emptied ON repo (id) WHERE records = 0 AND empty_since IS NULL;
 CREATE INDEX repo_empty ON repo (empty_since) WHERE empty_since IS NOT NULL;
 CREATE INDEX repo_limited ON repo (host_group) WHERE state = 'limited';
 CREATE INDEX repo_buffering ON repo (pending_bytes) WHERE pending_bytes > 0;

@@ -13,9 +13,12 @@ from typing import Self
 
 import pytest
 
+from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.places import AT_HOST, PLACES
 from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.lanes import Standing
+from storage.admissions import AdmissionStore
+from storage.room import Room
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.keys import derive_key
 from tests.devnet.plc import Identity
@@ -67,7 +70,7 @@ class SilentHosts:
 
 
 @asynccontextmanager
-async def working(rig: Rig, *, workers: int = 4) -> AsyncIterator[None]:
+async def working(rig: Rig, *, workers: int = 4, room: Room | None = None) -> AsyncIterator[None]:
     crew = ResyncWorkers(
         rig.resyncer,
         rig.store,
@@ -76,6 +79,9 @@ async def working(rig: Rig, *, workers: int = 4) -> AsyncIterator[None]:
         discovery_per_s=10_000.0,
         clock=rig.clock,
         is_held=lambda: False,
+        admission=DailyAdmission(
+            AdmissionStore(rig.database, room or Room(), clock=rig.clock), rig.hosts, rig.metrics
+        ),
     )
     task = asyncio.create_task(crew.run())
     try:

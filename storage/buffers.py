@@ -1,0 +1,56 @@
+"""The buffers of live commits, as whoever holds a repo's claim empties them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from indexer.claims import Fetched, outrun
+from indexer.errors import Check
+from indexer.planning import CommitSeen, Repo, plan_buffered
+from storage.session import Session
+
+
+def replay(
+    connection: sqlite3.Connection,
+    session: Session,
+    stored: Repo,
+    fetched: Fetched | None,
+    commits: Sequence[CommitSeen],
+    *,
+    now: float,
+) -> int:
+    """Plan buffered commits; how many fetches in a row have been outrun at the same rev.
+
+    They cannot be followed where older ones of the buffer were dropped.
+    """
+    is_holed, rounds = connection.execute(
+        "SELECT is_holed, rounds FROM repo WHERE id = ?", (stored.id,)
+    ).fetchone()
+    if fetched is not None and (stored.rev is None or fetched.rev > stored.rev):
+        rounds = 0
+    for commit in commits:
+        repo = session.expect(stored.did)
+        change = plan_buffered(commit, repo, now=now)
+        if is_holed and change.failed_check is Check.CHAIN:
+            session.replace(outrun(repo, rounds + 1, now=now))
+            return int(rounds) + 1
+        session.stage(change)
+    return 0
+
+
+def drop_replayed(connection: sqlite3.Connection, repo: Repo, upto_id: int) -> int:
+    """Forget buffered commits up to `upto_id`; bytes of those that have come since."""
+    connection.execute(
+        "DELETE FROM pending_commit WHERE repo_id = ? AND id <= ?", (repo.id, upto_id)
+    )
+    left: int = connection.execute(
+        "SELECT coalesce(sum(length(frame)), 0) FROM pending_commit WHERE repo_id = ?", (repo.id,)
+    ).fetchone()[0]
+    return left
+
+
+def drop_pending(connection: sqlite3.Connection, repo: Repo) -> None:
+    """Forget what was buffered for a repo."""
+    connection.execute("DELETE FROM pending_commit WHERE repo_id = ?", (repo.id,))
+    connection.execute("UPDATE repo SET pending_bytes = 0, is_holed = 0 WHERE id = ?", (repo.id,))

@@ -1,0 +1,108 @@
+"""How much more may be stored: of one repo, of new repos, and altogether."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Collection
+
+from indexer.errors import LocalBusy, RepoLimited
+from indexer.limits import Limit, Limits
+from indexer.model import RepoState
+
+_SIZE = "SELECT id, records, record_bytes FROM repo WHERE id = ? AND is_unlimited = 0"
+
+_WAITING = "SELECT total FROM tally WHERE kind = 'repo_state' AND name = ?"
+
+_DISCOVERY_GAP = """
+INSERT INTO gap (url, reason, after_at, detected_at)
+SELECT ?1, 'discovery', ?2, ?2
+WHERE NOT EXISTS (SELECT 1 FROM gap WHERE reason = 'discovery' AND surveyed_at IS NULL
+                  AND repaired_at IS NULL)
+"""
+
+
+class Room:
+    """Shared by all that write; what the file takes is measured by whoever looks after it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.db_bytes = 0
+        """Of the file, in use."""
+        self.is_disk_full = False
+        """Whether a transaction has lately found no space."""
+
+    @property
+    def is_discovery_stopped(self) -> bool:
+        """Whether no new repo is taken in for want of space."""
+        limits = self.limits
+        return self.is_disk_full or self.db_bytes >= limits.db_bytes_max - limits.db_bytes_reserve
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing more is taken in at all, or None."""
+        if self.is_disk_full:
+            return "the disk is full"
+        if self.db_bytes >= self.limits.db_bytes_max:
+            return "limits.db_bytes_max is reached"
+        return None
+
+    @property
+    def discovery_problem(self) -> str | None:
+        """Why no new repo is taken in, or None."""
+        if not self.is_discovery_stopped:
+            return None
+        return (
+            self.problem or "no new repos are taken in: the store is close to limits.db_bytes_max"
+        )
+
+    def check(self) -> None:
+        """Raises `LocalBusy` while nothing more is taken in."""
+        if self.problem is not None:
+            raise LocalBusy(self.problem)
+
+    def refusal(self, connection: sqlite3.Connection) -> Limit | None:
+        """Why no further repo may be tracked, or None."""
+        if self.is_discovery_stopped:
+            return Limit.DB_BYTES_MAX
+        found = connection.execute(_WAITING, (RepoState.PENDING,)).fetchone()
+        is_full = found is not None and found[0] >= self.limits.pending_max
+        return Limit.PENDING_MAX if is_full else None
+
+    def check_repo(self, connection: sqlite3.Connection, repo_id: int) -> None:
+        """Raises `RepoLimited` for a repo that holds more than it may."""
+        limit = self._over(connection, repo_id)
+        if limit is not None:
+            raise RepoLimited(limit)
+
+    def limit_repos(
+        self, connection: sqlite3.Connection, repo_ids: Collection[int]
+    ) -> Counter[Limit]:
+        """End the following of those that hold more than they may; how many met which bound."""
+        met: Counter[Limit] = Counter()
+        for repo_id in repo_ids:
+            limit = self._over(connection, repo_id)
+            if limit is not None:
+                connection.execute(
+                    "UPDATE repo SET state = ?, reason = ?, wanted = 0, scope_id = NULL"
+                    " WHERE id = ?",
+                    (RepoState.LIMITED, f"over limits.{limit}", repo_id),
+                )
+                met[limit] += 1
+        return met
+
+    def _over(self, connection: sqlite3.Connection, repo_id: int) -> Limit | None:
+        found = connection.execute(_SIZE, (repo_id,)).fetchone()
+        return None if found is None else self.limits.exceeded_by(found[1], found[2])
+
+
+def open_discovery_gap(connection: sqlite3.Connection, url: str, *, now: float) -> int:
+    """New repos were not taken in from now on; 0 where that is noted and not being repaired yet."""
+    return connection.execute(_DISCOVERY_GAP, (url, now)).rowcount
+
+
+def untrack(connection: sqlite3.Connection, repo_ids: Collection[int]) -> None:
+    """Forget repos that hold no rows."""
+    each = [(repo_id,) for repo_id in repo_ids]
+    connection.executemany("DELETE FROM pending_commit WHERE repo_id = ?", each)
+    connection.executemany("DELETE FROM repo WHERE id = ?", each)

@@ -1,0 +1,139 @@
+"""How much room there is, looked at again and again: the file's size, the reserve, empty repos."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from indexer.clock import Clock
+from indexer.errors import LocalBusy
+from storage.database import Database
+from storage.room import Room, untrack
+from storage.tracked import TrackedRepos
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 1.0
+RESERVE_BYTES = 64 * 1024 * 1024
+EMPTY_S_MAX = 30 * 86_400.0
+"""A repo without rows for so long is not tracked any more."""
+
+EMPTY_AT_ONCE = 200
+UNTRACKED_MIN = 100_000
+"""So many DIDs that are tracked no more are worth reading all that are."""
+
+_USED = """
+SELECT (page_count - freelist_count) * page_size
+FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
+
+_NOTE_EMPTY = """
+UPDATE repo SET empty_since = ? WHERE id IN (
+    SELECT id FROM repo INDEXED BY repo_emptied WHERE records = 0 AND empty_since IS NULL LIMIT ?)
+"""
+
+_EMPTY = """
+SELECT id FROM repo INDEXED BY repo_empty
+WHERE empty_since <= ? AND claimed = 0 AND (wanted = 0 OR rev IS NULL)
+      AND account_status <> 'denied'
+LIMIT ?
+"""
+
+
+class Reserve:
+    """A file that takes up space until it is needed: so that what frees space can still write."""
+
+    def __init__(self, database: Path, *, size: int = RESERVE_BYTES) -> None:
+        self._path = database.with_name(database.name + ".reserve")
+        self._size = size
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the space is taken up."""
+        return self._path.exists()
+
+    def free(self) -> None:
+        """Let others have the space."""
+        self._path.unlink(missing_ok=True)
+
+    def hold(self) -> bool:
+        """Take the space up if twice as much is free; whether it is."""
+        if self.is_held:
+            return True
+        if shutil.disk_usage(self._path.parent).free < 2 * self._size:
+            return False
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self._size)
+        except OSError:
+            self._path.unlink()
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
+class RoomUpkeep:
+    """One part of `indexer.upkeep`."""
+
+    def __init__(
+        self,
+        database: Database,
+        tracked: TrackedRepos,
+        room: Room,
+        reserve: Reserve,
+        *,
+        clock: Clock,
+        on_look: Callable[[Room], None],
+    ) -> None:
+        self._database = database
+        self._tracked = tracked
+        self._room = room
+        self._reserve = reserve
+        self._clock = clock
+        self._on_look = on_look
+        self._looked_at = float("-inf")
+        self._untracked = 0
+
+    async def step(self) -> int:
+        """Look at the room there is, if it is time, and untrack some repos; how many."""
+        now = self._clock.monotonic()
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            await self.look()
+        try:
+            gone = await self._database.write(self._untrack)
+        except LocalBusy:
+            return 0  # there is no room to note anything, and no haste
+        self._untracked += gone
+        if self._untracked > max(UNTRACKED_MIN, len(self._tracked) // 2):
+            self._untracked = 0
+            await self._tracked.load()
+        return gone
+
+    async def look(self) -> None:
+        """Measure the file, and take up the reserve again where there is space for it."""
+        room, was_stopped = self._room, self._room.is_discovery_stopped
+        room.db_bytes = int((await self._database.read(_USED))[0][0])
+        is_held = await asyncio.to_thread(self._reserve.hold)
+        if room.is_disk_full and is_held:
+            room.is_disk_full = False
+            log.warning("store.space_found")
+        if room.is_discovery_stopped != was_stopped:
+            log.warning(
+                "store.discovery_changed", is_stopped=not was_stopped, db_bytes=room.db_bytes
+            )
+        self._on_look(room)
+
+    def _untrack(self, connection: sqlite3.Connection) -> int:
+        now = self._clock.now()
+        connection.execute(_NOTE_EMPTY, (now, EMPTY_AT_ONCE))
+        rows = connection.execute(_EMPTY, (now - EMPTY_S_MAX, EMPTY_AT_ONCE)).fetchall()
+        untrack(connection, [row[0] for row in rows])
+        return len(rows)
