@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from storage.database import translated
 from storage.generations import Generation, GenerationState, find_generation
 from storage.projections import Projections
 from storage.reading import snapshot
@@ -137,6 +138,8 @@ async def checked(path: Path, parity: Parity) -> str | None:
             except asyncio.CancelledError:
                 await asyncio.wait([step])  # or the connection would be closed under its feet
                 raise
+            except sqlite3.Error as error:
+                raise translated(error) from error
             if found is not None:
                 return found or None
 

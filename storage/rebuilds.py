@@ -38,10 +38,10 @@ from storage.projections import Projections
 from storage.records import ProjectionWrite, judge_again
 from storage.search_rows import PrepareStored, SearchRows
 
-STEP_S = 0.03
+STEP_S = 0.025
 """Time that a step takes of the writer before it commits."""
 
-PART_ROWS = 64
+PART_ROWS = 32
 """Records written between two looks at the clock."""
 
 SEARCH_ROWS = 50
@@ -54,8 +54,10 @@ WHERE record.collection = ? AND record.id > ? AND record.id <= ? ORDER BY record
 
 _COLLECTIONS = "SELECT name FROM tally WHERE kind = 'collection' AND total > 0"
 
+_TOTAL = "SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'collection'"
+
 _AS_THEY_ARE = """
-SELECT id, repo_id, path, cid FROM record WHERE id IN (SELECT value FROM json_each(?))
+SELECT id, repo_id, path, cid, problem FROM record WHERE id IN (SELECT value FROM json_each(?))
 """
 
 _BEGIN = """
@@ -144,9 +146,7 @@ class Rebuilds:
             )  # fmt: skip
             add_generation(connection, new)
             self._projections.create_tables(connection, new)
-            total = connection.execute(
-                "SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'collection'"
-            ).fetchone()[0]
+            total = connection.execute(_TOTAL).fetchone()[0]
             connection.execute(_BEGIN, (total, operation_id))
             connection.execute("DELETE FROM operation_unit WHERE operation_id = ?", (operation_id,))
             return load_operation(connection, operation_id), is_trusted
@@ -284,8 +284,10 @@ class Rebuilds:
             present = {row[0] for row in found}
         writes, judged = [], []
         for stored in part:
-            key = (stored.record_id, stored.repo_id, stored.path, stored.cid)
-            if stored.record is None or key not in as_they_are:
+            as_read = (
+                stored.record_id, stored.repo_id, stored.path, stored.cid, stored.problem
+            )  # fmt: skip
+            if stored.record is None or as_read not in as_they_are:
                 continue
             is_new = stored.record_id not in present
             write = ProjectionWrite(
@@ -321,7 +323,7 @@ class Rebuilds:
         generation = await self._building(operation_id)
         if generation is None:
             return None
-        total = (await self._database.read("SELECT count(*) FROM record"))[0][0]
+        total = (await self._database.read(_TOTAL))[0][0]
         parity = Parity(self._projections, self._preparing.prepare, generation.number, total)
         found = await checked(self._path, parity)
         if found is not None:

@@ -24,6 +24,8 @@ from indexer.records.prepare import prepare_stored
 from indexer.records.projection import SEARCH, text
 from indexer.records.registry import Registry
 from storage.database import open_database
+from storage.denials import DenialStore
+from storage.records import RecordTable
 from storage.verification import Verification
 from tests.storage.conftest import SteppedClock
 from tests.storage.test_record_paths import CHOICES, COMMENT, EPRINT, NODE, TAG
@@ -81,7 +83,7 @@ async def populate(world: TypedWorld) -> None:
     await world.settle()
 
 
-RECORDS = 7
+RECORDS, BATCHES = 7, 5
 POINTS = ("before-commit", "after-commit")
 
 
@@ -257,6 +259,33 @@ async def test_a_cancelled_rebuild_leaves_the_old_tables_whole_and_none_of_the_n
         assert await tables(world) == {"1"}
         assert await world.derived() == found
         await world.commit(BOB, {f"{TAG}/3ktag22222222": None})
+        assert differences(world) == []
+
+
+@pytest.mark.parametrize(
+    ("subject", "step"), [(PAPER, "copy"), (PAPER, "check"), (ALICE, "copy"), (ALICE, "swap")]
+)
+async def test_what_is_denied_amid_a_rebuild_is_in_none_of_its_tables(
+    folder: Path, subject: str, step: str
+):
+    async with typed_world(folder) as world:
+        records = RecordTable(world.projections)
+        denials = DenialStore(world.database, world.tracked, records, clock=world.clock)
+        steps = []
+
+        async def deny(name: str) -> None:
+            # The eprints are the last batch, and have been read when they are to be written.
+            if name == step and (step != "copy" or steps.count("copy") == BATCHES - 1):
+                assert await denials.deny(subject, "spam", purge=False, by="did:web:a.example")
+            steps.append(name)
+
+        context = await world.begin_reindex()
+        await FullReindex(Meanwhile(world, deny)).run(context)
+        await world.settle()
+        assert await world.one("SELECT count(*) FROM denials") == 1
+        assert await world.one(SEARCHED, "mosses") == 0
+        left = 0 if subject == ALICE else 1
+        assert await world.one("SELECT count(*) FROM eprint_submission") == left
         assert differences(world) == []
 
 
