@@ -46,7 +46,12 @@ def _on_fetch(rng: Random, _: int) -> dict[str, Any]:
 
 def _on_http(rng: Random, _: int) -> dict[str, Any]:
     service, endpoint = rng.choice(
-        (("pds", GET_REPO), ("pds", GET_REPO_STATUS), ("plc", "plc.document"))
+        (
+            ("pds", GET_REPO),
+            ("pds", GET_REPO_STATUS),
+            ("plc", "plc.document"),
+            ("plc", "plc.export"),
+        )
     )
     return {"service": service, "endpoint": endpoint, "skip": rng.randrange(3)}
 

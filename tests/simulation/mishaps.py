@@ -14,12 +14,15 @@ from typing import TypeAlias
 
 from tests.devnet import Devnet
 from tests.devnet.account import Account
-from tests.devnet.records import FOREIGN
+from tests.devnet.records import FOREIGN, realistic_record
 from tests.devnet.serving import Server
 from tests.simulation.subject import Subject
 
 CRASH_S_MAX = 600.0
 CAUGHT_UP_S_MAX = 60.0
+OFF_S = (-86_400.0, -7_200.0, -900.0, 7_200.0)
+STRANGERS = 25
+COLLECTION = "pub.chive.eprint.userTag"
 DOWN_S = (5.0, 40.0, 120.0)
 
 
@@ -38,6 +41,8 @@ class Mishap(StrEnum):
     ACCOUNT_RETURNED = "account_returned"  # hidden for a while
     ACCOUNT_DELETED = "account_deleted"
     REPO_IMPORTED = "repo_imported"  # many records and no #commit
+    CLOCK_WRONG = "clock_wrong"  # the daemon's, by hours, and set right again
+    STRANGERS_CAME = "strangers_came"  # many accounts that nobody has heard of, one record each
 
 
 class Mishaps:
@@ -51,15 +56,15 @@ class Mishaps:
         self._rng = rng
         self._group = group
         self._down: dict[Server, asyncio.Task[None]] = {}
-        self._returning: list[asyncio.Task[None]] = []
+        self._passing: list[asyncio.Task[None]] = []
 
     async def happen(self, kind: Mishap) -> None:
         """Return when it has begun, or is over where it concerns the daemon or the relay's log."""
         await _DEEDS[kind](self)
 
     async def over(self) -> None:
-        """Return when every server is up again and every account back that will be."""
-        going_on = [*self._down.values(), *self._returning]
+        """Return when every server is up again, every account back that will be, time right."""
+        going_on = [*self._down.values(), *self._passing]
         if going_on:
             await asyncio.wait(going_on)
 
@@ -120,7 +125,7 @@ class Mishaps:
             await self._pause()
             self._net.set_account_status(account, "active")
 
-        self._returning.append(self._group.create_task(come_back(), name="return"))
+        self._passing.append(self._group.create_task(come_back(), name="return"))
 
     async def _account_deleted(self) -> None:
         self._net.set_account_status(self._somebody(), "deleted")
@@ -129,6 +134,23 @@ class Mishaps:
         account = self._somebody()
         self._net.import_records(account, self._rng.randrange(1, 40))
         self._net.import_records(account, self._rng.randrange(1, 400), [FOREIGN])
+
+    async def _clock_wrong(self) -> None:
+        clock = self._subject.clock
+        clock.off_s = self._rng.choice(OFF_S)
+
+        async def set_right() -> None:
+            await self._pause()
+            clock.off_s = 0.0
+
+        self._passing.append(self._group.create_task(set_right(), name="clock"))
+
+    async def _strangers_came(self) -> None:
+        for _ in range(STRANGERS):
+            pds = self._rng.randrange(len(self._net.pds))
+            account = await self._net.create_account(pds)
+            value = realistic_record(self._rng, COLLECTION, did=account.did)
+            self._net.create(account, COLLECTION, value)
 
     def _hide(self) -> Account:
         account = self._somebody()
@@ -180,4 +202,6 @@ _DEEDS: dict[Mishap, _Deed] = {
     Mishap.ACCOUNT_RETURNED: Mishaps._account_returned,
     Mishap.ACCOUNT_DELETED: Mishaps._account_deleted,
     Mishap.REPO_IMPORTED: Mishaps._repo_imported,
+    Mishap.CLOCK_WRONG: Mishaps._clock_wrong,
+    Mishap.STRANGERS_CAME: Mishaps._strangers_came,
 }

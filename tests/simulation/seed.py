@@ -240,7 +240,7 @@ def _unsettled(subject: Subject) -> list[str]:
         "SELECT did, state, account_status, wanted, claimed, attempts, desyncs,"
         " round(retry_at - ?), rev, reason FROM repo"
         " WHERE state <> 'active' OR account_status <> 'active' OR wanted OR claimed",
-        subject.now(),
+        subject.clock.now(),
     )
     return [
         "did, state, status, wanted, claimed, attempts, desyncs, due in, rev, reason",

@@ -16,6 +16,20 @@ class Crashed(BaseException):
     """The process would have ended here."""
 
 
+class WrongClock:
+    """The daemon's clock: simulated time, with wall time that may be wrong by `off_s`."""
+
+    def __init__(self, clock: SimulatedClock) -> None:
+        self.off_s = 0.0
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock.now() + self.off_s
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+
 class Subject:
     """One daemon at a time. Use as an async context manager: it is stopped as by a signal."""
 
@@ -28,10 +42,9 @@ class Subject:
         rng: random.Random,
     ) -> None:
         self.database = folder / "index.db"
-        self.lives = 0
+        self.clock = WrongClock(clock)
         self._folder = folder
         self._settings = settings
-        self._clock = clock
         self._rng = rng
         self._stack = AsyncExitStack()
         self._daemon: RunningDaemon | None = None
@@ -51,17 +64,12 @@ class Subject:
         assert self._daemon is not None
         return self._daemon
 
-    def now(self) -> float:
-        """Its wall clock."""
-        return self._clock.now()
-
     async def start(self) -> None:
         """Begin another life."""
-        self.lives += 1
         self._is_dead = False
         self._daemon = await self._stack.enter_async_context(
             running_daemon(
-                self._folder, self._settings, clock=self._clock, rng=self._rng, reach=self._reach
+                self._folder, self._settings, clock=self.clock, rng=self._rng, reach=self._reach
             )
         )
 
