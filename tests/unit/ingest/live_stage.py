@@ -65,6 +65,9 @@ class BusyStore:
     def is_tracked(self, did: str) -> bool:
         return self.store.is_tracked(did)
 
+    def is_denied(self, did: str) -> bool:
+        return self.store.is_denied(did)
+
     async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
         self.fail()
         return await self.store.signing_keys(dids)
