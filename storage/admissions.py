@@ -19,7 +19,9 @@ _ADD = """
 INSERT INTO admission VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET repos = repos + 1
 """
 
-_WAITING = "SELECT count(*) FROM repo INDEXED BY repo_limited WHERE host_group = ? AND state = ?"
+_WAITING = (
+    "SELECT count(*) FROM repo INDEXED BY repo_limited WHERE host_group = ? AND state = 'limited'"
+)
 
 
 class AdmissionStore:
@@ -53,7 +55,7 @@ class AdmissionStore:
                 connection.execute("UPDATE repo SET is_admitted = 1 WHERE id = ?", (repo.id,))
                 return True
             group = identity.host_group
-            waiting = connection.execute(_WAITING, (group, RepoState.LIMITED)).fetchone()[0]
+            waiting = connection.execute(_WAITING, (group,)).fetchone()[0]
             if waiting >= most:
                 untrack(connection, (repo.id,))
                 open_discovery_gap(connection, identity.pds_url or "", now=now)

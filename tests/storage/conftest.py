@@ -11,6 +11,7 @@ from storage.database import Database, open_database
 from storage.live import LiveStore
 from storage.records import ProjectionWrite, RecordTable
 from storage.resyncs import ResyncStore
+from storage.room import Room
 from storage.tracked import TrackedRepos
 
 DID = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"
@@ -48,7 +49,8 @@ class World:
         self.tracked = TrackedRepos(database)
         records = RecordTable(NoProjections())
         policy = Policy(identity_refresh_s=60.0)
-        shared = {"clock": clock, "pending_bytes_max": 10_000}
+        self.room = Room()
+        shared = {"clock": clock, "pending_bytes_max": 10_000, "room": self.room}
         self.live = LiveStore(database, self.tracked, records, policy, **shared)
         self.resyncs = ResyncStore(database, self.tracked, records, policy, **shared)
         self.seq = 0
