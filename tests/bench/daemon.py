@@ -73,11 +73,18 @@ def command() -> list[str]:
 
 
 @contextmanager
-def open_hosts(corpus: Corpus, directory: Path) -> Iterator[str]:
-    """PLC and PDS of a corpus; their origin."""
+def open_hosts(
+    corpus: Corpus, directory: Path, *, beside: Corpus | None = None, listed: int = 0
+) -> Iterator[str]:
+    """PLC and PDS of a corpus, and of another beside it; their origin.
+
+    With `listed` the PDS lists so many repos that never change, and no others.
+    """
+    more = [] if beside is None else ["--beside", beside.directory]
     hosts = Child.python(
-        "tests.bench.hosts", "--corpus", corpus.directory, log=directory / "hosts.log"
-    )
+        "tests.bench.hosts", "--corpus", corpus.directory, "--listed", str(listed), *more,
+        log=directory / "hosts.log",
+    )  # fmt: skip
     with hosts:
         port = hosts.hear("port", timeout_s=START_S_MAX)["port"]
         yield f"http://127.0.0.1:{port}"

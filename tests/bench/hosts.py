@@ -3,6 +3,9 @@
 Serves the tracked repos as they stand before the first frame, so that a daemon can be filled
 over the protocol. Whatever it is not asked for in this suite answers as a PDS does that does not
 know a method. Prints `port` when it listens.
+
+`--beside DIR` serves the repos of another corpus too, and `--listed N` makes the list of the host
+one of N further repos that never change, of which nothing else is known.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -17,14 +21,25 @@ from aiohttp import web
 from tests.bench.corpus import Corpus, StartRepo
 
 CAR_TYPE = "application/vnd.ipld.car"
+LISTED_REV = "3lzzzzzzzzz2a"
+PAGE_REPOS = 1000
+LETTERS = "abcdefghij"
+
+
+def listed_did(number: int) -> str:
+    """One of the repos that are only listed."""
+    return "did:plc:" + f"{number:024d}".translate(str.maketrans("0123456789", LETTERS))
 
 
 class Hosts:
     """The answers; `origin` is known once the server listens."""
 
-    def __init__(self, corpus: Corpus) -> None:
-        self._directory = corpus.directory
-        self._repos = {repo.did: repo for repo in corpus.repos}
+    def __init__(self, corpora: Sequence[Corpus], listed: int) -> None:
+        self._repos = {repo.did: repo for corpus in corpora for repo in corpus.repos}
+        self._cars = {
+            repo.did: corpus.directory / repo.car for corpus in corpora for repo in corpus.repos
+        }
+        self._listed = listed
         self.origin = ""
         self._methods = {
             "com.atproto.sync.getRepo": self._get_repo,
@@ -83,7 +98,7 @@ class Hosts:
         return repo
 
     def _get_repo(self, request: web.Request) -> web.StreamResponse:
-        path = self._directory / self._repo(request).car
+        path = self._cars[self._repo(request).did]
         return web.FileResponse(path, headers={"Content-Type": CAR_TYPE})
 
     def _get_repo_status(self, request: web.Request) -> web.StreamResponse:
@@ -95,6 +110,14 @@ class Hosts:
         return web.json_response({"cid": repo.commit, "rev": repo.rev})
 
     def _list_repos(self, request: web.Request) -> web.StreamResponse:
+        if self._listed:
+            start = int(request.query.get("cursor", "0"))
+            stop = min(start + int(request.query.get("limit", PAGE_REPOS)), self._listed)
+            known = [
+                {"did": listed_did(number), "rev": LISTED_REV, "active": True}
+                for number in range(start, stop)
+            ]
+            return web.json_response({"repos": known} | ({"cursor": str(stop)} if known else {}))
         repos = [] if "cursor" in request.query else list(self._repos.values())
         page = [
             {"did": repo.did, "head": repo.commit, "rev": repo.rev, "active": True}
@@ -120,9 +143,9 @@ def _failure(status: int, error: str, message: str) -> web.Response:
     return web.json_response({"error": error, "message": message}, status=status)
 
 
-async def serve(corpus: Corpus) -> None:
+async def serve(corpora: Sequence[Corpus], listed: int) -> None:
     """Serve on a free loopback port until killed."""
-    hosts = Hosts(corpus)
+    hosts = Hosts(corpora, listed)
     runner = web.AppRunner(hosts.application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -137,7 +160,11 @@ def main() -> None:
     """Parse the command line and serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True)
-    asyncio.run(serve(Corpus.load(parser.parse_args().corpus)))
+    parser.add_argument("--beside", type=Path)
+    parser.add_argument("--listed", type=int, default=0)
+    options = parser.parse_args()
+    folders = [options.corpus, *([options.beside] if options.beside else [])]
+    asyncio.run(serve([Corpus.load(folder) for folder in folders], options.listed))
 
 
 if __name__ == "__main__":
