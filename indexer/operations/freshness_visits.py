@@ -100,9 +100,17 @@ class Visits:
             for did in dids:
                 self._waits[did] = self._waits.pop(did)
             repos = await insist(partial(self._rows.load, dids)) if dids else ()
+            self._forget(set(dids) - {repo.did for repo in repos})
             moved = [repo.did for repo in repos if self._has_moved(repo)]
             if moved:
-                await self.decide(moved, self._look)
+                self._forget(set(moved) - (await self.decide(moved, self._look)).keys())
+
+    def _forget(self, dids: Collection[str]) -> None:
+        """Wait no more for what is not tracked any longer, or settled already."""
+        for did in dids:
+            self._waits.pop(did, None)
+        if dids:
+            self._changed.set()
 
     def _has_moved(self, repo: Repo) -> bool:
         wait = self._waits.get(repo.did)

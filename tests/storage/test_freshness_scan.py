@@ -175,3 +175,21 @@ async def test_repos_of_others_and_new_ones_are_no_units_of_a_scan(world: World)
 
 async def attempted(hosts: Hosts) -> bool:
     return len(hosts.asked) == 2
+
+
+async def test_a_repo_that_is_tracked_no_more_is_not_waited_for(world: World):
+    names = dids("a", 2)
+    track(world, HOST_A, names)
+    hosts = Hosts({HOST_A: names[:1]}, lists=False)
+
+    async def forget(did: str) -> object:
+        with closing(sqlite3.connect(world.path)) as connection, connection:
+            connection.execute("DELETE FROM repo WHERE did = ?", (did,))
+        hosts.asked.append(f"attempt at {did}")
+        return None
+
+    hosts.sync_listed = forget
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert hosts.asked == [*names, f"attempt at {names[1]}"]
+    assert (ended.status, ended.outcomes) == (OperationStatus.COMPLETED, {"current": 1})

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from indexer.model import Scope
 from tests.bench.benchmark import Benchmark, Contender, Figures, Session, WrongResultError
-from tests.bench.corpus import Corpus, Size, ensure_corpus
+from tests.bench.corpus import SEED, Corpus, Size, ensure_corpus
 from tests.bench.daemon import Daemon, await_admin, filled_database, open_daemon, open_hosts
 from tests.bench.feed import open_feed
 from tests.bench.following import PACED_POLL_S, latencies_of, watch_cursor
@@ -146,7 +146,7 @@ def _others(session: Session) -> Corpus:
         scoped_frames=0,
         in_scope_share=1.0,
     )
-    return ensure_corpus(session.root, size)
+    return ensure_corpus(session.root, size, seed=SEED + 1)  # other accounts than those followed
 
 
 def _store(session: Session, directory: Path, hosts_url: str, listed: int) -> Path:
