@@ -129,8 +129,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )  # fmt: skip
     status = DaemonStatus(
         StatusStore(database, clock=clock), firehose, busy_reason=lambda: live.busy_reason,
-        held_reason=lambda: live.held_reason, clock_reason=lambda: stream.doubt.reason,
-        discovery_reason=lambda: store.room.discovery_problem, clock=clock,
+        held_reason=lambda: live.held_reason, clock_reason=lambda: stream.doubt.reason, clock=clock,
     )  # fmt: skip
     runner = open_runner(
         settings, world, store, stream, network, collections=collections, status=status,
@@ -150,7 +149,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
         cursors=_cursor_reset(settings, stream, store.live, metrics), hosts=hosts,
-        notes=bootstrap.notes,
+        notes=lambda: {**bootstrap.notes(), **store.room.notes()},
     )  # fmt: skip
     in_touch = partial(
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock

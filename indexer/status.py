@@ -60,7 +60,6 @@ class DaemonStatus:
         busy_reason: Callable[[], str | None],
         held_reason: Callable[[], str | None],
         clock_reason: Callable[[], str | None],
-        discovery_reason: Callable[[], str | None],
         clock: Clock,
     ) -> None:
         self._rows = rows
@@ -68,7 +67,6 @@ class DaemonStatus:
         self._busy_reason = busy_reason
         self._held_reason = held_reason
         self._clock_reason = clock_reason
-        self._discovery_reason = discovery_reason
         self._clock = clock
         self._started = clock.monotonic()
 
@@ -107,7 +105,6 @@ class DaemonStatus:
             "store": await self._store_problem(),
             "firehose": self._stream_problem(),
             "clock": self._clock_reason(),
-            "discovery": self._discovery_reason(),
         }
 
     def uptime_s(self) -> float:

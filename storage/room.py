@@ -47,14 +47,12 @@ class Room:
             return "limits.db_bytes_max is reached"
         return None
 
-    @property
-    def discovery_problem(self) -> str | None:
-        """Why no new repo is taken in, or None."""
+    def notes(self) -> dict[str, str]:
+        """What an operator should know of it: that no new repo is taken in, and why."""
         if not self.is_discovery_stopped:
-            return None
-        return (
-            self.problem or "no new repos are taken in: the store is close to limits.db_bytes_max"
-        )
+            return {}
+        why = self.problem or "the store is close to limits.db_bytes_max"
+        return {"discovery": f"no new repos are taken in: {why}"}
 
     def check(self) -> None:
         """Raises `LocalBusy` while nothing more is taken in."""

@@ -191,7 +191,7 @@ async def test_near_the_end_of_the_store_new_repos_stop_first_and_held_ones_last
     applied = await discover(world, 2)
     assert applied.refused == {Limit.DB_BYTES_MAX: 1}
     assert applied.gaps == {GapReason.DISCOVERY: 1}
-    assert world.room.discovery_problem is not None
+    assert "db_bytes_max" in world.room.notes()["discovery"]
     assert await world.resyncs.claim_next() is None  # what waits is new
     await world.apply(commit("r2", "r1", put("b", "c2")))
     assert await world.rows("SELECT count(*) FROM record") == [(2,)]
