@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from storage.reading import snapshot
 from storage.search_rows import REPO_TASK, PrepareStored
 from storage.verification import Verification
 
-CHUNK_ROWS = 1000
+CHUNK_ROWS = 5000
 SAMPLE_RECORDS = 1000
-SAMPLE_PER_CHUNK_MIN = 2
+SAMPLE_PER_CHUNK_MIN = 5
 ID_MAX = 2**63 - 1
 
 _RECORDS = """
@@ -35,34 +34,55 @@ WHERE record.id > ? ORDER BY record.id LIMIT ?
 
 
 class Parity:
-    """One comparison of a generation in the making; `steps` yields after each chunk."""
+    """One comparison of a generation in the making, chunk by chunk."""
 
     def __init__(
-        self, projections: Projections, prepare: PrepareStored, number: int, total: int
+        self,
+        path: Path,
+        projections: Projections,
+        prepare: PrepareStored,
+        *,
+        number: int,
+        total: int,
     ) -> None:
+        """Of generation `number` in the file at `path`, which holds some `total` records."""
+        self._path = path
         self._projections = projections
         self._prepare = prepare
-        self._number = number  # of the generation
+        self._number = number
         self._share = min(1.0, SAMPLE_RECORDS / max(total, 1))
+        self._last = 0  # record that was compared
+        self.is_done = False
 
-    def steps(self, connection: sqlite3.Connection) -> Iterator[str | None]:
-        """What differs first in each chunk of records, or None."""
-        last = 0
-        while True:
-            with snapshot(connection):
-                generation = find_generation(connection, GenerationState.BUILDING)
-                if generation is None or generation.number != self._number:
-                    return
-                rows = connection.execute(_RECORDS, (last, CHUNK_ROWS)).fetchall()
-                is_last = len(rows) < CHUNK_ROWS
-                upto = ID_MAX if is_last else rows[-1][0]
-                found = self._compare_ids(connection, generation, rows, (last, upto))
-                if found is None:
-                    found = self._compare_sample(connection, generation, [row[0] for row in rows])
-            yield found
-            if is_last:
-                return
-            last = upto
+    async def step(self) -> str | None:
+        """What differs first in the next chunk of records, if anything does."""
+        return await asyncio.to_thread(self._step)
+
+    def _step(self) -> str | None:
+        """On a connection of its own: whoever waits for it may be cancelled and gone."""
+        try:
+            with (
+                closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True))
+                as connection,
+                snapshot(connection),
+            ):  # fmt: skip
+                return self._compare(connection)
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+    def _compare(self, connection: sqlite3.Connection) -> str | None:
+        generation = find_generation(connection, GenerationState.BUILDING)
+        if generation is None or generation.number != self._number:
+            self.is_done = True
+            return None
+        rows = connection.execute(_RECORDS, (self._last, CHUNK_ROWS)).fetchall()
+        self.is_done = len(rows) < CHUNK_ROWS
+        upto = ID_MAX if self.is_done else rows[-1][0]
+        found = self._compare_ids(connection, generation, rows, (self._last, upto))
+        if found is None:
+            found = self._compare_sample(connection, generation, [row[0] for row in rows])
+        self._last = upto
+        return found
 
     def _compare_ids(
         self,
@@ -125,30 +145,3 @@ class Parity:
             if found.what not in {"cid", "value"}:
                 return f"{found.what} of {found.subject}: {found.detail}"
         return None
-
-
-async def checked(path: Path, parity: Parity) -> str | None:
-    """What differs first, by a connection of its own, one chunk at a time in a thread."""
-    with closing(_connected(path)) as connection:
-        steps = parity.steps(connection)
-        while True:
-            step = asyncio.get_running_loop().run_in_executor(None, next, steps, "")
-            try:
-                found = await asyncio.shield(step)
-            except asyncio.CancelledError:
-                await asyncio.wait([step])  # or the connection would be closed under its feet
-                raise
-            except sqlite3.Error as error:
-                raise translated(error) from error
-            if found is not None:
-                return found or None
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    """Read-only, and for use by one thread after another."""
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-    )

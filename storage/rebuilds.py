@@ -33,7 +33,7 @@ from storage.generations import (
     next_number,
 )
 from storage.operations import load_operation
-from storage.parity import Parity, checked
+from storage.parity import Parity
 from storage.projections import Projections
 from storage.records import ProjectionWrite, judge_again
 from storage.search_rows import PrepareStored, SearchRows
@@ -324,8 +324,16 @@ class Rebuilds:
         if generation is None:
             return None
         total = (await self._database.read(_TOTAL))[0][0]
-        parity = Parity(self._projections, self._preparing.prepare, generation.number, total)
-        found = await checked(self._path, parity)
+        parity = Parity(
+            self._path,
+            self._projections,
+            self._preparing.prepare,
+            number=generation.number,
+            total=total,
+        )
+        found = await parity.step()
+        while found is None and not parity.is_done:
+            found = await parity.step()
         if found is not None:
             self._is_trusted = False
             await self._database.write(_distrust)

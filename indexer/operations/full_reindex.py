@@ -110,13 +110,13 @@ class FullReindex(Generic[B]):
         """Make the next batch ready while the writer has the last one."""
         batch = await self._next(context, None)
         while batch is not None:
-            ahead = asyncio.ensure_future(self._next(context, batch))
             try:
-                await self._write(context, batch)
-                batch = await ahead
-            finally:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
+                async with asyncio.TaskGroup() as group:
+                    ahead = group.create_task(self._next(context, batch), name="reindex-ahead")
+                    await self._write(context, batch)
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+            batch = ahead.result()
 
     async def _next(self, context: Context, previous: B | None) -> B | None:
         """The next batch, prepared."""
