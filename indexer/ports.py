@@ -114,7 +114,8 @@ class WorkQueue(Protocol):
     async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
         """Claim one repo for all kinds of work, now; unknown ones are tracked.
 
-        The claim on a denied account comes back with nothing claimed.
+        The claim on a denied account comes back with nothing claimed. Raises `RepoLimited` for an
+        unknown one, unless it is for an operator, while no new repos are taken in.
         """
 
     async def next_due_at(self, lanes: Sequence[Lane]) -> float | None:

@@ -121,6 +121,7 @@ def _resync(
     stream_at: Callable[[], float | None],
     doubt: ClockDoubt,
 ) -> tuple[Resyncer, ResyncWorkers]:
+    admission = DailyAdmission(store.admissions, hosts, metrics)
     resyncer = Resyncer(
         store.resyncs,
         store.resyncs,
@@ -130,6 +131,7 @@ def _resync(
         rng=rng,
         metrics=metrics,
         stream_at=stream_at,
+        admission=admission,
     )
     workers = ResyncWorkers(
         resyncer,
@@ -140,7 +142,7 @@ def _resync(
         discovery_per_s=settings.network.requests_per_s_per_host / 2,
         clock=clock,
         is_held=lambda: doubt.is_raised,
-        admission=DailyAdmission(store.admissions, hosts, metrics),
+        admission=admission,
     )
     return resyncer, workers
 

@@ -29,6 +29,7 @@ from indexer.claims import (
     resumed,
 )
 from indexer.clock import Clock
+from indexer.errors import RepoLimited
 from indexer.model import (
     AccountStatus,
     DeadLetterDraft,
@@ -104,7 +105,8 @@ class ResyncStore:
         """Claim one repo for all kinds of work, now; unknown ones are tracked.
 
         What is left to do afterwards comes first if it was for an operator. A worker that holds an
-        older claim finds it stale and gives up.
+        older claim finds it stale and gives up. Raises `RepoLimited` for an unknown one, unless it
+        is for an operator, while no new repos are taken in.
         """
         now = self._clock.now()
         everything = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT
@@ -112,6 +114,9 @@ class ResyncStore:
         def change(connection: sqlite3.Connection) -> Claim:
             repo = load_repo(connection, did)
             if repo is None:
+                limit = None if is_operator else self._room.refusal(connection)
+                if limit is not None:
+                    raise RepoLimited(limit)
                 new = plan_discovery(did).repo
                 if new is None:
                     raise AssertionError("a discovery makes a repo")

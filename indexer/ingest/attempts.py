@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from indexer.ingest.places import Seat
+from indexer.ingest.places import Admission, Seat
 from indexer.model import AccountStatus, FetchMethod
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
@@ -45,6 +45,7 @@ class Route:
     host_rev: str | None = None  # what the host calls the repo's rev, once it has been asked
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)  # as in `Resync`
     seat: Seat | None = None  # its place among the attempts of the workers
+    admission: Admission | None = None  # without a seat: for one that is not held yet
 
     def transfer(self) -> AbstractAsyncContextManager[None]:
         """Wait for a turn at fetching, where others fetch too, and hold it."""

@@ -45,7 +45,7 @@ from indexer.errors import (
 from indexer.freshness import STREAM_GRACE_S, may_yet_come
 from indexer.ingest.attempts import RepoHosts, Result, Resync, Route
 from indexer.ingest.merging import RepoMerge
-from indexer.ingest.places import Seat
+from indexer.ingest.places import Admission, Seat
 from indexer.ingest.reading import RepoReader
 from indexer.ingest.verification import Verifier
 from indexer.lanes import put_back
@@ -95,8 +95,10 @@ class Resyncer:
         rng: random.Random,
         metrics: Metrics,
         stream_at: Callable[[], float | None],
+        admission: Admission,
     ) -> None:
         self._queue = queue
+        self._admission = admission  # of repos that an operation finds
         self._rows = rows
         self._hosts = hosts
         self._verifier = verifier
@@ -140,8 +142,16 @@ class Resyncer:
         return await self.attempt(claim, is_operator=True, accepts_rollback=accepts_rollback)
 
     async def sync_listed(self, did: str) -> Resync:
-        """One attempt at a repo that a listing has made worth a look, tracked from now on."""
-        return await self.attempt(await self._queue.claim_repo(did, is_operator=False))
+        """One attempt at a repo that a listing has made worth a look, tracked from now on.
+
+        A new one is subject to the limits, whoever listed it.
+        """
+        try:
+            claim = await self._queue.claim_repo(did, is_operator=False)
+        except RepoLimited as error:
+            return Resync(result=Result.LIMITED, reason=error.detail)
+        is_new = claim.repo.data is None
+        return await self.attempt(claim, admission=self._admission if is_new else None)
 
     async def attempt(
         self,
@@ -150,15 +160,17 @@ class Resyncer:
         is_operator: bool = False,
         accepts_rollback: bool = False,
         seat: Seat | None = None,
+        admission: Admission | None = None,
     ) -> Resync:
         """Do what the claim asks for; the repo row says afterwards how it went.
 
-        With a `seat` it goes no further than there is a place for it.
+        With a `seat` it goes no further than there is a place for it, with an `admission` only if
+        that is granted.
         """
         if not claim.repo.claimed:
             return Resync(result=Result.DENIED, reason="denied: it must be allowed first")
         started = self._clock.monotonic()
-        route = Route(accepts_older=accepts_rollback, seat=seat)
+        route = Route(accepts_older=accepts_rollback, seat=seat, admission=admission)
         try:
             outcome = await self._attempt(claim, route, is_operator=is_operator)
         except HostDenied as error:
@@ -210,7 +222,7 @@ class Resyncer:
             )
         identity = Identity(handle=None, signing_key=document.signing_key, pds_url=document.pds_url)
         is_about_host = bool(claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
-        refused = await self._sit_down(claim, route.seat if is_about_host else None, identity)
+        refused = await self._sit_down(claim, route, identity) if is_about_host else None
         if refused is not None:
             return refused
         handle = await self._hosts.verify_handle(document)
@@ -248,15 +260,15 @@ class Resyncer:
         async with route.transfer():
             return await self._fetch(claim, route, document.pds_url, key, status.rev)
 
-    async def _sit_down(self, claim: Claim, seat: Seat | None, identity: Identity) -> Resync | None:
+    async def _sit_down(self, claim: Claim, route: Route, identity: Identity) -> Resync | None:
         """Go on at the repo's own host; how the attempt ends where there is no place for it."""
-        if seat is None:
-            return None
-        if not seat.move(identity.pds_url):
+        seat = route.seat
+        if seat is not None and not seat.move(identity.pds_url):
             known = await self._rows.save_identity(claim, identity)
             ending = partial(put_back, pds_url=claim.pds_url, now=self._clock.now())
             return await self._settle(known, Result.QUEUED, "waits for its host", ending, None)
-        if await seat.admit(claim, identity):
+        admission = route.admission if seat is None else seat
+        if admission is None or await admission.admit(claim, identity):
             return None
         return Resync(result=Result.LIMITED, reason="too many new repos at its host today")
 

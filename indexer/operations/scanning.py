@@ -20,7 +20,7 @@ RETRY_S = 1.0
 RETRY_S_MAX = 30.0
 """Who does not answer is asked again after 1 s, 4 s, or what they ask for, if it is not more."""
 
-DONE = GOOD_RESULTS | {"put_off", "denied"}
+DONE = GOOD_RESULTS | {"put_off", "denied", "limited"}
 """Results of an attempt that are no failures."""
 
 

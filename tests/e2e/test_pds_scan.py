@@ -454,6 +454,26 @@ async def test_a_bad_host_is_refused_before_anything_is_started(tmp_path: Path):
             assert daemon.rows("SELECT count(*) FROM operation") == [(0,)]
 
 
+async def test_new_repos_that_a_scan_finds_are_within_the_limits_of_a_day(tmp_path: Path):
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        accounts = [await unheard(net) for _ in range(5)]
+        values = scanning(tmp_path, net) | {"limits": {"new_repos_per_host_day": 2}}
+        async with running_daemon(tmp_path, values) as daemon:
+            done = await daemon.backfill("pdsScan", pdsUrl=net.pds[0].url)
+            assert outcomes(done) == {"fetched": 2, "limited": 3, "scanned": 1}
+            assert (done["status"], done["unitsFailed"]) == ("completed", 0)
+            kept = {row[0] for row in daemon.rows("SELECT did FROM accounts WHERE rev IS NOT NULL")}
+            assert len(kept) == 2 and kept < {account.did for account in accounts}
+            # What is held already is none of the new ones.
+            for did in kept:
+                net.import_records(net.accounts[did], 2, [TAG], announce=False)
+            again = await daemon.backfill("pdsScan", pdsUrl=net.pds[0].url)
+            found = outcomes(again)
+            assert found.get("fetched", 0) + found.get("put_off", 0) == 2, found
+            assert found["limited"] == 3, found
+
+
 async def test_a_denied_host_is_passed_over_and_cannot_be_named(tmp_path: Path):
     async with Devnet(seed=8) as net:
         for pds in (0, 1):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.attempts import Resync
 from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
@@ -29,12 +30,14 @@ from indexer.network.spool import SpoolFolder
 from indexer.planning import EventBatch, Policy
 from indexer.records.prepare import prepare_record
 from indexer.records.registry import load_registry
+from storage.admissions import AdmissionStore
 from storage.database import Database, open_database
 from storage.directory import DirectoryStore
 from storage.gap_repair import GapRepairStore
 from storage.live import LiveStore
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
+from storage.room import Room
 from storage.tracked import TrackedRepos
 from tests.devnet import Account, Devnet
 
@@ -174,6 +177,7 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             rng=random.Random(1),
             metrics=metrics,
             stream_at=lambda: None,
+            admission=DailyAdmission(AdmissionStore(database, Room(), clock=clock), hosts, metrics),
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
         connected = asyncio.Event()
