@@ -16,9 +16,17 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from indexer.operations.schedule import SETTLE_S
 from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.devnet.account import Account
-from tests.e2e.daemon import PASSWORD, RunningDaemon, running_daemon, to_toml, wait_until
+from tests.e2e.daemon import (
+    PASSWORD,
+    RunningDaemon,
+    ShiftedClock,
+    running_daemon,
+    to_toml,
+    wait_until,
+)
 from tests.e2e.test_admin_kill import process, sections
 from tests.e2e.test_admin_methods import ADMIN, TAG
 from tests.oracle import wait_until_equal
@@ -312,3 +320,22 @@ async def test_a_host_in_the_settings_takes_the_place_of_the_one_in_the_document
             assert operation["status"] == "failed"
             assert "which the settings name" in operation["error"]
             assert daemon.rows("SELECT count(*) FROM records") == [(12,)]
+
+
+async def test_an_operation_begins_by_itself_and_says_so(tmp_path: Path):
+    clock = ShiftedClock(time.time())
+    async with Devnet(seed=6, now=clock.now) as net:
+        authority = await net.create_account()
+        values = sections(tmp_path, net) | {"governance": {"did": authority.did}}
+        values["backfill.interval_s"] = {"freshnessScan": 0, "governanceSync": 60}
+        async with running_daemon(tmp_path, values, clock=clock) as daemon:
+            assert daemon.rows("SELECT * FROM operations") == []
+            clock.advance(SETTLE_S + 60.0)
+            row = "SELECT type, status, started_by FROM operations"
+            await wait_until(
+                lambda: daemon.rows(row) == [("governanceSync", "completed", "schedule")],
+                what="the operation",
+            )
+            _, body = await daemon.query(ADMIN + "getBackfillHistory")
+            (operation,) = body["operations"]
+            assert (operation["isScheduled"], "startedBy" in operation) == (True, False)
