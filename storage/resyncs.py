@@ -29,7 +29,6 @@ from indexer.claims import (
     resumed,
 )
 from indexer.clock import Clock
-from indexer.errors import RepoLimited
 from indexer.model import (
     AccountStatus,
     DeadLetterDraft,
@@ -114,9 +113,8 @@ class ResyncStore:
         def change(connection: sqlite3.Connection) -> Claim:
             repo = load_repo(connection, did)
             if repo is None:
-                limit = None if is_operator else self._room.refusal(connection)
-                if limit is not None:
-                    raise RepoLimited(limit)
+                if not is_operator:
+                    self._room.check_new(connection)
                 new = plan_discovery(did).repo
                 if new is None:
                     raise AssertionError("a discovery makes a repo")

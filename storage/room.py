@@ -67,6 +67,12 @@ class Room:
         is_full = found is not None and found[0] >= self.limits.pending_max
         return Limit.PENDING_MAX if is_full else None
 
+    def check_new(self, connection: sqlite3.Connection) -> None:
+        """Raises `RepoLimited` while no further repo may be tracked."""
+        limit = self.refusal(connection)
+        if limit is not None:
+            raise RepoLimited(limit)
+
     def check_repo(self, connection: sqlite3.Connection, repo_id: int) -> None:
         """Raises `RepoLimited` for a repo that holds more than it may."""
         limit = self._over(connection, repo_id)
