@@ -238,7 +238,7 @@ async def test_the_largest_list_is_replaced_within_the_writers_bound(world):
     started = time.process_time()
     await world.cite(citing, *works, operation_id="two")
     # 15 ms on the machine that this was written on.
-    assert time.process_time() - started < 0.15
+    assert time.process_time() - started < 0.4
     assert await world.world.one("SELECT count(*) FROM citations") == CITATIONS_MAX
 
 
