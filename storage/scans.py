@@ -34,9 +34,6 @@ DAY_S = 86_400
 AT_ONCE = 500
 """Rows read, written or removed in one transaction."""
 
-COUNTED_AT_ONCE = 50
-"""Repos whose records are counted in one query."""
-
 NOMINEES_MAX = 200_000
 
 _ADVANCE = """
@@ -96,12 +93,11 @@ class ScanStore:
     async def known(self, dids: Sequence[str]) -> dict[str, KnownRepo]:
         """The tracked ones among the DIDs."""
         found: dict[str, KnownRepo] = {}
-        for start in range(0, len(dids), COUNTED_AT_ONCE):
+        for start in range(0, len(dids), AT_ONCE):
             rows = await self._database.read(
-                f"SELECT {COLUMNS}, pds_url,"  # noqa: S608 - a constant
-                " (SELECT count(*) FROM record WHERE record.repo_id = repo.id) FROM repo"
+                f"SELECT {COLUMNS}, pds_url, records FROM repo"  # noqa: S608 - a constant
                 " WHERE did IN (SELECT value FROM json_each(?))",
-                (json.dumps(dids[start : start + COUNTED_AT_ONCE]),),
+                (json.dumps(dids[start : start + AT_ONCE]),),
             )
             for row in rows:
                 known = KnownRepo(repo_from_row(row[:-2]), row[-2], row[-1])
