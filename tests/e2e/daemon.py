@@ -88,6 +88,7 @@ async def wait_until(
     *,
     what: str | Callable[[], str],
     deadline_s: float = DEADLINE_S,
+    poll_s: float = 0.1,
 ) -> None:
     """Return when the condition holds; fail, saying what was waited for, when it does not."""
     now = asyncio.get_running_loop().time
@@ -97,7 +98,7 @@ async def wait_until(
             raise AssertionError(
                 f"waited {deadline_s} s for {what if isinstance(what, str) else what()}"
             )
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(poll_s)
 
 
 @asynccontextmanager
