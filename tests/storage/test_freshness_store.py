@@ -1,0 +1,195 @@
+"""A freshness scan over a real store: how little it asks, in which order, and what a restart keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from contextlib import closing
+
+from indexer.errors import Unavailable
+from indexer.listings import Listed, ListingPage
+from indexer.metrics import Metrics
+from indexer.model import AccountStatus, OperationStatus
+from indexer.operations.freshness_scan import FreshnessScan
+from storage.freshness import FreshnessStore
+from tests.storage.conftest import World
+from tests.storage.test_operations import engine, until
+
+SCOPE = "scope"
+REV = "3kaaaaaaaaa22"
+PAGE = 1000
+HOST_A, HOST_B = "https://a.example", "https://b.example"
+
+
+class Hosts:
+    """Hosts that know all their repos at the same rev, page by page, or one by one."""
+
+    def __init__(self, repos: dict[str, list[str]], *, lists: bool = True) -> None:
+        self.repos = repos
+        self.lists = lists
+        self.pages: Counter[str] = Counter()
+        self.asked: list[str] = []
+        self.gate = asyncio.Semaphore(10**6)  # single questions that are answered
+        self.failures = 0  # of lists, to come
+
+    async def of_host(self, pds_url: str, cursor: str | None) -> ListingPage | None:
+        self.pages[pds_url] += 1
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("no answer")
+        if not self.lists:
+            return None
+        start = int(cursor or 0)
+        page = self.repos[pds_url][start : start + PAGE]
+        return ListingPage(
+            tuple(Listed(did, AccountStatus.ACTIVE, REV) for did in page),
+            str(start + PAGE) if page else None,
+        )
+
+    async def fetch_status(self, pds_url: str, did: str) -> Listed | None:
+        await self.gate.acquire()
+        self.asked.append(did)
+        known = did in self.repos[pds_url]
+        return Listed(did, AccountStatus.ACTIVE, REV) if known else None
+
+    async def sync_listed(self, did: str) -> object:
+        raise AssertionError(f"{did} is current")
+
+
+def dids(host: str, count: int) -> list[str]:
+    return [f"did:web:{host}{number:05}.example" for number in range(count)]
+
+
+def track(world: World, pds_url: str, names: list[str], *, verified_at: float = 1.0) -> None:
+    """Complete repos at `REV`."""
+    with closing(sqlite3.connect(world.path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO repo (did, state, account_status, account_at, pds_url, identity_at, rev,"
+            " data, scope_id, wanted, claimed, claim, priority, retry_at, attempts, desyncs,"
+            " synced_at, verified_at, tracked_since, updated_at)"
+            " VALUES (?, 'active', 'active', 0, ?, 0, ?, 'root', ?, 0, 0, 0, 2, 0, 0, 0, 0, ?,"
+            " '2026', '2026')",
+            [(did, pds_url, REV, SCOPE, verified_at + at) for at, did in enumerate(names)],
+        )
+
+
+def scan_of(world: World, hosts: Hosts) -> FreshnessScan:
+    scan = FreshnessScan(
+        FreshnessStore(world.database, clock=world.clock), hosts, hosts, hosts,
+        scope_id=SCOPE, stream_at=lambda: world.clock.at, clock=world.clock,
+    )  # fmt: skip
+    scan.metrics = Metrics()
+    return scan
+
+
+async def verified(world: World) -> int:
+    return (await world.rows("SELECT count(*) FROM repo WHERE verified_at >= ?", world.clock.at))[
+        0
+    ][0]
+
+
+async def test_a_host_of_many_unchanged_repos_is_asked_for_its_list_alone(world: World):
+    names = dids("a", 3 * PAGE)
+    track(world, HOST_A, names)
+    hosts = Hosts({HOST_A: [*dids("others", 10), *names]})
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert ended.status is OperationStatus.COMPLETED, ended.error
+    assert ended.outcomes == {"current": len(names)}
+    assert (ended.units_processed, ended.total_units) == (len(names), len(names))
+    assert (hosts.pages[HOST_A], hosts.asked) == (4, [])
+    assert await verified(world) == len(names)
+
+
+async def test_few_repos_at_a_large_host_are_asked_for_one_by_one_oldest_first(world: World):
+    names = dids("a", 3)
+    track(world, HOST_A, names[::-1])
+    hosts = Hosts({HOST_A: [*dids("others", 5 * PAGE), *names]})
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert ended.outcomes == {"current": 3}
+    assert (hosts.pages[HOST_A], hosts.asked) == (1, names[::-1])
+
+
+async def test_a_restart_asks_about_nothing_that_was_settled_and_reads_lists_on(world: World):
+    names = {HOST_A: dids("a", 40), HOST_B: dids("b", 40)}
+    for number, (url, of_host) in enumerate(names.items()):
+        track(world, url, of_host, verified_at=100.0 * number)
+    hosts = Hosts(names, lists=False)
+    hosts.gate = asyncio.Semaphore(30)
+    async with engine(world, scan_of(world, hosts)) as one:
+        operation = await one.runner.start("freshnessScan", {}, started_by=None)
+
+        async def is_stuck() -> bool:
+            row = await one.rows.load(operation.id)
+            return row is not None and row.units_processed == 30
+
+        await until(is_stuck)
+    assert len(hosts.asked) == 30
+    hosts.gate = asyncio.Semaphore(10**6)
+    async with engine(world, scan_of(world, hosts)) as two:
+        ended = await two.ended(operation)
+    assert ended.outcomes == {"current": 80}
+    assert sorted(hosts.asked) == sorted(names[HOST_A] + names[HOST_B])  # each once
+    assert hosts.pages == {HOST_A: 1, HOST_B: 1}
+
+
+async def test_a_host_that_fails_for_a_moment_is_asked_again(world: World):
+    names = dids("a", 5)
+    track(world, HOST_A, names)
+    hosts = Hosts({HOST_A: names})
+    hosts.failures = 1
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert (ended.outcomes, hosts.pages[HOST_A], hosts.asked) == ({"current": 5}, 2, [])
+
+
+async def test_repos_of_others_and_new_ones_are_no_units_of_a_scan(world: World):
+    track(world, HOST_A, dids("a", 4))
+    track(world, HOST_B, dids("b", 1))
+    hosts = Hosts({HOST_A: [*dids("b", 1), *dids("a", 4)], HOST_B: []})
+
+    async def nothing(did: str) -> object:
+        hosts.asked.append(f"attempt at {did}")
+        return None
+
+    hosts.sync_listed = nothing
+    hosts.gate = asyncio.Semaphore(0)
+    async with engine(world, scan_of(world, hosts)) as one:
+        operation = await one.runner.start("freshnessScan", {}, started_by=None)
+
+        async def are_settled() -> bool:
+            row = await one.rows.load(operation.id)
+            return row is not None and row.units_processed == 4
+
+        await until(are_settled)  # the word of A on the repo of B has settled nothing
+        track(world, HOST_B, dids("c", 1))
+        hosts.gate.release()
+        await until(lambda: attempted(hosts))
+        assert hosts.asked == [*dids("b", 1), f"attempt at {dids('b', 1)[0]}"]
+        assert await one.runner.cancel(operation.id)
+        row = await one.ended(operation)
+    assert (row.units_processed, row.total_units) == (4, 5)
+
+
+async def attempted(hosts: Hosts) -> bool:
+    return len(hosts.asked) == 2
+
+
+async def test_a_repo_that_is_tracked_no_more_is_not_waited_for(world: World):
+    names = dids("a", 2)
+    track(world, HOST_A, names)
+    hosts = Hosts({HOST_A: names[:1]}, lists=False)
+
+    async def forget(did: str) -> object:
+        with closing(sqlite3.connect(world.path)) as connection, connection:
+            connection.execute("DELETE FROM repo WHERE did = ?", (did,))
+        hosts.asked.append(f"attempt at {did}")
+        return None
+
+    hosts.sync_listed = forget
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert hosts.asked == [*names, f"attempt at {names[1]}"]
+    assert (ended.status, ended.outcomes) == (OperationStatus.COMPLETED, {"current": 1})
