@@ -152,7 +152,7 @@ class Authenticator:
         """The refusal of a failed attempt, once it is counted; `wanted` is what would be good."""
         client = self._addresses.client_of(request)
         self._metrics.auth_failures.labels(reason).inc()
-        log.debug("admin.credential_refused", client=client, reason=str(reason))
+        log.info("admin.credential_refused", client=client, reason=str(reason))
         retry_after_s = self._failures.note(client)
         if retry_after_s is not None:
             self._metrics.auth_failures.labels("limited").inc()
