@@ -53,6 +53,7 @@ def configure(folder: Path, net: Devnet) -> Path:
                 },
                 "network": {"allow_private_hosts": True, "requests_per_s_per_host": 1000},
                 "backfill.interval_s": {"freshnessScan": 0, "governanceSync": 0},
+                "backfill": {"bootstrap": False},  # scans have kills of their own
                 "log": {"format": "json", "level": "info"},
             }
         )
