@@ -141,7 +141,7 @@ async def happen(world: TypedWorld, event: tuple) -> None:
 
 
 @settings(
-    max_examples=LONG or 5,
+    max_examples=LONG or 4,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -204,11 +204,11 @@ async def test_a_crash_at_any_transaction_is_made_good_by_the_next_start(folder:
     async with typed_world(folder) as world:
         found = await world.derived()
     crashes = 0
-    for at in itertools.count(1):
+    for at in itertools.count(1, 2):
         shutil.rmtree(folder)
         folder.mkdir()
         (folder / "index.db").write_bytes(original)
-        crash, passed = CrashPoint(POINTS[at % 2]), 0
+        crash, passed = CrashPoint(POINTS[at // 2 % 2]), 0
 
         def reach(name: str, crash: CrashPoint = crash, at: int = at) -> None:
             nonlocal passed
@@ -236,7 +236,7 @@ async def test_a_crash_at_any_transaction_is_made_good_by_the_next_start(folder:
             assert differences(world) == []
             assert operation.records_processed == RECORDS
             assert len(await tables(world)) == 1
-    assert crashes >= 15
+    assert crashes >= 8
 
 
 async def test_a_cancelled_rebuild_leaves_the_old_tables_whole_and_none_of_the_new(folder: Path):
