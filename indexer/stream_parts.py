@@ -29,6 +29,9 @@ FULL_RELAY_SUFFIX = ".bsky.network"
 FULL_RELAY_IDLE_S = 60.0
 """A relay of the whole public network is never silent for that long."""
 
+LIVE_S = 1.0
+"""Background work gives way for so long after a frame."""
+
 SILENCE_S = 10.0
 """A connected stream that brings nothing for this long has nothing older to tell."""
 
@@ -96,9 +99,12 @@ def open_stream(
             return now
         return live.stream_at
 
+    def is_live() -> bool:
+        return firehose.is_connected and (clock.now() - (firehose.last_received_at or 0.0) < LIVE_S)
+
     resyncer, workers = _resync(
         settings, clock, rng, metrics=metrics, verifier=verifier, store=store, hosts=hosts,
-        stream_at=stream_at, doubt=doubt,
+        stream_at=stream_at, is_live=is_live, doubt=doubt,
     )  # fmt: skip
     live = LiveIngest(
         firehose, store.live, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
@@ -119,6 +125,7 @@ def _resync(
     store: StoreParts,
     hosts: RepoNetwork,
     stream_at: Callable[[], float | None],
+    is_live: Callable[[], bool],
     doubt: ClockDoubt,
 ) -> tuple[Resyncer, ResyncWorkers]:
     admission = DailyAdmission(store.admissions, hosts, metrics)
@@ -132,6 +139,7 @@ def _resync(
         metrics=metrics,
         stream_at=stream_at,
         admission=admission,
+        is_live=is_live,
     )
     workers = ResyncWorkers(
         resyncer,

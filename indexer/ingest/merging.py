@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from indexer.claims import Claim, Fetched, SnapshotChunk
+from indexer.clock import Clock
 from indexer.ingest.attempts import Result, Resync, Route
+from indexer.ingest.giving_way import GivingWay
 from indexer.ingest.portions import WRITES_MAX
 from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
@@ -26,7 +28,10 @@ class RepoMerge:
         *,
         metrics: Metrics,
         on_work: Callable[[], None],
+        clock: Clock,
+        is_live: Callable[[], bool],
     ) -> None:
+        self._giving_way = GivingWay(clock, is_live)
         self._rows = rows
         self._verifier = verifier
         self._metrics = metrics
@@ -43,20 +48,21 @@ class RepoMerge:
         """Make the rows equal to the snapshot, chunk by chunk in key order."""
         rest: Leaves | None = None
         while True:
-            leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
-            texts, records = await asyncio.to_thread(
-                prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
-            )
-            chunk = SnapshotChunk(
-                after=leaves.after,
-                upto=leaves.upto,
-                leaves=texts,
-                records=records,
-                rev=snapshot.commit.rev,
-            )
-            if leaves.upto is None:
-                break
-            changes = await self._rows.apply_chunk(claim, chunk)
+            async with self._giving_way.turn():
+                leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
+                texts, records = await asyncio.to_thread(
+                    prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
+                )
+                chunk = SnapshotChunk(
+                    after=leaves.after,
+                    upto=leaves.upto,
+                    leaves=texts,
+                    records=records,
+                    rev=snapshot.commit.rev,
+                )
+                if leaves.upto is None:
+                    break
+                changes = await self._rows.apply_chunk(claim, chunk)
             route.changes.update(changes)
             self._metrics.count_records(changes, "backfill")
         fetched = Fetched(

@@ -96,6 +96,7 @@ class Resyncer:
         metrics: Metrics,
         stream_at: Callable[[], float | None],
         admission: Admission,
+        is_live: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._admission = admission  # of repos that an operation finds
@@ -107,7 +108,14 @@ class Resyncer:
         self._metrics = metrics
         self._stream_at = stream_at  # time of the newest applied live event, unix seconds
         self._bells: list[asyncio.Event] = []
-        self._merge = RepoMerge(rows, verifier, metrics=metrics, on_work=self.wake)
+        self._merge = RepoMerge(
+            rows,
+            verifier,
+            metrics=metrics,
+            on_work=self.wake,
+            clock=clock,
+            is_live=is_live,
+        )
         self._reader = RepoReader(hosts, rows, verifier.scope, clock=clock, metrics=metrics)
         for result in Result:
             for method in FetchMethod:

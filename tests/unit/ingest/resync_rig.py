@@ -178,6 +178,7 @@ async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
             metrics=metrics,
             stream_at=lambda: None,
             admission=DailyAdmission(AdmissionStore(database, Room(), clock=clock), hosts, metrics),
+            is_live=lambda: False,
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
         connected = asyncio.Event()
