@@ -38,6 +38,7 @@ from indexer.errors import (
     DidGone,
     InvalidUpstream,
     LocalBusy,
+    NotAsked,
     RepoLimited,
     RepoTooLarge,
     Unavailable,
@@ -194,7 +195,10 @@ class Resyncer:
             else:
                 outcome = await self._retry(claim, str(error), None)
         except Unavailable as error:
-            outcome = await self._retry(claim, error.detail, error.retry_after_s)
+            is_counted = not isinstance(error, NotAsked)
+            outcome = await self._retry(
+                claim, error.detail, error.retry_after_s, is_counted=is_counted
+            )
         except LocalBusy as error:
             outcome = await self._retry(claim, str(error), None)
         except asyncio.CancelledError:
@@ -349,9 +353,19 @@ class Resyncer:
         )
         return await self._settle(claim, result, error.detail, ending, letter)
 
-    async def _retry(self, claim: Claim, reason: str, retry_after_s: float | None) -> Resync:
-        delay_s = retry_delay_s(claim.repo.attempts, self._rng.random(), retry_after_s)
-        ending = partial(failed, reason=reason, delay_s=delay_s, now=self._clock.now())
+    async def _retry(
+        self,
+        claim: Claim,
+        reason: str,
+        retry_after_s: float | None,
+        *,
+        is_counted: bool = True,
+    ) -> Resync:
+        attempts = claim.repo.attempts if is_counted else 0
+        delay_s = retry_delay_s(attempts, self._rng.random(), retry_after_s)
+        ending = partial(
+            failed, reason=reason, delay_s=delay_s, now=self._clock.now(), is_counted=is_counted
+        )
         return await self._settle(claim, Result.FAILED, reason, ending, None)
 
     async def _settle(

@@ -6,7 +6,7 @@ import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.resolver import ThreadedResolver
 
-from indexer.errors import Unavailable
+from indexer.errors import NotAsked
 from indexer.network.pacing import Pacing
 from indexer.network.resolver import PublicResolver
 from indexer.network.ssrf import checked_socket, origin_of
@@ -56,7 +56,7 @@ def heeding_request(pacing: Pacing) -> type[aiohttp.ClientRequest]:
             origin = origin_of(str(self.url.origin()))
             closed_s = pacing.closed_s(origin)
             if closed_s > 0.0:
-                raise Unavailable(f"{origin} is left alone for now", retry_after_s=closed_s)
+                raise NotAsked(f"{origin} is left alone for now", retry_after_s=closed_s)
             return await super().send(conn)
 
     return HeedingRequest

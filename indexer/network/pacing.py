@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from indexer.clock import Clock
-from indexer.errors import Unavailable
+from indexer.errors import NotAsked
 
 PER_HOST_CONCURRENCY = 2
 GROUP_WIDTH = 4
@@ -164,7 +164,7 @@ class Pacing:
         """A place among those for all hosts; a host in doubt does not wait for one of its few."""
         if self._host(origin).failures:
             if self._doubtful.locked():
-                raise Unavailable(f"{origin} failed, and other such hosts are asked first")
+                raise NotAsked(f"{origin} failed, and other such hosts are asked first")
             await self._take(self._doubtful, origin, stack)
         await self._take(self._all, origin, stack)
 
@@ -173,7 +173,7 @@ class Pacing:
             async with asyncio.timeout(self._turn_s_max):
                 await slots.acquire()
         except TimeoutError as error:
-            raise Unavailable(f"{name} is busy with our own requests") from error
+            raise NotAsked(f"{name} is busy with our own requests") from error
         stack.callback(slots.release)
 
     async def _pass(self, host: _Host, name: str) -> None:
@@ -181,7 +181,7 @@ class Pacing:
             now = self._clock.monotonic()
             wait_s = host.closed_until - now
             if wait_s > WAIT_S_MAX:
-                raise Unavailable(f"{name} is left alone for now", retry_after_s=wait_s)
+                raise NotAsked(f"{name} is left alone for now", retry_after_s=wait_s)
             if wait_s <= 0:
                 burst = _burst(host.rate)
                 host.tokens = min(burst, host.tokens + (now - host.filled_at) * host.rate)

@@ -251,6 +251,20 @@ async def test_a_broken_transfer_is_tried_again_and_no_verdict_on_the_repo(
     assert_equal(rig)
 
 
+async def test_a_host_that_is_left_alone_makes_only_those_wait_longer_that_asked_it(rig: Rig):
+    accounts = [await rig.net.create_account(pds=0) for _ in range(2)]
+    for account in accounts:
+        tag(rig, account)
+    refusal = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, endpoint="com.atproto.sync.getRepoStatus", status=429,
+        headers={"Retry-After": "1800"},
+    )  # fmt: skip
+    await rig.hear()
+    await rig.work()
+    assert refusal.fired == 1
+    assert sorted(await rig.rows("SELECT attempts FROM repo")) == [(0,), (1,)]
+
+
 async def test_an_older_archive_than_our_rows_is_refused(rig: Rig):
     account = await followed(rig)
     old = rig.net.car(account)
