@@ -6,7 +6,6 @@ import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.resolver import ThreadedResolver
 
-from indexer.errors import NotAsked
 from indexer.network.pacing import Pacing
 from indexer.network.resolver import PublicResolver
 from indexer.network.ssrf import checked_socket, origin_of
@@ -54,9 +53,7 @@ def heeding_request(pacing: Pacing) -> type[aiohttp.ClientRequest]:
     class HeedingRequest(aiohttp.ClientRequest):
         async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             origin = origin_of(str(self.url.origin()))
-            closed_s = pacing.closed_s(origin)
-            if closed_s > 0.0:
-                raise NotAsked(f"{origin} is left alone for now", retry_after_s=closed_s)
+            pacing.refuse_closed(origin)
             return await super().send(conn)
 
     return HeedingRequest

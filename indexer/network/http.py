@@ -21,14 +21,7 @@ import aiohttp
 import msgspec
 
 from indexer.clock import Clock
-from indexer.errors import (
-    Check,
-    ChiveIndexerError,
-    InvalidUpstream,
-    LocalBusy,
-    NotAsked,
-    Unavailable,
-)
+from indexer.errors import Check, ChiveIndexerError, InvalidUpstream, LocalBusy, Unavailable
 from indexer.metrics import Metrics
 from indexer.model import Json
 from indexer.network.answers import (
@@ -334,9 +327,7 @@ class HttpClient:
 
     async def _groups(self, origin: str) -> tuple[str, ...]:
         """The groups that a stranger's host belongs to: its domain and its addresses."""
-        closed_s = self._pacing.closed_s(origin)
-        if closed_s > WAIT_S_MAX:
-            raise NotAsked(f"{origin} is left alone for now", retry_after_s=closed_s)
+        self._pacing.refuse_closed(origin, WAIT_S_MAX)
         host = urlsplit(origin).hostname or ""
         if is_literal(host):
             return (f"address {host}",)

@@ -119,6 +119,12 @@ class Pacing:
         host = self._hosts.get(origin)
         return 0.0 if host is None else max(host.closed_until - self._clock.monotonic(), 0.0)
 
+    def refuse_closed(self, origin: str, wait_s_max: float = 0.0) -> None:
+        """Raise `NotAsked` for a host that is left alone for longer than `wait_s_max`."""
+        closed_s = self.closed_s(origin)
+        if closed_s > wait_s_max:
+            raise NotAsked(f"{origin} is left alone for now", retry_after_s=closed_s)
+
     def failures(self, origin: str) -> int:
         """How often in a row the host has not answered, or with a failure of its own."""
         host = self._hosts.get(origin)
