@@ -166,6 +166,8 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 - the signature is aiohttp's
     ) -> web.StreamResponse:
         """The answer, after which the connection is closed."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client went away: nobody is left to answer, and nothing is wrong here
         if status >= web.HTTPInternalServerError.status_code:
             log.error("admin.request_crashed", reason=repr(exc), exc_info=exc)
             response = error_response(500, "InternalServerError", "a bug; the log has the details")

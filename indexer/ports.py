@@ -55,7 +55,10 @@ class Backfills(Protocol):
     async def list(
         self, *, status: OperationStatus | None = None, limit: int = 100
     ) -> Sequence[Operation]:
-        """Newest first."""
+        """Newest first; of those that run, the ones that wait come last."""
+
+    async def history(self, *, limit: int = 100) -> Sequence[Operation]:
+        """Those that have ended, the newest first."""
 
 
 class Status(Protocol):

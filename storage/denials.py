@@ -143,9 +143,11 @@ class DenialStore:
                     self._drop_record(connection, subject)
                 return True
 
+            # An account may be denied besides one of its records.
+            allowed = (subject.did,) if subject.kind is DenialKind.ACCOUNT else ()
             was_denied = await self._database.write(
                 change,
-                committed=lambda done: self._tracked.allow((subject.did,)) if done else None,
+                committed=lambda done: self._tracked.allow(allowed) if done else None,
             )
             if was_denied:
                 await self._load_hosts()

@@ -66,12 +66,18 @@ class OperationStore:
         )
         return _operation_from_row(rows[0]) if rows else None
 
-    async def list(self, status: OperationStatus | None, limit: int) -> list[Operation]:
-        """Newest first."""
+    async def list(
+        self, status: OperationStatus | None, limit: int, *, has_ended: bool = False
+    ) -> list[Operation]:
+        """Newest first; of those that run, the ones that wait come last.
+
+        With `has_ended` whatever has ended, however it did.
+        """
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM operation"  # noqa: S608 - a constant
-            " WHERE ?1 IS NULL OR status = ?1 ORDER BY started_at DESC, id DESC LIMIT ?2",
-            (status, limit),
+            " WHERE (?1 IS NULL OR status = ?1) AND NOT (?3 AND status = 'running')"
+            " ORDER BY ?1 = 'running' AND phase = 'queued', started_at DESC, id DESC LIMIT ?2",
+            (status, limit, has_ended),
         )
         return [_operation_from_row(row) for row in rows]
 

@@ -19,6 +19,9 @@ from indexer.ports import Backfills
 LISTED_MAX = 100
 """Operations in one answer, the newest."""
 
+ETA_S_MAX = 365 * 86_400.0
+"""An end that is further away is not told: it says only that the clock or the count is odd."""
+
 TRIGGERS = {
     "pub.chive.admin.triggerPDSScan": OperationType.PDS_SCAN,
     "pub.chive.admin.triggerFreshnessScan": OperationType.FRESHNESS_SCAN,
@@ -82,8 +85,7 @@ def backfill_handlers(
         return {"operations": [operation_json(each, now=clock.now()) for each in listed]}
 
     async def history(_: Call) -> Json:
-        listed = await backfills.list(limit=LISTED_MAX)
-        ended = [each for each in listed if each.status is not OperationStatus.RUNNING]
+        ended = await backfills.history(limit=LISTED_MAX)
         return {"operations": [operation_json(each, now=clock.now()) for each in ended]}
 
     return {
@@ -168,12 +170,15 @@ def _progress(operation: Operation, now: float) -> dict[str, Json]:
     ended_at = now if operation.completed_at is None else operation.completed_at
     elapsed_s = ended_at - operation.started_at
     is_running = operation.status is OperationStatus.RUNNING
+    remaining_s = None
+    if total is not None and 0 < done <= total:
+        remaining_s = (total - done) * elapsed_s / done
     return {
         "progress": min(100 * done // total, 100) if total else None,
         "rate": round(done * 60 / elapsed_s) if elapsed_s > 0 else None,
         "eta": (
-            utc_text(now + (total - done) * elapsed_s / done)
-            if is_running and total is not None and 0 < done <= total
+            utc_text(now + remaining_s)
+            if is_running and remaining_s is not None and 0 <= remaining_s < ETA_S_MAX
             else None
         ),
     }

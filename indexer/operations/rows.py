@@ -19,8 +19,13 @@ class OperationRows(Protocol):
     async def load(self, operation_id: str) -> Operation | None:
         """One operation by id."""
 
-    async def list(self, status: OperationStatus | None, limit: int) -> list[Operation]:
-        """Newest first."""
+    async def list(
+        self, status: OperationStatus | None, limit: int, *, has_ended: bool = False
+    ) -> list[Operation]:
+        """Newest first; of those that run, the ones that wait come last.
+
+        With `has_ended` whatever has ended, however it did.
+        """
 
     async def request_cancel(self, operation_id: str) -> bool:
         """Record that an admin wants it ended; False when it is not running."""

@@ -166,8 +166,12 @@ class Runner:
     async def list(
         self, *, status: OperationStatus | None = None, limit: int = 100
     ) -> Sequence[Operation]:
-        """Newest first."""
+        """Newest first; of those that run, the ones that wait come last."""
         return await self._rows.list(status, limit)
+
+    async def history(self, *, limit: int = 100) -> Sequence[Operation]:
+        """Those that have ended, the newest first."""
+        return await self._rows.list(None, limit, has_ended=True)
 
     def running(self) -> Mapping[OperationType, int]:
         """How many operations of each type are at work."""

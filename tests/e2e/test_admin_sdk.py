@@ -20,13 +20,6 @@ from tests.unit.admin.tokens import mint
 
 __all__ = ["stage"]  # a fixture of the other module
 
-MAY_BE_ABSENT = frozenset(
-    ADMIN + name
-    for name in (
-        "triggerFreshnessScan", "triggerCitationExtraction", "triggerFullReindex",
-        "triggerGovernanceSync",
-    )
-)  # fmt: skip
 """Methods for types of operation that a version may not have."""
 
 
@@ -95,7 +88,7 @@ async def call_all(stage: Stage, headers: Any) -> dict[str, int]:
 def judge(statuses: dict[str, int]) -> None:
     assert len(statuses) >= 24
     for nsid, status in statuses.items():
-        assert status == 200 or (status == 501 and nsid in MAY_BE_ABSENT), (nsid, status)
+        assert status == 200, (nsid, status)
 
 
 async def test_the_generic_client_calls_every_method_with_the_password(stage: Stage):

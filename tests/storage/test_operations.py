@@ -620,3 +620,17 @@ async def test_a_wrong_request_is_refused_before_anything_starts(
             await one.runner.start(type_name, params, started_by=None)
         assert refused.value.name == name and named in refused.value.message
         assert await one.rows.list(None, 10) == []
+
+
+async def test_many_that_wait_hide_neither_what_is_at_work_nor_what_has_ended(world: World):
+    insert = (
+        "INSERT INTO operation (id, type, key, mode, phase, params, status, started_at,"
+        " records_processed, unit, units_processed, outcomes, cancel_requested)"
+        " VALUES (?, 'didSync', ?, 'supplement', ?, '{}', ?, ?, 0, 'repo', 0, '{}', 0)"
+    )
+    rows = [("ended", "a", "running", "completed", 1), ("works", "b", "running", "running", 2)]
+    rows += [(f"waits{at}", f"w{at}", "queued", "running", 3 + at) for at in range(20)]
+    await world.database.write(lambda connection: connection.executemany(insert, rows))
+    store = OperationStore(world.database, clock=world.clock)
+    assert (await store.list(OperationStatus.RUNNING, 5))[0].id == "works"
+    assert [each.id for each in await store.list(None, 5, has_ended=True)] == ["ended"]

@@ -7,7 +7,6 @@ from contextlib import closing
 from functools import partial
 
 import pytest
-from tests.storage.conftest import DID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from storage.projections import Projections
 from storage.records import RecordTable, RowWrite
 from storage.repos import insert_repo
 from storage.rows import SIZES, insert_rows
+from tests.storage.conftest import DID
 
 REGISTRY = load_registry(governance_did=DID)
 EPRINT, TAG, NODE = (

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 from aiohttp import web
 from raw_http import Connection, connected, exchange, request
+from structlog.testing import capture_logs
 
 from admin_api import listener
 from admin_api.clients import ClientAddresses
@@ -180,3 +181,27 @@ async def test_a_request_that_comes_byte_by_byte_is_cut_off():
             assert 0.2 < loop.time() - began < 3.0
             assert sent < len(head) - 1
         assert (await exchange(port, request())).status == 200
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_bug_of_ours():
+    has_begun, is_over = asyncio.Event(), asyncio.Event()
+
+    async def answer(incoming: web.BaseRequest, path: str, query: str) -> web.Response:
+        try:
+            has_begun.set()
+            await incoming.read()
+            return await echo(incoming, path, query)
+        finally:
+            is_over.set()
+
+    with capture_logs() as logs:
+        async with listen("admin", "127.0.0.1", 0, answer) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(
+                b"POST /xrpc/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{}"
+            )
+            async with asyncio.timeout(5.0):
+                await has_begun.wait()
+                writer.transport.abort()
+                await is_over.wait()
+    assert logs == []

@@ -1,0 +1,33 @@
+"""What is told of an operation, whatever its numbers are."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from admin_api.handlers.backfills import ETA_S_MAX, operation_json
+from indexer.model import Operation, OperationMode, OperationStatus, OperationType
+
+
+@given(
+    started_at=st.floats(0, 4e9),
+    now=st.floats(0, 4e9),
+    total=st.none() | st.integers(0, 10**12),
+    done=st.integers(0, 10**12),
+    completed_after=st.none() | st.floats(0, 1e9),
+)
+def test_the_end_that_is_expected_is_a_time_or_is_left_out(
+    started_at: float, now: float, total: int | None, done: int, completed_after: float | None
+):
+    operation = Operation(
+        id="1", type=OperationType.DID_SYNC, key="k", mode=OperationMode.SUPPLEMENT,
+        phase="running", params={}, status=OperationStatus.RUNNING, started_at=started_at,
+        completed_at=None if completed_after is None else started_at + completed_after,
+        started_by=None, records_processed=0, total_records=None, unit="repo",
+        units_processed=done, total_units=total, outcomes={}, checkpoint=None, error=None,
+        cancel_requested=False,
+    )  # fmt: skip
+    eta = operation_json(operation, now=now).get("eta")
+    assert eta is None or datetime.fromisoformat(str(eta)).timestamp() - now <= ETA_S_MAX + 1
