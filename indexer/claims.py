@@ -216,11 +216,10 @@ def outrun(repo: Repo, rounds: int, *, now: float) -> Repo:
     )
 
 
-def failed(repo: Repo, reason: str, *, delay_s: float, now: float, is_counted: bool = True) -> Repo:
+def failed(repo: Repo, reason: str, *, delay_s: float, now: float) -> Repo:
     """The attempt came to nothing for a passing reason: the same work again after `delay_s`.
 
     Sooner where an event since the claim says that the account or its host is not what it was.
-    One that did not get as far as asking is not counted: it must not make later waits longer.
     """
     state = RepoState.ERROR if repo.state is RepoState.RESYNCING else repo.state
     retry_at = now + delay_s
@@ -232,7 +231,7 @@ def failed(repo: Repo, reason: str, *, delay_s: float, now: float, is_counted: b
         wanted=repo.wanted | repo.claimed,
         claimed=Wanted.NOTHING,
         retry_at=retry_at,
-        attempts=repo.attempts + is_counted,
+        attempts=repo.attempts + 1,
         reason=reason,
     )
 

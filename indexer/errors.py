@@ -104,10 +104,6 @@ class Unavailable(ChiveIndexerError):
         self.retry_after_s = retry_after_s
 
 
-class NotAsked(Unavailable):
-    """We did not ask: the host is being left alone. That says nothing of what was wanted there."""
-
-
 class NotServed(Unavailable):
     """A host does not offer a method, or not in the form that we need: use another one there."""
 

@@ -205,12 +205,12 @@ class Verification:
             return
         try:
             cid = cid_text(dag_cbor_cid(json_to_dag_cbor(row.value)))
+            prepared = self._prepare(row.did, row.path, row.cid, row.value)
         except ValueError as error:
-            yield Difference("value", row.uri, f"cannot be encoded: {error}")
+            yield Difference("value", row.uri, f"cannot be a record's: {error}")
             return
         if cid != row.cid:
             yield Difference("cid", row.uri, f"is {row.cid}, the value gives {cid}")
-        prepared = self._prepare(row.did, row.path, row.cid, row.value)
         if prepared.problem != row.problem:
             yield Difference("valid", row.uri, f"{row.problem!r}, should be {prepared.problem!r}")
         if isinstance(prepared.projection, Projection):

@@ -38,7 +38,6 @@ from indexer.errors import (
     DidGone,
     InvalidUpstream,
     LocalBusy,
-    NotAsked,
     RepoLimited,
     RepoTooLarge,
     Unavailable,
@@ -195,10 +194,7 @@ class Resyncer:
             else:
                 outcome = await self._retry(claim, str(error), None)
         except Unavailable as error:
-            is_counted = not isinstance(error, NotAsked)
-            outcome = await self._retry(
-                claim, error.detail, error.retry_after_s, is_counted=is_counted
-            )
+            outcome = await self._retry(claim, error.detail, error.retry_after_s)
         except LocalBusy as error:
             outcome = await self._retry(claim, str(error), None)
         except asyncio.CancelledError:
@@ -224,12 +220,14 @@ class Resyncer:
         try:
             document = await self._hosts.resolve(claim.did)
         except DidGone as gone:
+            # An operator may ask before the second look is due: asking often confirms nothing.
+            is_due = claim.repo.retry_at <= self._clock.now()
             is_known = claim.repo.account_status is AccountStatus.DELETED
             return await self._gone(
                 claim,
                 route,
                 "DID not found",
-                is_final=gone.is_tombstone or is_known,
+                is_final=gone.is_tombstone or (is_known and is_due),
                 is_hiding=False,
             )
         identity = Identity(handle=None, signing_key=document.signing_key, pds_url=document.pds_url)
@@ -353,19 +351,9 @@ class Resyncer:
         )
         return await self._settle(claim, result, error.detail, ending, letter)
 
-    async def _retry(
-        self,
-        claim: Claim,
-        reason: str,
-        retry_after_s: float | None,
-        *,
-        is_counted: bool = True,
-    ) -> Resync:
-        attempts = claim.repo.attempts if is_counted else 0
-        delay_s = retry_delay_s(attempts, self._rng.random(), retry_after_s)
-        ending = partial(
-            failed, reason=reason, delay_s=delay_s, now=self._clock.now(), is_counted=is_counted
-        )
+    async def _retry(self, claim: Claim, reason: str, retry_after_s: float | None) -> Resync:
+        delay_s = retry_delay_s(claim.repo.attempts, self._rng.random(), retry_after_s)
+        ending = partial(failed, reason=reason, delay_s=delay_s, now=self._clock.now())
         return await self._settle(claim, Result.FAILED, reason, ending, None)
 
     async def _settle(

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from indexer.clock import Clock
-from indexer.errors import NotAsked
+from indexer.errors import Unavailable
 
 PER_HOST_CONCURRENCY = 2
 GROUP_WIDTH = 4
@@ -120,10 +120,10 @@ class Pacing:
         return 0.0 if host is None else max(host.closed_until - self._clock.monotonic(), 0.0)
 
     def refuse_closed(self, origin: str, wait_s_max: float = 0.0) -> None:
-        """Raise `NotAsked` for a host that is left alone for longer than `wait_s_max`."""
+        """Raise `Unavailable` for a host that is left alone for longer than `wait_s_max`."""
         closed_s = self.closed_s(origin)
         if closed_s > wait_s_max:
-            raise NotAsked(f"{origin} is left alone for now", retry_after_s=closed_s)
+            raise Unavailable(f"{origin} is left alone for now", retry_after_s=closed_s)
 
     def failures(self, origin: str) -> int:
         """How often in a row the host has not answered, or with a failure of its own."""
@@ -170,7 +170,7 @@ class Pacing:
         """A place among those for all hosts; a host in doubt does not wait for one of its few."""
         if self._host(origin).failures:
             if self._doubtful.locked():
-                raise NotAsked(f"{origin} failed, and other such hosts are asked first")
+                raise Unavailable(f"{origin} failed, and other such hosts are asked first")
             await self._take(self._doubtful, origin, stack)
         await self._take(self._all, origin, stack)
 
@@ -179,7 +179,7 @@ class Pacing:
             async with asyncio.timeout(self._turn_s_max):
                 await slots.acquire()
         except TimeoutError as error:
-            raise NotAsked(f"{name} is busy with our own requests") from error
+            raise Unavailable(f"{name} is busy with our own requests") from error
         stack.callback(slots.release)
 
     async def _pass(self, host: _Host, name: str) -> None:
@@ -187,7 +187,7 @@ class Pacing:
             now = self._clock.monotonic()
             wait_s = host.closed_until - now
             if wait_s > WAIT_S_MAX:
-                raise NotAsked(f"{name} is left alone for now", retry_after_s=wait_s)
+                raise Unavailable(f"{name} is left alone for now", retry_after_s=wait_s)
             if wait_s <= 0:
                 burst = _burst(host.rate)
                 host.tokens = min(burst, host.tokens + (now - host.filled_at) * host.rate)

@@ -136,8 +136,13 @@ def encode_json(value: object) -> str:
 
 
 def decode_json(text: str) -> dict[str, object]:
-    """The object of a stored ATProto JSON text, which `encode_json` has made."""
-    value: dict[str, object] = _decode_json(text)
+    """The object of a stored ATProto JSON text, which `encode_json` has made.
+
+    Raises ValueError for anything else, which only a spoilt file can hold.
+    """
+    value: object = _decode_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"a record is an object, this is {type(value).__name__}")  # noqa: TRY004 - it is no argument of a wrong type
     return value
 
 

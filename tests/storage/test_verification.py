@@ -99,6 +99,7 @@ def test_a_sound_index_has_no_difference(index: Path):
         ("cid", "UPDATE record SET cid = replace(cid, 'bafy', 'bafk') WHERE path LIKE '%.vote/%'"),
         ("value", "UPDATE record SET value = '{\"a\":1.5}' WHERE path LIKE '%.vote/%'"),
         ("value", "UPDATE record SET value = 'no JSON' WHERE path LIKE '%.vote/%'"),
+        ("value", "UPDATE record SET value = '[1]' WHERE path LIKE '%.vote/%'"),
         ("value", "UPDATE record SET problem = NULL WHERE value IS NULL"),
         ("valid", "UPDATE record SET problem = NULL WHERE path LIKE '%invalid%'"),
         ("valid", "UPDATE record SET problem = 'tag: is wrong' WHERE path LIKE '%.mute/%'"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from indexer.citations.eprint import submission_keys
+from indexer.protocol.syntax import is_at_uri
 from indexer.records.projection import (
     Count,
     Labels,
@@ -43,6 +44,9 @@ _FORMATS = {
     "text/plain": "txt",
 }
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
+FIELDS_MAX = 10
+"""As many as `fieldUris` may have."""
+
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -88,12 +92,14 @@ def _needs_abstract_migration(_: Value, context: RecordContext) -> SqlValue:
 def _field_uris(value: Value, context: RecordContext) -> list[str]:
     """The fields as URIs; a bare UUID is a node of the governance account.
 
-    Web clients have written `fieldNodes` with objects where the lexicon says `fieldUris`.
+    Web clients have written `fieldNodes` with objects where the lexicon says `fieldUris`. Nothing
+    bounds that one, so it counts as far as it could have been the other.
     """
     found = texts(value.get("fieldUris"))
     if not found:
         nodes = value.get("fieldNodes")
-        found = texts(nodes) or [str(node["uri"]) for node in objects(nodes) if "uri" in node]
+        named = texts(nodes) or texts([node.get("uri") for node in objects(nodes)])
+        found = [each for each in named if is_at_uri(each) or _UUID.fullmatch(each)][:FIELDS_MAX]
     graph = f"at://{context.governance_did}/{FIELD_NODE_COLLECTION}/"
     return [graph + field.lower() if _UUID.fullmatch(field) else field for field in found]
 

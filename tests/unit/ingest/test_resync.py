@@ -225,6 +225,20 @@ async def test_an_unknown_did_hides_nothing_at_first(rig: Rig):
     assert_equal(rig)
 
 
+async def test_a_directory_that_forgot_an_account_loses_it_nothing_however_often_it_is_asked(
+    rig: Rig,
+):
+    account = await followed(rig)
+    forgotten = rig.net.faults.schedule(FaultKind.PLC_NOT_FOUND, times=None)
+    for _ in range(4):
+        assert (await rig.resyncer.sync_now(account.did)).result is Result.NOT_FOUND
+    assert forgotten.fired >= 4
+    assert await rig.rows("SELECT count(*) FROM record") == [(3,)]
+    rig.net.faults.clear()
+    await rig.work(ahead_s=4000.0)
+    assert_equal(rig)
+
+
 @pytest.mark.parametrize(
     ("kind", "params"),
     [
@@ -249,20 +263,6 @@ async def test_a_broken_transfer_is_tried_again_and_no_verdict_on_the_repo(
     await rig.work(ahead_s=4000.0)
     assert fault.fired == 1
     assert_equal(rig)
-
-
-async def test_a_host_that_is_left_alone_makes_only_those_wait_longer_that_asked_it(rig: Rig):
-    accounts = [await rig.net.create_account(pds=0) for _ in range(2)]
-    for account in accounts:
-        tag(rig, account)
-    refusal = rig.net.faults.schedule(
-        FaultKind.HTTP_STATUS, endpoint="com.atproto.sync.getRepoStatus", status=429,
-        headers={"Retry-After": "1800"},
-    )  # fmt: skip
-    await rig.hear()
-    await rig.work()
-    assert refusal.fired == 1
-    assert sorted(await rig.rows("SELECT attempts FROM repo")) == [(0,), (1,)]
 
 
 async def test_an_older_archive_than_our_rows_is_refused(rig: Rig):

@@ -109,13 +109,6 @@ def test_a_failure_wants_the_same_work_again_and_later():
     assert (row.state, row.wanted, row.retry_at) == (RepoState.ERROR, ALL_WORK, NOW + 60.0)
 
 
-def test_only_an_attempt_that_asked_its_host_makes_the_next_wait_longer():
-    asked = failed(claimed(), "no answer", delay_s=60.0, now=NOW)
-    not_asked = failed(claimed(), "left alone", delay_s=60.0, now=NOW, is_counted=False)
-    assert (asked.attempts, not_asked.attempts) == (1, 0)
-    assert not_asked.retry_at == NOW + 60.0
-
-
 def test_a_failure_is_made_up_for_at_once_when_the_account_has_changed_meanwhile():
     row = seen(IdentitySeen(did=DID, seq=1, time=NOW), claimed())
     assert failed(row, "no answer", delay_s=3600.0, now=NOW).retry_at == NOW

@@ -187,6 +187,14 @@ def test_bare_field_ids_and_the_shape_of_web_clients_become_uris():
     )
 
 
+def test_what_no_field_uri_could_be_is_no_field():
+    nsid = "pub.chive.eprint.submission"
+    value = minimal(nsid) | {"fieldNodes": [{"uri": {"a": 1}}, {"uri": None}, {"uri": "x"}]}
+    assert projected(nsid, value).marks == ()
+    many = minimal(nsid) | {"fieldNodes": [{"uri": f"{EPRINT_URI}{at}"} for at in range(50)]}
+    assert len(projected(nsid, many).marks) == 10
+
+
 def test_search_holds_all_authors_keywords_and_abstract_items():
     nsid = "pub.chive.eprint.submission"
     value = minimal(nsid) | {
