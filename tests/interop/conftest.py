@@ -11,7 +11,7 @@ import pytest
 from tests.interop.real_network import Network, real_network
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # what one module does to its accounts is no other's business
 def network_info(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with real_network(tmp_path_factory.mktemp("network")) as info:
         yield info
