@@ -26,7 +26,7 @@ run: setup
 	$(BIN)/chive-indexer run --config config/indexer.example.toml
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not network and not ops"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not network and not ops" --ignore=tests/ops
 
 test-network: setup
 	tests/interop/network/install.sh .network

@@ -22,6 +22,9 @@ LISTED_MAX = 100
 ETA_S_MAX = 365 * 86_400.0
 """An end that is further away is not told: it says only that the clock or the count is odd."""
 
+RATED_AFTER_S = 0.001
+"""What has worked for less has no rate yet: the clock's own resolution would be all it tells."""
+
 TRIGGERS = {
     "pub.chive.admin.triggerPDSScan": OperationType.PDS_SCAN,
     "pub.chive.admin.triggerFreshnessScan": OperationType.FRESHNESS_SCAN,
@@ -175,7 +178,7 @@ def _progress(operation: Operation, now: float) -> dict[str, Json]:
         remaining_s = (total - done) * elapsed_s / done
     return {
         "progress": min(100 * done // total, 100) if total else None,
-        "rate": round(done * 60 / elapsed_s) if elapsed_s > 0 else None,
+        "rate": round(done * 60 / elapsed_s) if elapsed_s >= RATED_AFTER_S else None,
         "eta": (
             utc_text(now + remaining_s)
             if is_running and remaining_s is not None and 0 <= remaining_s < ETA_S_MAX

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from admin_api.handlers.backfills import ETA_S_MAX, operation_json
 from indexer.model import Operation, OperationMode, OperationStatus, OperationType
 
 
+@example(started_at=0.0, now=0.0, total=None, done=1, completed_after=2.2e-309)
 @given(
     started_at=st.floats(0, 4e9),
     now=st.floats(0, 4e9),
@@ -29,5 +30,7 @@ def test_the_end_that_is_expected_is_a_time_or_is_left_out(
         units_processed=done, total_units=total, outcomes={}, checkpoint=None, error=None,
         cancel_requested=False,
     )  # fmt: skip
-    eta = operation_json(operation, now=now).get("eta")
+    answer = operation_json(operation, now=now)
+    assert answer.get("rate") is None or int(str(answer["rate"])) >= 0
+    eta = answer.get("eta")
     assert eta is None or datetime.fromisoformat(str(eta)).timestamp() - now <= ETA_S_MAX + 1
