@@ -177,14 +177,15 @@ async def test_a_repo_that_keeps_moving_is_fetched_whole_in_the_same_attempt(rig
 
 async def test_a_record_that_is_gone_when_its_turn_comes_starts_the_walk_anew(rig: Rig):
     account = await large(rig)
-    write(rig, account)
+    # A key decides where in the tree its record hangs: the same one twice, for as many rounds.
+    write(rig, account, "r900000")
     await rig.hear()
     proof = rig.net.faults.schedule(FaultKind.HTTP_DELAY, endpoint=PROOF, seconds=0.0)
     assert [done.result for done in await rig.work()] == [Result.FETCHED]
     assert proof.fired == 1
     rounds = rig.asked("getBlocks")
     other = await large(rig)
-    write(rig, other)
+    write(rig, other, "r900000")
     await rig.hear()
     last = rig.net.faults.schedule(
         FaultKind.HTTP_DELAY, endpoint=BLOCKS, did=other.did, skip=rounds - 1, seconds=0.3
