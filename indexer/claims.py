@@ -139,6 +139,14 @@ def looked_up(repo: Repo, signing_key: str | None, *, is_news: bool, now: float)
     )
 
 
+def identified(repo: Repo) -> Repo:
+    """The claim without its question about the identity, which has been answered.
+
+    What is left of it is asked of the host, and the repo follows the stream meanwhile.
+    """
+    return replace(repo, claimed=repo.claimed & ~Wanted.IDENTITY)
+
+
 def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: float) -> Repo:
     """The repo with complete rows of a known commit, ready to follow its chain.
 

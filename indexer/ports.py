@@ -139,6 +139,9 @@ class WorkQueue(Protocol):
     async def purge(self, claim: Claim, reason: str) -> Counter[tuple[str, str]]:
         """Delete all rows of a repo whose account is gone, and end the claim."""
 
+    async def note_older(self, claim: Claim, pds_url: str, host_rev: str) -> float:
+        """Remember that a host shows less than we hold; since when it does, in unix seconds."""
+
 
 class RepoRows(Protocol):
     """What a claim holder may do to its repo.
@@ -148,6 +151,11 @@ class RepoRows(Protocol):
 
     async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
         """Keep what the DID document says now; the claim with it. Raises `HostDenied`."""
+
+    async def catch_up(
+        self, claim: Claim, commits: Sequence[CommitSeen], *, upto_id: int
+    ) -> Finish:
+        """Replay commits that waited for the key; once none is left, the stream is followed."""
 
     async def begin_fetch(self, claim: Claim) -> Claim:
         """From here on live commits of the repo are buffered: call before the first request.
@@ -163,9 +171,6 @@ class RepoRows(Protocol):
 
     async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
         """Make our rows of the chunk's range equal to its leaves; rows by (collection, action)."""
-
-    async def note_older(self, claim: Claim, pds_url: str, host_rev: str) -> float:
-        """Remember that a host shows less than we hold; since when it does, in unix seconds."""
 
     async def load_pending(self, claim: Claim, after_id: int) -> list[tuple[int, bytes]]:
         """The oldest buffered commits after `after_id`: (id, raw frame)."""

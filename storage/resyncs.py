@@ -22,6 +22,7 @@ from indexer.claims import (
     Identity,
     SnapshotChunk,
     StaleClaim,
+    identified,
     looked_up,
     purged,
     purging,
@@ -168,6 +169,38 @@ class ResyncStore:
         if saved.repo.account_status is AccountStatus.DENIED:
             raise HostDenied(f"{claim.did}: {saved.repo.reason}")
         return saved
+
+    async def catch_up(
+        self, claim: Claim, commits: Sequence[CommitSeen], *, upto_id: int
+    ) -> Finish:
+        """Replay verified commits that waited for the key that is now saved; the claim stays.
+
+        `commits` are all buffered ones up to `upto_id`. Once none is left, live commits of the
+        repo are applied as they come, however long its host takes to answer.
+        """
+        self._room.check()
+        now = self._clock.now()
+
+        def change(connection: sqlite3.Connection, stored: Repo) -> Finish:
+            session = self._session(connection, now)
+            session.load((stored.did,))
+            rounds = replay(connection, session, stored, None, commits, now=now)
+            left = drop_replayed(connection, stored, upto_id)
+            repo = session.expect(stored.did)
+            is_done = left == 0 or repo.state is not RepoState.ACTIVE
+            if is_done:
+                repo = identified(repo)
+                session.replace(repo)
+            applied = session.flush()
+            connection.execute(
+                "UPDATE repo SET pending_bytes = ?, rounds = ? WHERE id = ?",
+                (left, rounds, stored.id),
+            )
+            if is_done:
+                drop_pending(connection, stored)
+            return Finish(applied, repo, 0, is_done)
+
+        return await self._change(claim, change)
 
     async def begin_fetch(self, claim: Claim) -> Claim:
         """From here on live commits of the repo are buffered: call before the first request."""

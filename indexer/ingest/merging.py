@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from indexer.claims import Claim, Fetched, SnapshotChunk
 from indexer.clock import Clock
@@ -13,6 +14,7 @@ from indexer.ingest.portions import WRITES_MAX
 from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
+from indexer.model import RepoState
 from indexer.planning import CommitSeen
 from indexer.ports import RepoRows
 from indexer.protocol.keys import VerifyingKey
@@ -72,6 +74,21 @@ class RepoMerge:
             scope_id=self._verifier.scope.scope_id,
         )
         return await self.finish(claim, route, (fetched, chunk), key, is_confirmed=True)
+
+    async def catch_up(self, claim: Claim, route: Route, key: VerifyingKey) -> Claim:
+        """Apply what an active repo's doubtful key held up; the claim for what is left of it."""
+        if claim.repo.state is not RepoState.ACTIVE or not claim.repo.is_key_stale:
+            return claim
+        after = 0
+        while True:
+            pending = await self._rows.load_pending(claim, after)
+            for upto, commits in commit_portions(await self._verified(pending, key)):
+                after = max(after, upto)
+                done = await self._rows.catch_up(claim, commits, upto_id=after)
+                route.changes.update(done.applied.records)
+                self._metrics.count_applied(done.applied, source="backfill")
+                if done.is_done:
+                    return replace(claim, repo=done.repo)
 
     async def finish(
         self,

@@ -242,6 +242,7 @@ class Resyncer:
         key = VerifyingKey.parse(document.signing_key)
         if not is_about_host:
             return await self._merge.finish(claim, route, None, key, is_confirmed=False)
+        claim = await self._merge.catch_up(claim, route, key)
         is_hurried = route.seat is not None and route.seat.is_awaited
         status = await self._hosts.fetch_status(document.pds_url, claim.did, is_hurried=is_hurried)
         route.host_rev = None if status is None else status.rev
@@ -304,6 +305,8 @@ class Resyncer:
         self, claim: Claim, route: Route, pds_url: str, key: VerifyingKey, host_rev: str | None
     ) -> Resync:
         claim = await self._rows.begin_fetch(claim)
+        if self._is_current(claim, host_rev):  # the stream was faster
+            return await self._merge.finish(claim, route, None, key, is_confirmed=True)
         async with self._reader.open(claim, route, pds_url, key) as snapshot:
             rev = snapshot.commit.rev
             is_older = claim.repo.rev is not None and rev < claim.repo.rev
@@ -314,7 +317,7 @@ class Resyncer:
     async def _refuse_older(self, claim: Claim, pds_url: str, rev: str) -> Resync:
         """What the host shows is from before what we hold: it lags, or was set back for good."""
         reason = f"the host serves {rev}, older than our {claim.repo.rev}"
-        since = await self._rows.note_older(claim, pds_url, rev)
+        since = await self._queue.note_older(claim, pds_url, rev)
         if self._clock.now() - since < ROLLBACK_S:
             raise Unavailable(reason)
         log.error("repo.rolled_back", did=claim.did, host=pds_url, reason=reason)
