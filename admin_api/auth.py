@@ -52,6 +52,14 @@ class Unauthenticated(RequestRefused):
         super().__init__("AuthenticationRequired", message, status=401)
 
 
+class LockedOut(Limited):
+    """A wrong credential after too many: told the same whatever was wrong, and challenged.
+
+    A correct one would have been accepted, so the challenge is what this differs by from other
+    limits.
+    """
+
+
 class NotAdmin(RequestRefused):
     """A token whose issuer is on no list of ours; its signature has not been looked at."""
 
@@ -156,7 +164,7 @@ class Authenticator:
         retry_after_s = self._failures.note(client)
         if retry_after_s is not None:
             self._metrics.auth_failures.labels("limited").inc()
-            return Limited("too many wrong credentials", retry_after_s)
+            return LockedOut("too many wrong credentials", retry_after_s)
         if reason == Flaw.NOT_ADMIN:
             return NotAdmin()
         return self._challenge() if wanted is None else Unauthenticated(wanted)

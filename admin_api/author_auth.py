@@ -77,7 +77,7 @@ class Authors:
     def read(self, request: web.BaseRequest, nsid: str) -> Token:
         """A token for this method whose claims are in order. Nothing is asked of anybody.
 
-        Raises `Unauthenticated`, `AccountDenied` or `Limited`.
+        Raises `Unauthenticated` or `Limited`.
         """
         headers = request.headers.getall("Authorization", ())
         if not headers:
@@ -90,20 +90,21 @@ class Authors:
             found = read_token(token, audiences=self._audiences, nsid=nsid, now=self._clock.now())
         except TokenRefused as error:
             raise self._refused(request, error.flaw) from error
-        if self._index.is_denied(found.iss):
-            raise AccountDenied
         return found
 
     async def prove(self, request: web.BaseRequest, token: Token) -> Actor:
         """The author, once the signature is known to be theirs; the token is used up.
 
-        Raises `Unauthenticated`, `Limited` or `IssuerUnavailable`.
+        Only the author is told of a denial. Raises `Unauthenticated`, `AccountDenied`, `Limited` or
+        `IssuerUnavailable`.
         """
         try:
             _check_signature(token, await self._key(request, token.iss))
             self._used.use(token)
         except TokenRefused as error:
             raise self._refused(request, error.flaw) from error
+        if self._index.is_denied(token.iss):
+            raise AccountDenied
         return Actor(token.iss, is_password=False)
 
     async def _key(self, request: web.BaseRequest, did: str) -> VerifyingKey:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 
 from admin_api.xrpc import error_response
 from indexer.errors import LocalFault
@@ -61,6 +61,9 @@ async def listen(
     """
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if request.version < HttpVersion10 or not request.raw_path.startswith("/"):
+            # No version, or a request that is meant for a proxy.
+            return error_response(400, "InvalidRequest", "the request must be HTTP/1, for a path")
         path, _, query = request.raw_path.partition("?")
         return await answer(request, path, query)
 

@@ -1,7 +1,9 @@
 """The two listeners: admin (XRPC, health, readiness, console) and metrics.
 
 Owns which path leads where and who needs a credential: XRPC methods do, the answers that service
-managers and scrapers poll do not, and tell nothing that a stranger could use.
+managers and scrapers poll do not, and tell nothing that a stranger could use. Because anybody may
+ask for those, one client may ask for so many a second; `/livez` alone always answers, as it costs
+no more than a refusal would.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from aiohttp import web
 from admin_api.clients import ClientAddresses
 from admin_api.console_files import ConsoleFiles
 from admin_api.dispatching import AdminSettings, open_dispatcher
-from admin_api.handlers import METHODS
+from admin_api.limits import Limited, RequestLimit
 from admin_api.listener import listen
 from admin_api.ports import AdminPorts
 from admin_api.service_auth import SERVICE
@@ -25,6 +27,7 @@ from admin_api.xrpc import (
     OnFault,
     error_response,
     json_response,
+    refusal,
     unavailable,
 )
 from indexer.clock import Clock
@@ -34,12 +37,20 @@ from indexer.model import Json
 from indexer.ports import Status
 from indexer.protocol.lexicon import LexiconCatalog
 
-__all__ = ["METHODS", "AdminSettings", "serve_admin", "serve_metrics"]
+__all__ = ["AdminSettings", "serve_admin", "serve_metrics"]
 
 READ_METHODS = frozenset({"GET", "HEAD"})
+LIVE_PATH = "/livez"
+ALIVE: Json = {"status": "alive"}
 HEALTH_PATH = "/xrpc/_health"
 DID_DOCUMENT_PATH = "/.well-known/did.json"
 DID_WEB = "did:web:"
+
+OPEN_PER_S = 100.0
+"""Requests a second without a credential that one client may make; twice as many after a rest."""
+
+SCRAPES_PER_S = 20.0
+"""The same of expositions, each of which is some 20 ms of work beside the stream."""
 
 
 @asynccontextmanager
@@ -62,18 +73,26 @@ async def serve_admin(
         settings, ports, addresses, own_host=own_host, catalog=catalog, clock=clock,
         metrics=metrics, on_fault=on_fault,
     )  # fmt: skip
-    constant: dict[str, Json] = {"/livez": {"status": "alive"}}
-    if own_host is not None:
-        constant[DID_DOCUMENT_PATH] = _did_document(f"{settings.service_did}", own_host)
+    document = None if own_host is None else _did_document(f"{settings.service_did}", own_host)
     status, console = ports.status, ConsoleFiles()
+    limit = RequestLimit(OPEN_PER_S, clock=clock)
 
     async def answer(request: web.BaseRequest, path: str, query: str) -> web.Response:
+        if path.startswith(PREFIX) and path != HEALTH_PATH:
+            return await dispatcher.answer(request, path, query)
+        if path == LIVE_PATH:
+            return _read_only(request) or json_response(200, ALIVE)
+        try:
+            limit.take(addresses.client_of(request))
+        except Limited as error:
+            return refusal(error)
+        return await open_answer(request, path)
+
+    async def open_answer(request: web.BaseRequest, path: str) -> web.Response:
         if path == HEALTH_PATH:
             return _read_only(request) or await _health(status, on_fault)
-        if path.startswith(PREFIX):
-            return await dispatcher.answer(request, path, query)
-        if path in constant:
-            return _read_only(request) or json_response(200, constant[path])
+        if path == DID_DOCUMENT_PATH and document is not None:
+            return _read_only(request) or json_response(200, document)
         if path == "/readyz":
             return _read_only(request) or await _readiness(status, ports.notes(), on_fault)
         if (page := console.response(path)) is not None:
@@ -106,17 +125,22 @@ def _did_document(did: str, host: str) -> Json:
 
 @asynccontextmanager
 async def serve_metrics(
-    bind: str, port: int, *, metrics: Metrics, on_fault: OnFault
+    bind: str, port: int, *, clock: Clock, metrics: Metrics, on_fault: OnFault
 ) -> AsyncIterator[int]:
     """Serve /metrics until the block ends; gives the bound port.
 
     Raises `LocalFault` where the address cannot be bound.
     """
+    addresses, limit = ClientAddresses(()), RequestLimit(SCRAPES_PER_S, clock=clock)
 
     async def answer(request: web.BaseRequest, path: str, _: str) -> web.Response:
-        if path == "/livez":
-            return _read_only(request) or json_response(200, {"status": "alive"})
+        if path == LIVE_PATH:
+            return _read_only(request) or json_response(200, ALIVE)
         if path == "/metrics":
+            try:
+                limit.take(addresses.client_of(request))
+            except Limited as error:
+                return refusal(error)
             return _read_only(request) or await _exposition(request, metrics, on_fault)
         return error_response(404, "NotFound", "metrics are under /metrics")
 

@@ -24,7 +24,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from admin_api.auth import Actor, Authenticator, Unauthenticated
+from admin_api.auth import Actor, Authenticator, LockedOut, Unauthenticated
 from admin_api.author_auth import Authors
 from admin_api.clients import BrowserGuard, ClientAddresses
 from admin_api.json_body import BODY_BYTES_MAX, INTEGER_MAX, read_json
@@ -55,7 +55,7 @@ TARGETS = ("did", "uri", "pdsUrl", "subject", "url", "id", "index")
 OK = "ok"
 INTERNAL_ERROR = "InternalServerError"
 BUSY_ERROR = "NotEnoughResources"
-HTTP_METHODS = {"query": "GET", "procedure": "POST"}
+HTTP_METHODS = {"query": ("GET", "HEAD"), "procedure": ("POST",)}
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -151,10 +151,8 @@ class Dispatcher:
         if served is None:
             raise RequestRefused("MethodNotImplemented", f"{nsid} is not served here", status=501)
         method, handler = served
-        if request.method != HTTP_METHODS[method.type]:
-            raise RequestRefused(
-                "InvalidRequest", f"{nsid} is a {method.type}: use {HTTP_METHODS[method.type]}"
-            )
+        if request.method not in (verbs := HTTP_METHODS[method.type]):
+            raise RequestRefused("InvalidRequest", f"{nsid} is a {method.type}: use {verbs[0]}")
         of_author = self._author_methods.get(nsid)
         if of_author is not None and self._authors is not None:
             token = self._authors.read(request, nsid)
@@ -282,7 +280,7 @@ def error_response(status: int, name: str, message: str) -> web.Response:
 def refusal(error: RequestRefused) -> web.Response:
     """The answer to a client's mistake, with the headers that its status calls for."""
     response = error_response(error.status, error.name, error.message)
-    if isinstance(error, Unauthenticated):
+    if isinstance(error, Unauthenticated | LockedOut):
         response.headers["WWW-Authenticate"] = 'Basic realm="admin", charset="UTF-8"'
     if error.status == web.HTTPTooManyRequests.status_code:
         wait_s = error.retry_after_s if isinstance(error, Limited) else RETRY_LATER_S
@@ -332,6 +330,11 @@ def _check_encoding(request: web.BaseRequest, encoding: str) -> None:
     if request.headers.getall("Content-Encoding", ()):
         raise RequestRefused(
             "UnsupportedMediaType", "a Content-Encoding is not accepted", status=415
+        )
+    codings = ",".join(request.headers.getall("Transfer-Encoding", ())).lower()
+    if codings.strip() not in ("", "chunked"):
+        raise RequestRefused(
+            "MethodNotImplemented", "of transfer codings only chunked is known here", status=501
         )
 
 

@@ -156,6 +156,7 @@ async def _listen(settings: Settings, parts: Parts, stack: AsyncExitStack) -> Ad
         serve_metrics(
             settings.metrics.bind,
             settings.metrics.port,
+            clock=parts.clock,
             metrics=parts.metrics,
             on_fault=parts.fault.notice,
         )

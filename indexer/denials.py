@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from indexer.errors import InvalidUpstream, RequestRefused
@@ -40,7 +40,7 @@ class Subject:
     """What somebody denies or allows, in the one spelling that is stored."""
 
     kind: DenialKind
-    text: str  # a DID, at://did/collection/rkey, or host[:port] in lower case
+    text: str  # a DID, at://did/collection/rkey, or host[:port]: lower case, addresses compressed
 
     @property
     def did(self) -> str:
@@ -95,27 +95,35 @@ def _record(text: str) -> str:
 
 def _host(text: str) -> str | None:
     """`host[:port]` of a host name, an address or a URL; None for anything else."""
+    if (address := _address(text)) is not None:
+        return address
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
-        name, port = (parts.hostname or "").rstrip("."), parts.port
+        name, port = (parts.hostname or "").removesuffix("."), parts.port
     except ValueError:
         return None
-    if parts.scheme not in ("", *USUAL_PORTS) or "@" in parts.netloc:
+    # urlsplit drops line ends and tabs: what is left may be somebody else's name.
+    if not text.isprintable() or parts.scheme not in ("", *USUAL_PORTS) or "@" in parts.netloc:
         return None
     if parts.path.strip("/") or parts.query or parts.fragment:
         return None
-    if not (is_handle(name) or name == "localhost" or _is_address(name)):
+    shown = name if is_handle(name) or name == "localhost" else _address(name)
+    if shown is None:
         return None
-    shown = f"[{name}]" if ":" in name else name
     return shown if port in (None, USUAL_PORTS.get(parts.scheme)) else f"{shown}:{port}"
 
 
-def _is_address(text: str) -> bool:
+def _address(text: str) -> str | None:
+    """An address in its one spelling, as in a URL; None for what is none, or is of one link."""
     try:
-        ip_address(text)
+        address = ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)  # what is connected to
+    return f"[{address.compressed}]" if address.scope_id is None else None
 
 
 class DeniedHosts:
@@ -141,11 +149,12 @@ def _names(url: str) -> Iterator[str]:
         name, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError:
         return
-    shown = f"[{name}]" if ":" in name else name
+    address = _address(name)
+    shown = name if address is None else address
     yield f"{shown}:{port or USUAL_PORTS.get(parts.scheme)}"
     yield shown
     labels = name.split(".")
-    if not _is_address(name):
+    if address is None:
         yield from (".".join(labels[at:]) for at in range(1, len(labels) - 1))
 
 

@@ -4,42 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
+from admin_api.handlers.paging import asked_page, next_cursor
 from admin_api.ports import AuditLog
 from admin_api.xrpc import Call, Handler
 from indexer.audit import AuditEntry
-from indexer.errors import RequestRefused
 from indexer.model import Json, utc_text
-
-LISTED_DEFAULT = 50
-ID_DIGITS_MAX = 18
 
 
 def audit_handlers(audit: AuditLog) -> Mapping[str, Handler]:
     """NSID -> handler."""
 
     async def entries(call: Call) -> Json:
-        limit = msgspec.convert(call.params.get("limit", LISTED_DEFAULT), int)
-        actor, cursor = call.params.get("actorDid"), call.params.get("cursor")
+        before, limit = asked_page(call)
+        actor = call.params.get("actorDid")
         found, total = await audit.entries(
-            actor=None if actor is None else str(actor),
-            before=None if cursor is None else row_cursor(str(cursor)),
-            limit=limit,
+            actor=None if actor is None else str(actor), before=before, limit=limit
         )
-        value: dict[str, Json] = {"entries": [_entry_json(each) for each in found], "total": total}
-        if len(found) == limit:
-            value["cursor"] = str(found[-1].id)
-        return value
+        listed: list[Json] = [_entry_json(each) for each in found]
+        return {"entries": listed, "total": total, **next_cursor(found, limit)}
 
     return {"pub.chive.admin.getAuditLog": entries}
-
-
-def row_cursor(cursor: str) -> int:
-    """The row id that a cursor of ours stands for."""
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= ID_DIGITS_MAX):
-        raise RequestRefused("InvalidRequest", "parameter cursor: is not one of ours")
-    return int(cursor)
 
 
 def _entry_json(entry: AuditEntry) -> Json:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
-from admin_api.handlers.audit import row_cursor
+from admin_api.handlers.paging import asked_page, next_cursor
 from admin_api.ports import Denials
 from admin_api.xrpc import Call, Handler
 from indexer.denials import Denial
 from indexer.model import Json, utc_text
-
-LISTED_DEFAULT = 50
 
 
 def denial_handlers(denials: Denials) -> Mapping[str, Handler]:
@@ -32,14 +28,9 @@ def denial_handlers(denials: Denials) -> Mapping[str, Handler]:
         return {"success": await denials.allow(str(call.input["subject"]))}
 
     async def listing(call: Call) -> Json:
-        limit = msgspec.convert(call.params.get("limit", LISTED_DEFAULT), int)
-        cursor = call.params.get("cursor")
-        before = None if cursor is None else row_cursor(str(cursor))
+        before, limit = asked_page(call)
         found = await denials.denials(before=before, limit=limit)
-        value: dict[str, Json] = {"denied": [_denial_json(each) for each in found]}
-        if len(found) == limit:
-            value["cursor"] = str(found[-1].id)
-        return value
+        return {"denied": [_denial_json(each) for each in found], **next_cursor(found, limit)}
 
     return {
         "pub.chive.indexer.deny": deny,

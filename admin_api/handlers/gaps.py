@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
-from admin_api.handlers.audit import row_cursor
+from admin_api.handlers.paging import asked_page, next_cursor
 from admin_api.ports import CursorReset, GapListing
 from admin_api.xrpc import Call, Handler
 from indexer.errors import RequestRefused
 from indexer.model import Gap, Json, utc_text
-
-LISTED_DEFAULT = 50
 
 
 def gap_handlers(gaps: GapListing, cursors: CursorReset) -> Mapping[str, Handler]:
     """NSID -> handler."""
 
     async def listing(call: Call) -> Json:
-        limit = msgspec.convert(call.params.get("limit", LISTED_DEFAULT), int)
-        cursor = call.params.get("cursor")
-        before = None if cursor is None else row_cursor(str(cursor))
+        before, limit = asked_page(call)
         found = await gaps.gaps(before=before, limit=limit)
-        value: dict[str, Json] = {"gaps": [_gap_json(each) for each in found]}
-        if len(found) == limit:
-            value["cursor"] = str(found[-1].id)
-        return value
+        return {"gaps": [_gap_json(each) for each in found], **next_cursor(found, limit)}
 
     async def reset(call: Call) -> Json:
         if call.input.get("consent") is not True:

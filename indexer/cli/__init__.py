@@ -26,6 +26,7 @@ from indexer.cli.options import config_option, json_option
 from indexer.cli.remote import REMOTE_COMMANDS
 from indexer.cli.search import search
 from indexer.cli.verify import verify
+from indexer.cli.wording import printable
 from indexer.errors import ConfigurationError
 from indexer.logs import configure_logging
 from indexer.settings import Settings, effective, load_settings, read_passwords
@@ -102,4 +103,14 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except click.Abort:
         return EXIT_INTERRUPTED
+    except UnicodeEncodeError as error:
+        if not any(map(_is_foreign, sys.argv[1:] if arguments is None else arguments)):
+            raise
+        click.echo(f"{PROGRAM}: an argument is not UTF-8: {printable(error.object)}", err=True)
+        return os.EX_USAGE
     return code if isinstance(code, int) else os.EX_OK
+
+
+def _is_foreign(argument: str) -> bool:
+    """Whether it holds bytes that are no text: a path may, nothing that is sent or looked up."""
+    return not argument.isascii() and any("\udc80" <= c <= "\udcff" for c in argument)

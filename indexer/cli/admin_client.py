@@ -10,7 +10,9 @@ import base64
 import http.client
 import os
 import ssl
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
@@ -22,8 +24,14 @@ import msgspec
 from indexer.cli.wording import printable
 
 USER = "admin"
-CALL_S = 15.0
-"""Longest silence of the daemon within one call."""
+QUERY_S = 15.0
+"""Longest silence of the daemon when it is asked something."""
+
+CHANGE_S = 600.0
+"""The same when it changes something: that may be every repo of a host."""
+
+PATIENCE_S = 5.0
+"""After this long it is told that the daemon is still at it."""
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 
@@ -59,6 +67,12 @@ class WrongPassword(AdminError):
     exit_code = os.EX_NOPERM
 
 
+class Broken(AdminError):
+    """A bug of the daemon."""
+
+    exit_code = os.EX_SOFTWARE
+
+
 class NotServed(AdminError):
     """This version of the daemon does not have the method or the operation type."""
 
@@ -84,25 +98,47 @@ class _Refusal(msgspec.Struct):
     message: str = ""
 
 
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What to do about a refusal."""
+
+    text: str
+    field: str = ""  # the parameter or field of the input that it is about; empty: any
+
+    def fits(self, message: str) -> bool:
+        """Whether a refusal with this message is one that it helps against."""
+        return not self.field or f" {self.field}: " in message
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminClient:
     """A daemon's admin listener and the password for it. Raises `AdminError` from every call."""
 
     url: str  # without a trailing slash
     password: str
+    change_s: float = CHANGE_S
+    patience_s: float = PATIENCE_S
+    tell: Callable[[str], None] = _tell
 
-    def query(self, nsid: str, params: Mapping[str, str], *, remedy: str = "") -> bytes:
-        """The JSON answer to a query. `remedy` follows a refusal: what to do about it."""
+    def query(self, nsid: str, params: Mapping[str, str], *, remedy: Remedy | None = None) -> bytes:
+        """The JSON answer to a query. `remedy` follows a refusal of bad input."""
         path = f"/xrpc/{nsid}" + (f"?{urlencode(params)}" if params else "")
         return self._answer("GET", path, None, remedy)
 
-    def call(self, nsid: str, body: Mapping[str, str | int], *, remedy: str = "") -> bytes:
+    def call(
+        self, nsid: str, body: Mapping[str, str | int], *, remedy: Remedy | None = None
+    ) -> bytes:
         """The JSON answer to a procedure. `remedy` as for a query."""
-        return self._answer("POST", f"/xrpc/{nsid}", msgspec.json.encode(body), remedy)
+        with self._patience():
+            return self._answer("POST", f"/xrpc/{nsid}", msgspec.json.encode(body), remedy)
 
     def readiness(self) -> bytes | None:
         """What /readyz says, ready or not; None where it is not served."""
-        status, body = self._exchange("GET", "/readyz", None)
+        status, body, _ = self._exchange("GET", "/readyz", None)
         return body if status in {HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE} else None
 
     def read(self, answer: bytes, kind: type[Answer]) -> Answer:
@@ -112,18 +148,35 @@ class AdminClient:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Foreign(self.url, f"its answer is not as expected: {error}") from error
 
-    def _answer(self, method: str, path: str, body: bytes | None, remedy: str) -> bytes:
-        status, answer = self._exchange(method, path, body)
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Say so when it takes long."""
+        longest = f"{self.change_s / 60:.0f} min at most"
+        told = threading.Timer(
+            self.patience_s, self.tell, [f"the daemon at {self.url} is at it: waiting, {longest}"]
+        )
+        told.daemon = True
+        told.start()
+        try:
+            yield
+        finally:
+            told.cancel()
+            told.join()
+
+    def _answer(self, method: str, path: str, body: bytes | None, remedy: Remedy | None) -> bytes:
+        status, answer, is_challenged = self._exchange(method, path, body)
         if status == HTTPStatus.OK:
             return answer
-        raise self._refused(status, answer, remedy)
+        raise self._refused(status, answer, remedy, is_challenged=is_challenged)
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes, bool]:
+        """Status, body, and whether another credential would be judged otherwise."""
         parts = urlsplit(self.url)
         kind = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
-        connection = kind(parts.hostname or "", parts.port, timeout=CALL_S)
+        silence_s = QUERY_S if body is None else self.change_s
+        connection = kind(parts.hostname or "", parts.port, timeout=silence_s)
         token = base64.b64encode(f"{USER}:{self.password}".encode()).decode()
         headers = {"Authorization": f"Basic {token}", "Accept": "application/json"}
         if body is not None:
@@ -134,7 +187,8 @@ class AdminClient:
             answer = response.read(ANSWER_BYTES_MAX + 1)
         except TimeoutError as error:
             raise AdminUnreachable(
-                f"the daemon at {self.url} did not answer within {CALL_S:g} s: its log says why"
+                f"the daemon at {self.url} did not answer within {silence_s:g} s: its log says why"
+                + ("" if body is None else "; it may yet do what was asked")
             ) from error
         except ssl.SSLError as error:
             raise Foreign(self.url, f"TLS failed: {error}") from error
@@ -153,23 +207,31 @@ class AdminClient:
             connection.close()
         if len(answer) > ANSWER_BYTES_MAX:
             raise Foreign(self.url, f"its answer is larger than {ANSWER_BYTES_MAX} bytes")
-        return response.status, answer
+        return response.status, answer, "WWW-Authenticate" in response.headers
 
-    def _refused(self, status: int, answer: bytes, remedy: str) -> AdminError:
+    def _refused(
+        self, status: int, answer: bytes, remedy: Remedy | None, *, is_challenged: bool
+    ) -> AdminError:
         try:
             refusal = msgspec.json.decode(answer, type=_Refusal)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return Foreign(self.url, f"it answered with status {status}")
         said = f"the daemon at {self.url} says: {refusal.message or refusal.error}"
+        if is_challenged or status == HTTPStatus.UNAUTHORIZED:
+            return WrongPassword(
+                f"{said}; name the daemon's own admin.password_file with --password-file"
+            )
         match status:
-            case HTTPStatus.UNAUTHORIZED:
-                return WrongPassword(
-                    f"{said}; name the daemon's own admin.password_file with --password-file"
-                )
+            case HTTPStatus.INTERNAL_SERVER_ERROR:
+                error: AdminError = Broken(f"{said}; report it with what the daemon's log has")
             case HTTPStatus.NOT_IMPLEMENTED:
-                return NotServed(said)
+                error = NotServed(said)
             case HTTPStatus.NOT_FOUND:
-                return Foreign(self.url, refusal.message or refusal.error)
+                error = Foreign(self.url, refusal.message or refusal.error)
             case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE:
-                return AdminBusy(f"{said}; try again later")
-        return Refused(f"{said}; {remedy}" if remedy else said)
+                error = AdminBusy(f"{said}; try again later")
+            case HTTPStatus.BAD_REQUEST if remedy is not None and remedy.fits(refusal.message):
+                error = Refused(f"{said}; {remedy.text}")
+            case _:
+                error = Refused(said)
+        return error

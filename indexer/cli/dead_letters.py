@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import click
 import msgspec
 
+from indexer.cli.admin_client import AdminClient, AdminError, Refused, Remedy
 from indexer.cli.options import Target, target_options
 from indexer.cli.wording import counted, printable, table
 
@@ -17,7 +19,7 @@ RETRY_ALL = "pub.chive.admin.retryAllDLQ"
 DISMISS = "pub.chive.admin.dismissDLQEntry"
 PURGE = "pub.chive.admin.purgeOldDLQ"
 MESSAGE_CHARS = 80
-UNKNOWN_ID = "`chive-indexer dlq list` shows the ids of those that exist"
+UNKNOWN_ID = Remedy("`chive-indexer dlq list` shows the ids of those that exist", "index")
 
 
 class LetterReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -108,14 +110,13 @@ def retry(
         else:
             click.echo(f"{counted(total, 'letter')} will be tried again.")
         return os.EX_OK
-    answers = [client.call(RETRY, {"index": each}, remedy=UNKNOWN_ID) for each in identifiers]
-    reports = [client.read(answer, _Retried) for answer in answers]
-    if is_json:
-        _print_each(identifiers, answers)
-    else:
-        for identifier, report in zip(identifiers, reports, strict=True):
-            click.echo(f"{identifier}: {printable(report.message)}")
-    return os.EX_OK if all(report.success for report in reports) else 1
+    done = _one_by_one(client, RETRY, identifiers)
+    reports = {each: client.read(answer, _Retried) for each, answer in done.answers.items()}
+    if not is_json:
+        for each, report in reports.items():
+            click.echo(f"{each}: {printable(report.message)}")
+    code = done.told(is_json=is_json)
+    return code or (os.EX_OK if all(report.success for report in reports.values()) else 1)
 
 
 @dlq.command()
@@ -124,13 +125,11 @@ def retry(
 @click.pass_obj
 def dismiss(target: Target, *, identifiers: tuple[int, ...], is_json: bool) -> int:
     """Drop these letters."""
-    client = target.client()
-    answers = [client.call(DISMISS, {"index": each}, remedy=UNKNOWN_ID) for each in identifiers]
-    if is_json:
-        _print_each(identifiers, answers)
-    else:
-        click.echo(f"{counted(len(answers), 'letter')} dropped.")
-    return os.EX_OK
+    done = _one_by_one(target.client(), DISMISS, identifiers)
+    if not is_json:
+        which = "" if done.is_all else f": {', '.join(map(str, done.answers)) or 'none'}"
+        click.echo(f"{counted(len(done.answers), 'letter')} dropped{which}.")
+    return done.told(is_json=is_json)
 
 
 @dlq.command()
@@ -170,7 +169,42 @@ def _print(answer: bytes) -> None:
     click.echo(msgspec.json.format(answer, indent=2))
 
 
-def _print_each(identifiers: tuple[int, ...], answers: list[bytes]) -> None:
-    """One document for several calls: id -> what was answered."""
-    told = {str(i): msgspec.Raw(each) for i, each in zip(identifiers, answers, strict=True)}
-    _print(msgspec.json.encode(told))
+@dataclass
+class _Done:
+    """What became of a call for each of several letters."""
+
+    answers: dict[int, bytes] = field(default_factory=dict)
+    refusals: dict[int, Refused] = field(default_factory=dict)
+    failure: AdminError | None = None  # why those that are in neither were not tried
+
+    @property
+    def is_all(self) -> bool:
+        return not self.refusals and self.failure is None
+
+    def told(self, *, is_json: bool) -> int:
+        """Print the rest: as JSON one document, id -> answer or error. The exit code."""
+        if is_json:
+            told: dict[str, msgspec.Raw | dict[str, str]] = {
+                str(each): msgspec.Raw(answer) for each, answer in self.answers.items()
+            }
+            told |= {str(each): {"error": why.message} for each, why in self.refusals.items()}
+            _print(msgspec.json.encode(told))
+        for text in dict.fromkeys(why.message for why in self.refusals.values()):
+            click.echo(f"chive-indexer: {text}", err=True)
+        if self.failure is not None:
+            raise self.failure
+        return Refused.exit_code if self.refusals else os.EX_OK
+
+
+def _one_by_one(client: AdminClient, nsid: str, identifiers: tuple[int, ...]) -> _Done:
+    """Call for each letter: one that is refused leaves the others their turn."""
+    done = _Done()
+    for each in identifiers:
+        try:
+            done.answers[each] = client.call(nsid, {"index": each}, remedy=UNKNOWN_ID)
+        except Refused as refused:
+            done.refusals[each] = refused
+        except AdminError as failure:
+            done.failure = failure
+            break
+    return done

@@ -8,6 +8,7 @@ from datetime import datetime
 import click
 import msgspec
 
+from indexer.cli.admin_client import Remedy
 from indexer.cli.options import Target, target_options
 from indexer.cli.wording import counted, printable, table
 
@@ -15,7 +16,9 @@ DENY = "pub.chive.indexer.deny"
 ALLOW = "pub.chive.indexer.allow"
 LIST = "pub.chive.indexer.listDenied"
 PAGE = "100"
-REMEDY = "give a DID, the AT-URI of a record (at://did:.../collection/rkey) or a host name"
+REMEDY = Remedy(
+    "give a DID, the AT-URI of a record (at://did:.../collection/rkey) or a host name", "subject"
+)
 
 
 class DenialReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

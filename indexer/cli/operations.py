@@ -12,7 +12,7 @@ from signal import SIGINT
 import click
 import msgspec
 
-from indexer.cli.admin_client import AdminClient, AdminUnreachable
+from indexer.cli.admin_client import AdminClient, AdminUnreachable, Remedy
 from indexer.cli.operation_report import (
     ListedOperations,
     OneOperation,
@@ -28,7 +28,7 @@ TRIGGER = "pub.chive.admin.triggerBackfill"
 CANCEL = "pub.chive.admin.cancelBackfill"
 STATUS = "pub.chive.admin.getBackfillStatus"
 
-UNKNOWN_ID = "`chive-indexer operations` lists those that exist"
+UNKNOWN_ID = Remedy("`chive-indexer operations` lists those that exist", "id")
 EXIT_CODES = {
     OperationStatus.COMPLETED: 0,
     OperationStatus.FAILED: 1,
@@ -95,7 +95,7 @@ def backfill(
     answer = client.call(
         TRIGGER,
         {"type": type_name, **body},
-        remedy="`chive-indexer backfill --help` says what each type takes",
+        remedy=Remedy("`chive-indexer backfill --help` says what each type takes"),
     )
     if watch:
         return _watch(client, client.read(answer, OneOperation).operation.id, is_json=is_json)

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import resource
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from admin_api.listener import CONNECTIONS_MAX, PER_CLIENT_MAX
 from tests.e2e.daemon import PASSWORD
@@ -122,3 +124,42 @@ async def test_a_thousand_listings_at_once_are_limited_and_not_fatal(tmp_path: P
             await asyncio.sleep(max(waits))  # what we were told
             assert await ask(session) == 200
         assert await write_and_wait(stage) < 5.0
+
+
+async def test_a_flood_of_what_needs_no_credential_is_limited_and_disturbs_nothing(tmp_path: Path):
+    """Pages, readiness and expositions: for one client so many, for others as ever."""
+
+    async def flood(port: int, path: str, seen: Counter[int]) -> None:
+        async with connected(port, source="127.0.0.9") as connection:
+            while True:
+                await connection.send(request(path))
+                answer = await connection.answer()
+                seen[answer.status] += 1
+                if answer.status == 429:
+                    assert answer.error == "RateLimitExceeded"
+                    assert answer.headers["retry-after"] == "1"
+
+    async with staged(tmp_path) as stage:
+        await write_and_wait(stage)
+        port = admin_port(stage)
+        metrics_port = urlsplit(stage.daemon.addresses.metrics_url).port
+        assert metrics_port is not None
+        seen: dict[str, Counter[int]] = {
+            path: Counter() for path in ("/", "/readyz", "/xrpc/_health", "/nothing", "/metrics")
+        }
+        async with asyncio.TaskGroup() as group:
+            floods = [
+                group.create_task(flood(metrics_port if path == "/metrics" else port, path, each))
+                for path, each in seen.items()
+            ]
+            async with asyncio.timeout(20):
+                while not all(each[429] for each in seen.values()):
+                    await asyncio.sleep(0.01)
+            assert await write_and_wait(stage) < 5.0
+            assert (await exchange(port, request("/readyz"))).status == 200, "of another client"
+            assert (await exchange(metrics_port, request("/metrics"))).status == 200
+            live = await exchange(port, request("/livez"), source="127.0.0.9")
+            assert live.status == 200, "whether it is alive is always told"
+            for each in floods:
+                each.cancel()
+        print({path: dict(each) for path, each in seen.items()})

@@ -382,6 +382,11 @@ async def test_denials_are_listed_page_by_page_and_said_again_with_another_reaso
         ("localhost:2583", "localhost:2583"),
         ("192.0.2.7", "192.0.2.7"),
         ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+        ("[2001:DB8:0:0:0:0:0:1]", "[2001:db8::1]"),
+        ("http://[2001:db8:0::1]:80/", "[2001:db8::1]"),
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("[::ffff:192.0.2.7]:81", "192.0.2.7:81"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
     ],
 )
 def test_a_subject_has_one_spelling(text: str, stored: str):
@@ -395,7 +400,10 @@ def test_a_subject_has_one_spelling(text: str, stored: str):
         "", " ", "did:", "did:plc:", "at://", f"at://{ALICE}", f"at://{ALICE}/{TAG}",
         f"at://alice.example/{TAG}/1", "com", "evil", "a b.example", "evil.example/path",
         "ftp://evil.example", "user@evil.example", "https://evil.example?x", "evil.example:x",
-        "evil.example:99999", "*.example", "[::1", "\0", "é.example", "." * 9,
+        "evil.example:99999", "ev\nil.example", "evil.example\n", "evil.example\t", "\revil.example",
+        "evil.example..", "fe80::1%eth0", "[fe80::1%25eth0]", f"{ALICE}\n", f"{URI}\n",
+        f" {ALICE}", "DID:PLC:abc", "AT://did:plc:abc/a.b.c/d", "127.1", "2130706433",
+        "*.example", "[::1", "\0", "é.example", "." * 9,
     ],
 )  # fmt: skip
 def test_what_is_no_subject_is_refused_with_what_is_allowed(text: str):
@@ -418,6 +426,9 @@ def test_what_is_no_subject_is_refused_with_what_is_allowed(text: str):
         ("192.0.2.7", "https://192.0.2.7", True),
         ("2.7", "https://192.0.2.7", False),
         ("[2001:db8::1]", "https://[2001:db8::1]:443", True),
+        ("[2001:db8::1]", "https://[2001:DB8:0:0::1]", True),
+        ("[2001:db8::1]:443", "https://[2001:DB8:0:0::1]", True),
+        ("192.0.2.7", "https://[::ffff:192.0.2.7]", True),
         ("evil.example", "https://[", False),
     ],
 )

@@ -59,6 +59,10 @@ class Connection:
                 body = await self._reader.read()
         return Answer(int(line.split(" ")[1]), headers, body)
 
+    async def rest(self) -> bytes:
+        """All that comes until the other side closes."""
+        return await self._reader.read()
+
     async def ended(self, deadline_s: float = DEADLINE_S) -> bool:
         """Wait for the other side to close; False when it does not."""
         try:

@@ -37,6 +37,23 @@ async def test_a_connection_serves_one_request_after_the_other():
 
 
 @pytest.mark.parametrize(
+    "line",
+    ["GET http://localhost/xrpc/x HTTP/1.1", "CONNECT localhost:80 HTTP/1.1", "OPTIONS * HTTP/1.1"],
+)
+async def test_what_is_meant_for_a_proxy_is_refused(line: str):
+    async with listen("admin", "127.0.0.1", 0, echo) as port:
+        answer = await exchange(port, f"{line}\r\nHost: localhost\r\n\r\n".encode())
+    assert (answer.status, answer.error) == (400, "InvalidRequest")
+
+
+async def test_a_request_without_a_version_is_refused():
+    async with listen("admin", "127.0.0.1", 0, echo) as port, connected(port) as connection:
+        await connection.send(b"GET /\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert b"the request must be HTTP/1" in await connection.rest()
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"\x16\x03\x01\x02\x00\x01\x00",

@@ -39,7 +39,8 @@ class Asked:
 
 @dataclass
 class ScriptedAdmin:
-    """`answers`: path -> what it answers in turn, the last one for ever; (status, JSON or bytes)."""
+    """`answers`: path -> what it answers in turn, the last one for ever; (status, JSON or bytes)
+    or (status, JSON or bytes, headers)."""
 
     url: str = ""
     answers: dict[str, deque[Any]] = field(default_factory=dict)
@@ -91,10 +92,12 @@ def scripted_admin() -> Iterator[ScriptedAdmin]:
             if answer is CLOSE:
                 self.close_connection = True
                 return
-            status, value = answer
+            status, value, *more = answer
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            for name, text in (more[0] if more else {}).items():
+                self.send_header(name, text)
             if status in (301, 307):
                 self.send_header("Location", "http://127.0.0.1:9/elsewhere")
             self.end_headers()

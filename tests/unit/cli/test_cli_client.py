@@ -264,7 +264,9 @@ def test_an_operation_that_is_asked_to_stop_is_shown_stopping(admin, client):
 
 def test_a_watch_ends_when_the_operation_is_no_longer_known(admin, client):
     admin.answer(TRIGGER, QUEUED)
-    admin.answer(STATUS, (400, {"error": "InvalidRequest", "message": "no operation"}))
+    admin.answer(
+        STATUS, (400, {"error": "InvalidRequest", "message": "parameter id: no operation"})
+    )
     code, _, err = client("backfill", "didSync", "--did", DID, "--watch")
     assert code == os.EX_DATAERR
     assert "`chive-indexer operations` lists those that exist" in err

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from scripted_admin import CLOSE, STATUS, credential
 
+from indexer.cli import denials
+from indexer.cli.admin_client import AdminClient, AdminUnreachable
+
 
 def error(name: str, message: str) -> dict[str, str]:
     return {"error": name, "message": message}
@@ -25,13 +28,14 @@ def error(name: str, message: str) -> dict[str, str]:
         ((503, error("NotEnoughResources", "disk full")), os.EX_UNAVAILABLE, "disk full; try"),
         ((403, error("Forbidden", "add it to admin.hosts")), os.EX_DATAERR, "admin.hosts"),
         (
-            (400, error("InvalidRequest", "no operation nope")),
+            (400, error("InvalidRequest", "parameter id: no operation nope")),
             os.EX_DATAERR,
             "no operation nope; `chive-indexer operations` lists those that exist",
         ),
         ((501, error("MethodNotImplemented", "not here")), os.EX_PROTOCOL, "says: not here"),
         ((404, error("NotFound", "metrics are under /metrics")), os.EX_PROTOCOL, "admin.port"),
-        ((500, error("InternalServerError", "")), os.EX_DATAERR, "says: InternalServerError"),
+        ((500, error("InternalServerError", "a bug")), os.EX_SOFTWARE, "says: a bug; report it"),
+        ((500, error("InternalServerError", "")), os.EX_SOFTWARE, "says: InternalServerError"),
         ((404, b"<html>nginx</html>"), os.EX_PROTOCOL, "it answered with status 404"),
         ((307, b""), os.EX_PROTOCOL, "it answered with status 307"),
         ((200, b"<html>"), os.EX_PROTOCOL, "its answer is not as expected"),
@@ -49,6 +53,85 @@ def test_a_failed_call_is_one_line_that_says_what_to_do(admin, client, answer, c
     assert admin.url in err
     assert expected in err
     assert admin.count(STATUS) == 1
+
+
+def test_a_wrong_password_is_told_as_such_also_after_many(admin, client):
+    """A correct one is accepted even then, so to wait is no remedy."""
+    many = error("RateLimitExceeded", "too many wrong credentials: wait 9 s")
+    admin.answer(STATUS, (429, many, {"WWW-Authenticate": 'Basic realm="admin"'}))
+    code, _, err = client("operations", "nope")
+    assert code == os.EX_NOPERM
+    assert "name the daemon's own admin.password_file" in err and "try again" not in err
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "input reason: must not be empty"),
+        (403, "this Host is not served: add it to admin.hosts"),
+        (500, "a bug; the log has the details"),
+    ],
+)
+def test_a_remedy_is_told_only_for_what_it_helps_against(admin, client, status, message):
+    admin.answer("/xrpc/" + denials.DENY, (status, error("Some", message)))
+    _, _, err = client("deny", "a.example", "--reason", "x")
+    assert message in err and denials.REMEDY.text not in err
+    admin.answer("/xrpc/" + denials.DENY, (400, error("InvalidRequest", "input subject: odd")))
+    _, _, err = client("deny", "a.example", "--reason", "x")
+    assert f"input subject: odd; {denials.REMEDY.text}" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("operations", "\udcff"),
+        ("cancel", "\udcff"),
+        ("deny", "\udcff", "--reason", "x"),
+        ("deny", "a.example", "--reason", "a\udcffb"),
+        ("dlq", "retry", "--all", "--reason", "\udcff"),
+        ("pds", "rescan", "http://\udcff"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_wrong_usage(admin, client, arguments):
+    code, out, err = client(*arguments)
+    assert (code, out) == (os.EX_USAGE, "")
+    assert err.startswith("chive-indexer: an argument is not UTF-8: ") and err.count("\n") == 1
+    assert admin.asked == []
+
+
+def test_a_long_change_is_told_to_be_under_way():
+    told, lines = threading.Event(), []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        told.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while not connection.recv(65_536).endswith(b"}"):
+                    pass
+                assert told.wait(10.0)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        client = AdminClient(url=url, password="p", patience_s=0.01, tell=tell)
+        assert client.call("a.b.c", {"x": 1}) == b"{}"
+        thread.join()
+    assert lines == [f"the daemon at {url} is at it: waiting, 10 min at most"]
+
+
+def test_a_change_that_is_never_answered_may_yet_be_done():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(
+            AdminUnreachable, match=r"within 0\.1 s: its log .* may yet do what was"
+        ):
+            AdminClient(url=url, password="p", change_s=0.1).call("a.b.c", {})
 
 
 def test_without_a_daemon_the_line_says_how_to_start_one(cli, password_file):
