@@ -31,8 +31,8 @@ REPLICA_LAG_S = 60.0
 """A copy of the directory that was behind is not any more after this time."""
 
 SECOND_LOOK_S = 3600.0
-"""A repo that its host does not know is hidden, and purged if the host still says so then."""
-
+"""A repo that its host does not know is hidden, and purged if the host still says so then. One that
+the directory does not know is hidden then, and its rows are kept."""
 
 ROLLED_BACK = "rolled_back"
 """Why a repo is in state `error` that its host has set back."""
@@ -66,6 +66,7 @@ class Claim:
 
     repo: Repo  # as claimed: `repo.claim` is the number, `repo.claimed` the work
     pds_url: str | None  # as of the last resolved DID document
+    is_new: bool = False  # whether it is an operator's, for a DID that nobody had named before
 
     @property
     def did(self) -> str:
@@ -320,10 +321,16 @@ def missing(repo: Repo, reason: str, *, is_hiding: bool, now: float) -> Repo:
     """Somebody who should know the repo does not, and nobody announced a deletion.
 
     There is a second look later: copies of the directory lag behind it, above all for a new DID.
-    Without rows at stake that one is the last. Without `is_hiding` rows are hidden only when the
-    answer is the same again.
+    Without rows at stake that one is the last; with them there are others, at longer and longer
+    intervals. Without `is_hiding` rows are hidden only when the answer is the same again at the
+    time of the second look: asking more often proves nothing.
     """
     is_news = repo.reason != reason
+    if not (is_news or is_hiding) and now < repo.retry_at:
+        again = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT
+        return replace(
+            repo, state=RepoState.NOT_FOUND, wanted=repo.wanted | again, claimed=Wanted.NOTHING
+        )
     is_asked_again = is_news or repo.rev is not None
     second_look_s = COPIES_LAG_S if repo.rev is None else SECOND_LOOK_S
     if is_hiding or not is_news:
@@ -335,10 +342,18 @@ def missing(repo: Repo, reason: str, *, is_hiding: bool, now: float) -> Repo:
         state=RepoState.NOT_FOUND,
         wanted=repo.wanted | look,
         claimed=Wanted.NOTHING,
-        retry_at=now + (throttle_s(attempts) if repo.wanted else second_look_s),
+        retry_at=now + max(throttle_s(attempts), 0.0 if repo.wanted else second_look_s),
         attempts=attempts,
         reason=reason,
     )
+
+
+def is_forgotten(claim: Claim, repo: Repo) -> bool:
+    """Whether the ended claim leaves nothing to track: an operator named what nobody knows."""
+    if not claim.is_new or repo.rev is not None:
+        return False
+    is_unresolved = repo.state is RepoState.ERROR and repo.signing_key is None
+    return is_unresolved or repo.state is RepoState.NOT_FOUND
 
 
 def purging(repo: Repo, reason: str) -> Repo:

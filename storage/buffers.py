@@ -50,6 +50,12 @@ def drop_replayed(connection: sqlite3.Connection, repo: Repo, upto_id: int) -> i
     return left
 
 
+def has_pending(connection: sqlite3.Connection, repo: Repo) -> bool:
+    """Whether anything is buffered for a repo."""
+    found = connection.execute("SELECT 1 FROM pending_commit WHERE repo_id = ? LIMIT 1", (repo.id,))
+    return found.fetchone() is not None
+
+
 def drop_pending(connection: sqlite3.Connection, repo: Repo) -> None:
     """Forget what was buffered for a repo."""
     connection.execute("DELETE FROM pending_commit WHERE repo_id = ?", (repo.id,))

@@ -23,6 +23,7 @@ from indexer.claims import (
     SnapshotChunk,
     StaleClaim,
     identified,
+    is_forgotten,
     looked_up,
     purged,
     purging,
@@ -40,13 +41,13 @@ from indexer.model import (
     utc_text,
 )
 from indexer.planning import CommitSeen, Policy, Repo, plan_discovery
-from storage.buffers import drop_pending, drop_replayed, replay
+from storage.buffers import drop_pending, drop_replayed, has_pending, replay
 from storage.database import Database
 from storage.dead_letters import insert_dead_letters, settle_retried
 from storage.denied import judged_by_host
 from storage.records import RecordTable, RowWrite
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
-from storage.room import Room
+from storage.room import Room, untrack
 from storage.session import Session
 from storage.tracked import TrackedRepos
 from storage.turns import TurnQueue, claim_from_row, give_back_all
@@ -112,7 +113,7 @@ class ResyncStore:
         everything = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT
 
         def change(connection: sqlite3.Connection) -> Claim:
-            repo = load_repo(connection, did)
+            repo, is_new = load_repo(connection, did), False
             if repo is None:
                 if not is_operator:
                     self._room.check_new(connection)
@@ -120,6 +121,7 @@ class ResyncStore:
                 if new is None:
                     raise AssertionError("a discovery makes a repo")
                 repo = replace(new, id=insert_repo(connection, new, at=utc_text(now)))
+                is_new = is_operator
             taken = replace(
                 repo,
                 claim=repo.claim + 1,
@@ -135,7 +137,7 @@ class ResyncStore:
                 f"SELECT {COLUMNS}, pds_url FROM repo WHERE did = ?",  # noqa: S608 - a constant
                 (did,),
             ).fetchone()
-            return claim_from_row(row)
+            return replace(claim_from_row(row), is_new=is_new)
 
         return await self._database.write(change, committed=lambda _: self._tracked.add((did,)))
 
@@ -158,7 +160,7 @@ class ResyncStore:
                 "UPDATE repo SET handle = ?, pds_url = ?, host_group = ? WHERE id = ?",
                 (identity.handle, identity.pds_url, identity.host_group, repo.id),
             )
-            return Claim(repo=known, pds_url=identity.pds_url)
+            return replace(claim, repo=known, pds_url=identity.pds_url)
 
         def note(saved: Claim) -> None:
             self._tracked.forget_key(claim.did)
@@ -343,12 +345,18 @@ class ResyncStore:
         *,
         letter: DeadLetterDraft | None = None,
     ) -> Repo:
-        """End a claim without new rows; `ending` says how the row becomes."""
+        """End a claim without new rows; `ending` says how the row becomes.
+
+        Of what an operator named and nobody knows, not even the row is kept.
+        """
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Repo:
             settled = ending(repo)
             update_repos(connection, [(repo, settled)], at=utc_text(now))
+            if is_forgotten(claim, settled) and not has_pending(connection, repo):
+                untrack(connection, [_id(repo)])
+                return settled
             if not settled.is_key_stale:
                 drop_pending(connection, repo)
             if letter is not None:

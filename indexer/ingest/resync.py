@@ -220,14 +220,12 @@ class Resyncer:
         try:
             document = await self._hosts.resolve(claim.did)
         except DidGone as gone:
-            # An operator may ask before the second look is due: asking often confirms nothing.
-            is_due = claim.repo.retry_at <= self._clock.now()
-            is_known = claim.repo.account_status is AccountStatus.DELETED
+            # A directory that has lost an account says nothing of the account's own will.
             return await self._gone(
                 claim,
                 route,
-                "DID not found",
-                is_final=gone.is_tombstone or (is_known and is_due),
+                "the DID has a tombstone" if gone.is_tombstone else "DID not found",
+                is_final=gone.is_tombstone,
                 is_hiding=False,
             )
         identity = Identity(handle=None, signing_key=document.signing_key, pds_url=document.pds_url)
@@ -248,11 +246,12 @@ class Resyncer:
         route.host_rev = None if status is None else status.rev
         if status is None or status.status is AccountStatus.DELETED:
             is_known = claim.repo.account_status is AccountStatus.DELETED
+            was_held = claim.repo.rev is not None
             return await self._gone(
                 claim,
                 route,
                 "repo not found at its host",
-                is_final=is_operator or is_known or status is not None,
+                is_final=is_known or status is not None or (is_operator and was_held),
                 is_hiding=True,
             )
         if status.status is not AccountStatus.ACTIVE:

@@ -10,7 +10,7 @@ from typing import Protocol
 from indexer.errors import InvalidUpstream, RequestRefused
 from indexer.model import Json, OperationType, SettledUnit
 from indexer.operations.operation import Context, Request, insist, refuse_foreign_params
-from indexer.protocol.syntax import parse_did
+from indexer.protocol.syntax import parse_account_did
 
 CLAIMS_MAX = 5
 """How often another claim of the same repo may come between before we give up."""
@@ -64,7 +64,7 @@ class DidSync:
         if not isinstance(did, str):
             raise RequestRefused("InvalidRequest", "parameter did is required for type didSync")
         try:
-            parsed = parse_did(did)
+            parsed = parse_account_did(did)
         except InvalidUpstream as error:
             raise RequestRefused("InvalidRequest", f"parameter did: {error.detail}") from error
         consent: dict[str, Json] = {CONSENT: True} if params.get(CONSENT) is True else {}

@@ -65,6 +65,11 @@ def is_plc_did(text: str) -> bool:
     return _PLC.fullmatch(text) is not None
 
 
+def is_account_did(text: str) -> bool:
+    """Whether the text is a DID of a method that accounts have: PLC or web."""
+    return is_plc_did(text) or (text.startswith("did:web:") and is_did(text))
+
+
 def is_handle(text: str) -> bool:
     """Whether the text is a domain name that may serve as a handle."""
     return len(text) <= HANDLE_CHARS_MAX and _HANDLE.fullmatch(text) is not None
@@ -170,6 +175,7 @@ def _parser(name: str, accepts: Callable[[str], bool]) -> Callable[[str], str]:
 
 
 parse_did = _parser("DID", is_did)
+parse_account_did = _parser("DID of an account", is_account_did)
 parse_handle = _parser("handle", is_handle)
 parse_nsid = _parser("NSID", is_nsid)
 parse_rkey = _parser("record key", is_rkey)

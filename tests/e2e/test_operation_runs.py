@@ -285,15 +285,24 @@ async def test_a_governance_sync_makes_the_graph_equal_and_counts_what_changed(
             await wait_until_equal(net, daemon.database, 10.0, heads=True)
 
 
-async def test_a_governance_sync_without_its_account_fails_with_the_reason(tmp_path: Path):
+async def test_a_sync_without_its_account_fails_with_the_reason_each_time(tmp_path: Path):
     async with Devnet(seed=6) as net:
         values = sections(tmp_path, net) | {
             "governance": {"did": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"}
         }
         async with running_daemon(tmp_path, values) as daemon:
-            operation = await daemon.backfill("governanceSync")
-            assert operation["status"] == "failed"
-            assert operation["error"] == "DID not found"
+            mistyped = {"did": "did:plc:" + "z" * 24}
+            for name, params in [("governanceSync", {}), ("didSync", mistyped)]:
+                for _ in range(3):
+                    operation = await daemon.backfill(name, **params)
+                    assert operation["status"] == "failed"
+                    assert operation["error"] == "DID not found"
+                    assert daemon.rows("SELECT did FROM repo") == []
+            status, answer = await daemon.call(
+                ADMIN + "triggerBackfill", type="didSync", did="did:plc:xyz"
+            )
+            assert (status, answer["error"]) == (400, "InvalidRequest")
+            assert "did" in answer["message"]
             status, answer = await daemon.call(
                 ADMIN + "triggerBackfill", type="governanceSync", did="did:web:x.example"
             )

@@ -232,11 +232,65 @@ async def test_a_directory_that_forgot_an_account_loses_it_nothing_however_often
     forgotten = rig.net.faults.schedule(FaultKind.PLC_NOT_FOUND, times=None)
     for _ in range(4):
         assert (await rig.resyncer.sync_now(account.did)).result is Result.NOT_FOUND
-    assert forgotten.fired >= 4
+    # Asking often is one look, however it is answered.
+    assert await rig.rows("SELECT count(*) FROM records") == [(3,)]
+    for hours in range(1, 5):
+        results = {done.result for done in await rig.work(ahead_s=3601.0 * hours)}
+        assert results == {Result.NOT_FOUND}
+        assert (await rig.resyncer.sync_now(account.did)).result is Result.NOT_FOUND
+        assert await rig.rows("SELECT count(*) FROM records") == [(0,)]
+    assert forgotten.fired > 8
     assert await rig.rows("SELECT count(*) FROM record") == [(3,)]
     rig.net.faults.clear()
-    await rig.work(ahead_s=4000.0)
+    await rig.work(ahead_s=90_000.0)
     assert_equal(rig)
+
+
+async def test_a_deletion_that_is_announced_is_not_confirmed_by_a_directory_that_forgot(rig: Rig):
+    account = await followed(rig)
+    forgotten = rig.net.faults.schedule(FaultKind.PLC_NOT_FOUND, times=None)
+    rig.net.set_account_status(account, "deleted")
+    await rig.hear()
+    await rig.work()
+    await rig.work(ahead_s=4000.0)
+    assert forgotten.fired >= 2
+    assert await rig.rows("SELECT count(*) FROM record") == [(3,)]
+    assert await rig.rows("SELECT count(*) FROM records") == [(0,)]
+    rig.net.faults.clear()
+    assert (await rig.work(ahead_s=8000.0))[-1].result is Result.DELETED
+    assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
+
+
+async def test_a_did_that_nobody_knows_is_not_found_each_time_and_not_tracked(rig: Rig):
+    mistyped = "did:plc:" + "z" * 24
+    unusable = "did:web:localhost%3A1"
+    for _ in range(4):
+        assert (await rig.resyncer.sync_now(mistyped)).result is Result.NOT_FOUND
+        assert (await rig.resyncer.sync_now(unusable)).result is Result.FAILED
+        assert await rig.rows("SELECT did FROM repo") == []
+
+
+async def test_an_account_without_a_repo_is_not_found_each_time_and_not_tracked(rig: Rig):
+    account = await rig.net.create_account(announce=False)
+    unknown = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, endpoint="com.atproto.sync.getRepoStatus", status=400,
+        error="RepoNotFound", times=4,
+    )  # fmt: skip
+    for _ in range(4):
+        assert (await rig.resyncer.sync_now(account.did)).result is Result.NOT_FOUND
+        assert await rig.rows("SELECT did FROM repo") == []
+    assert unknown.fired == 4
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.FETCHED
+
+
+async def test_what_a_host_refuses_for_a_while_stays_tracked(rig: Rig):
+    account = await rig.net.create_account(announce=False)
+    refusal = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, endpoint="com.atproto.sync.getRepoStatus", status=503
+    )
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.FAILED
+    assert refusal.fired == 1
+    assert [done.result for done in await rig.work(ahead_s=4000.0)] == [Result.FETCHED]
 
 
 @pytest.mark.parametrize(

@@ -125,15 +125,28 @@ def test_an_unknown_did_hides_nothing_before_it_is_unknown_again():
     first = missing(claimed(), "DID not found", is_hiding=False, now=NOW)
     assert first.account_status is AccountStatus.ACTIVE and first.retry_at == NOW + 3600.0
     again = replace(first, claimed=first.wanted, wanted=Wanted.NOTHING)
-    second = missing(again, "DID not found", is_hiding=False, now=NOW)
+    early = missing(again, "DID not found", is_hiding=False, now=NOW + 3599.0)
+    assert (early.wanted, early.claimed) == (first.wanted, Wanted.NOTHING)
+    assert (early.account_status, early.retry_at) == (AccountStatus.ACTIVE, first.retry_at)
+    second = missing(again, "DID not found", is_hiding=False, now=NOW + 3600.0)
     assert second.account_status is AccountStatus.DELETED
+
+
+def test_a_did_that_stays_unknown_is_looked_for_at_longer_and_longer_intervals():
+    row, now, waits = claimed(), NOW, []
+    for _ in range(20):
+        row = missing(row, "DID not found", is_hiding=False, now=now)
+        waits.append(row.retry_at - now)
+        now = row.retry_at
+        row = replace(row, claimed=row.wanted, wanted=Wanted.NOTHING)
+    assert waits == sorted(waits) and (waits[0], waits[-1]) == (3600.0, 86_400.0)
 
 
 def test_a_new_did_that_nobody_knows_yet_is_looked_for_once_more():
     first = missing(claimed(rev=None), "DID not found", is_hiding=False, now=NOW)
     assert (first.wanted, first.retry_at) == (ALL_WORK, NOW + 60.0)
     again = replace(first, claimed=first.wanted, wanted=Wanted.NOTHING)
-    second = missing(again, "DID not found", is_hiding=False, now=NOW)
+    second = missing(again, "DID not found", is_hiding=False, now=NOW + 60.0)
     assert second.wanted is Wanted.NOTHING
 
 

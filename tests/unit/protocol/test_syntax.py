@@ -15,6 +15,7 @@ from tests.devnet.clock import tid
 ACCEPTED = {
     syntax.is_did: ["did:plc:abcdefghijklmnopqrstuvwx", "did:web:x.org%3A8080", "did:a:b"],
     syntax.is_plc_did: ["did:plc:abcdefghijklmnopqrstuv27"],
+    syntax.is_account_did: ["did:plc:abcdefghijklmnopqrstuv27", "did:web:x.org"],
     syntax.is_handle: ["a.org", "A-b.x.org", "xn--ls8h.test"],
     syntax.is_nsid: ["com.example.fooBar", "a.b.c", "net.users.bob.ping", "a-0.b-1.c2"],
     syntax.is_rkey: ["a", "self", "~1.2-3_4:5", "x" * 512],
@@ -31,6 +32,7 @@ REFUSED = {
     syntax.is_did: ["", "did:", "did:a:", "did:A:b", "did:a:b:", "did:a:b%", "did:a:b?c", "did:a:b#c",
                     "did:a:b\n", "did:a:" + "x" * 2048],
     syntax.is_plc_did: ["did:plc:abc", "did:plc:ABCDEFGHIJKLMNOPQRSTUV27", "did:web:x.org"],
+    syntax.is_account_did: ["", "did:plc:abc", "did:a:b", "did:web:", "did:web:x?"],
     syntax.is_handle: ["", "org", "-a.org", "a..org", "a.org.", "a.0rg", "a_b.org", "a.org\n",
                        "x." * 130 + "org"],
     syntax.is_nsid: ["a.b", "a.b.c.", "a.b.3", "a.b.c-d", ".a.b.c", "a.b.c/x", "com.example." + "x" * 64,
@@ -65,6 +67,7 @@ def test_each_format_accepts_and_refuses(check):
 
 PARSERS = {
     syntax.parse_did: syntax.is_did,
+    syntax.parse_account_did: syntax.is_account_did,
     syntax.parse_handle: syntax.is_handle,
     syntax.parse_nsid: syntax.is_nsid,
     syntax.parse_rkey: syntax.is_rkey,
