@@ -50,6 +50,8 @@ class HostOutcome(StrEnum):
     COVERED = "covered"
     """We track nothing there and the relay's lists name nothing there: it was not asked."""
     UNREACHABLE = "unreachable"
+    UNLISTED = "unlisted"
+    """Not of a host: a list of the relay's could not be read to its end."""
     DENIED = "denied"
     """An operator does not want anything of it."""
 
@@ -88,6 +90,8 @@ class HostPass:
     pages: int  # read so far
     is_listed: bool  # whether the list was read to its end
     has_repos: bool  # whether we track repos there
+    is_relayed: bool  # whether it was the relay that named it, whose lists then speak for it
+    outcomes: Mapping[str, int]  # of the pass so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,9 @@ class PageTaken:
     records: int  # in-scope records that were found to be current
     cursor: str | None  # of the next page
     is_last: bool
+    outcomes_before: Mapping[str, int] = field(default_factory=dict)
+    records_before: int = 0
+    """The same of repos that count at the host alone: the operation had settled them before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,13 @@ class HostRow:
     error: str | None
     operation_id: str | None  # of the last pass
     outcomes: Mapping[str, int] = field(default_factory=dict)  # of that pass
+
+
+def is_failure_of_hosts(outcomes: Mapping[str, int], *, units: int, failed: int) -> bool:
+    """Whether all has failed: every unit, or every host and list, or every repo of the hosts."""
+    lost = sum(outcomes.get(each, 0) for each in (HostOutcome.UNREACHABLE, HostOutcome.UNLISTED))
+    hosts = lost + sum(outcomes.get(each, 0) for each in (HostOutcome.SCANNED, HostOutcome.COVERED))
+    return failed == units or 0 < lost == hosts or 0 < units - hosts == failed - lost
 
 
 def retry_s(failures: int) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from indexer.clock import Clock
 from indexer.hosts import (
     LEASE_S,
+    HostOutcome,
     HostPass,
     HostRow,
     HostSource,
@@ -55,7 +56,7 @@ WHERE id = ? AND NOT (operation_id IS ?1 AND is_open = 1)
 _LEASE = """
 UPDATE host SET leased_until = ? WHERE id = ?
 RETURNING url, cursor, pages, is_listed,
-          EXISTS (SELECT 1 FROM repo WHERE repo.pds_url = host.url)
+          EXISTS (SELECT 1 FROM repo WHERE repo.pds_url = host.url), source = 'relay', outcomes
 """
 
 _SCANNED = """
@@ -64,6 +65,13 @@ UPDATE host SET status = CASE WHEN pass_records > 0 OR EXISTS (
                     WHERE repo.pds_url = host.url) THEN 'active' ELSE 'empty' END,
                 scanned_at = ?, records = pass_records, failures = 0, error = NULL,
                 is_open = 0, leased_until = 0
+WHERE id = ? AND operation_id = ? AND is_open = 1
+RETURNING status
+"""
+
+_COVERED = """
+UPDATE host SET failures = 0, error = NULL, is_open = 0, leased_until = 0,
+                status = CASE WHEN status = 'unreachable' THEN 'pending' ELSE status END
 WHERE id = ? AND operation_id = ? AND is_open = 1
 RETURNING status
 """
@@ -150,6 +158,8 @@ class HostStore:
                 pages=held[2],
                 is_listed=bool(held[3]),
                 has_repos=bool(held[4]),
+                is_relayed=bool(held[5]),
+                outcomes=json.loads(held[6]),
             )
 
         return await self._database.write(change)
@@ -170,15 +180,18 @@ class HostStore:
     ) -> Operation | None:
         """Settle the host as a unit, and say when it is due again; the operation's row then.
 
-        Without an error it has been scanned.
+        Without an error it has been scanned, unless the unit says that nobody needed to ask it.
         """
         now, limits = self._clock.now(), self._limits
 
         def change(connection: sqlite3.Connection) -> Operation | None:
-            if error is None:
-                ended = connection.execute(_SCANNED, (now, held.host_id, held.operation_id))
+            key = (held.host_id, held.operation_id)
+            if error is not None:
+                ended = connection.execute(_FAILED, (error, *key))
+            elif unit.outcome == HostOutcome.COVERED:
+                ended = connection.execute(_COVERED, key)
             else:
-                ended = connection.execute(_FAILED, (error, held.host_id, held.operation_id))
+                ended = connection.execute(_SCANNED, (now, *key))
             row = ended.fetchone()
             if row is None:
                 return None

@@ -157,6 +157,15 @@ class ScanStore:
         )
         return {row[0] for row in rows}
 
+    async def settled(self, operation_id: str, dids: Sequence[str]) -> set[str]:
+        """Those of the DIDs that the operation has settled as units."""
+        rows = await self._database.read(
+            "SELECT unit FROM operation_unit WHERE operation_id = ?"
+            " AND unit IN (SELECT value FROM json_each(?))",
+            (operation_id, json.dumps(list(dids))),
+        )
+        return {row[0] for row in rows}
+
     async def keep(self, operation_id: str, checkpoint: Json) -> None:
         """Save how far an operation has come apart from its hosts."""
         text = json.dumps(checkpoint)
@@ -200,10 +209,11 @@ class ScanStore:
             outcomes = Counter(page.outcomes)
             if excess:
                 outcomes[StrangerOutcome.UNASKED] += excess
-            at_host = _merged(connection, "host", held.host_id, outcomes)
+            there = outcomes + Counter(page.outcomes_before)
+            at_host = _merged(connection, "host", held.host_id, there)
             moved = connection.execute(
                 _ADVANCE,
-                (page.cursor, page.is_last, lease, page.records, at_host,
+                (page.cursor, page.is_last, lease, page.records + page.records_before, at_host,
                  held.host_id, held.operation_id),
             )  # fmt: skip
             if moved.rowcount == 0:

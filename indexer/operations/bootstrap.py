@@ -79,4 +79,7 @@ class Bootstrap:
             self.state = "the first scan of all hosts was cancelled; a restart begins it again"
         if operation.status is OperationStatus.FAILED:
             self.state = f"the first scan of all hosts failed: {operation.error}"
+        if operation.status is OperationStatus.COMPLETED and not await self._is_done():
+            self.state = f"the first scan of all hosts left some out: {operation.error}"
+            return False
         return operation.status is not OperationStatus.FAILED

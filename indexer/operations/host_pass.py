@@ -47,6 +47,9 @@ ASKED_AT_ONCE = 64
 ASKERS = 2
 """Requests at one host at the same time, which is what the HTTP client allows."""
 
+FAILED = "failed"
+"""Outcome of a repo that could not be brought up to date for a passing reason."""
+
 REFUSALS_MAX = 10
 """Answers in a row that make no sense, after which a host is left."""
 
@@ -85,6 +88,10 @@ class HostScan:
         self._are_collections_listed = are_collections_listed
         self._refusals = 0  # in a row
         self._gap: str | None = None  # why the list was not read to its end
+        self._is_retaken = bool(held.pages or held.outcomes)  # until its first page is taken
+        self._lost = held.outcomes.get(FAILED, 0)  # repos that could not be brought up to date
+        self._others = sum(held.outcomes.values()) - self._lost
+        self._reason = ""  # of the last that was lost
 
     async def run(self) -> None:
         """From where the pass stands to its end, which the registry is told."""
@@ -94,7 +101,7 @@ class HostScan:
             if not held.is_listed:
                 await self._read_list()
             await self._ask()
-            error = self._gap
+            error = self._gap or self._loss()
         except (Unavailable, InvalidUpstream) as failure:
             error = failure.detail
             self._take(await insist(partial(self._parts.candidates.leave, held)))
@@ -103,8 +110,14 @@ class HostScan:
         outcome = HostOutcome.SCANNED if error is None else HostOutcome.UNREACHABLE
         await self._end(outcome, error)
 
+    def _loss(self) -> str | None:
+        """What to say of a pass in which no repo was as it should be; None of any other."""
+        if self._others or not self._lost:
+            return None
+        return f"none of its {self._lost} repos could be brought up to date: {self._reason}"
+
     async def cover(self) -> None:
-        """End the pass without a request: the relay has told all that there is."""
+        """End the pass without a request, and without a scan: the relay has told all there is."""
         await self._end(HostOutcome.COVERED, None)
 
     async def pass_over(self) -> None:
@@ -148,6 +161,7 @@ class HostScan:
         parts, held = self._parts, self._held
         words = {each.did: each for each in page.repos}
         known = await insist(partial(parts.rows.known, list(words)))
+        settled = await insist(partial(parts.rows.settled, held.operation_id, list(words)))
         at = Circumstances(
             scope_id=parts.scope.scope_id,
             stream_at=parts.stream_at(),
@@ -156,28 +170,38 @@ class HostScan:
             now=parts.clock.now(),
         )
         outcomes: Counter[str] = Counter()
-        current, differing, records = [], [], 0
+        before: Counter[str] = Counter()
+        current, differing, records, records_before = [], [], 0, 0
         for did, ours in known.items():
-            if ours.pds_url not in {None, held.url}:
-                outcomes[StrangerOutcome.FOREIGN] += 1
+            is_foreign = ours.pds_url not in {None, held.url}
+            outcome = None if is_foreign else heard(ours.repo, words[did], at).outcome
+            label = StrangerOutcome.FOREIGN if is_foreign else outcome
+            if label is None:
+                if did not in settled:
+                    differing.append(did)
                 continue
-            outcome = heard(ours.repo, words[did], at).outcome
-            if outcome is None:
-                differing.append(did)
-                continue
-            outcomes[outcome] += 1
+            (before if did in settled else outcomes)[label] += 1
             if outcome in VERIFIED:
                 current.append(did)
-                records += ours.records
+                records += 0 if did in settled else ours.records
+                records_before += ours.records if did in settled else 0
         await work_through(differing, self._sync, width=ASKERS)
-        strangers = [word for did, word in words.items() if did not in known]
+        strangers = [word for did, word in words.items() if did not in known and did not in settled]
         candidates = await self._sorted_out(strangers, outcomes)
         added = [(word.did, word.rev or "") for word in candidates]
         await insist(partial(parts.pages.add_candidates, held, added))
         await insist(partial(parts.pages.verified, current))
         taken = PageTaken(
-            outcomes=outcomes, records=records, cursor=page.cursor, is_last=page.cursor is None
+            outcomes=outcomes,
+            records=records,
+            cursor=page.cursor,
+            is_last=page.cursor is None,
+            # Those of a page that was begun before a restart have been counted at the host too.
+            outcomes_before={} if self._is_retaken else before,
+            records_before=0 if self._is_retaken else records_before,
         )
+        self._is_retaken = False
+        self._others += outcomes.total() + before.total()
         self._take(await insist(partial(parts.pages.advance, held, taken)))
 
     async def _sorted_out(
@@ -253,6 +277,7 @@ class HostScan:
         return None if is_in_scope else StrangerOutcome.OUT_OF_SCOPE
 
     async def _dismiss(self, did: str, outcome: StrangerOutcome, *, is_answer: bool) -> None:
+        self._others += 1
         step = partial(
             self._parts.candidates.dismiss, self._held, did, outcome, is_answer=is_answer
         )
@@ -263,10 +288,15 @@ class HostScan:
 
     async def _fail(self, did: str, reason: str) -> None:
         await self._settle(
-            SettledUnit(unit=did, outcome="failed", records=0, is_failed=True, message=reason)
+            SettledUnit(unit=did, outcome=FAILED, records=0, is_failed=True, message=reason)
         )
 
     async def _settle(self, unit: SettledUnit) -> None:
+        if unit.is_failed:
+            self._lost += 1
+            self._reason = unit.message or unit.outcome
+        else:
+            self._others += 1
         self._take(await insist(partial(self._parts.candidates.settle, self._held, unit)))
 
     def _take(self, row: Operation | None) -> None:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from indexer.denials import HOST_DENIED
-from indexer.errors import InvalidUpstream, LocalBusy, RequestRefused, Unavailable
+from indexer.errors import Check, InvalidUpstream, LocalBusy, RequestRefused, Unavailable
 from indexer.hosts import HostOutcome, HostPass, HostSource
 from indexer.model import TERMINAL_STATES, Json, OperationType, SettledUnit
 from indexer.operations.host_pass import HostScan, ScanParts
@@ -37,6 +37,7 @@ NAMED_AT_ONCE = 4
 
 COLLECTION_PAGE = 2000
 PAGES_MAX = 10_000
+BROKEN_OFF = "a list of the relay broke off in the middle"
 LOOK_S = 1.0
 RELEASE_S = 1.0
 
@@ -49,6 +50,7 @@ class Progress(msgspec.Struct):
     is_listed: bool | None = None  # whether the relay lists collections; None: not known yet
     are_hosts_read: bool = False
     hosts_cursor: str | None = None
+    are_lists_whole: bool = True  # whether the relay's lists were read as far as it offers them
 
 
 class PdsScan:
@@ -155,12 +157,18 @@ class _Scan:
                 scan = self._host_scan(held)
                 if self._parts.is_denied(held.url):
                     await scan.pass_over()
-                elif held.pages == 0 and not held.has_repos and await self._read_collections():
+                elif await self._is_covered(held):
                     await scan.cover()
                 else:
                     await scan.run()
             finally:
                 self._in_hand.discard(held.host_id)
+
+    async def _is_covered(self, held: HostPass) -> bool:
+        """Whether the relay, which speaks for the hosts that it lists, has named all its repos."""
+        if held.pages or held.has_repos or not held.is_relayed:
+            return False
+        return await self._read_collections()
 
     async def _claim(self, url: str | None) -> HostPass | None:
         operation = self._context.operation
@@ -190,20 +198,21 @@ class _Scan:
                 try:
                     await self._read_collection(self._collections[progress.collection])
                 except (Unavailable, InvalidUpstream) as error:
-                    log.warning("relay.collections_not_listed", reason=error.detail)
                     progress.is_listed = False
-                    await self._keep()
+                    await self._note_unlisted("listReposByCollection", error.detail)
             if progress.is_listed is None:
                 progress.is_listed = bool(self._collections)
                 await self._keep()
             return progress.is_listed
 
     async def _read_collection(self, collection: str) -> None:
-        progress, lists = self._progress, self._parts.lists
-        for _ in range(PAGES_MAX):
+        progress, lists, seen = self._progress, self._parts.lists, set[str]()
+        while True:
             page = await patiently(
                 partial(lists.of_collection, collection, progress.cursor, repos_max=COLLECTION_PAGE)
             )
+            if page is None and progress.cursor is not None:
+                raise InvalidUpstream(Check.RESPONSE, BROKEN_OFF)
             if page is None:
                 progress.is_listed = False
                 break
@@ -213,10 +222,9 @@ class _Scan:
             else:
                 step = partial(self._parts.rows.nominate, self._context.operation.id, dids)
                 await insist(step)
-            is_over = page.cursor is None or page.cursor == progress.cursor
-            progress.cursor = None if is_over else page.cursor
-            if is_over:
+            if page.cursor is None:
                 break
+            progress.cursor = _next(page.cursor, seen)
             await self._keep()
         progress.cursor = None
         progress.collection += 1
@@ -237,28 +245,39 @@ class _Scan:
 
     async def _read_hosts(self) -> None:
         """Register what the relay lists; a relay without such a list may be a host itself."""
-        progress, lists = self._progress, self._parts.lists
+        progress, lists, seen = self._progress, self._parts.lists, set[str]()
         try:
-            for _ in range(PAGES_MAX):
+            while True:
                 page = await patiently(partial(lists.of_relay, progress.hosts_cursor))
+                if page is None and progress.hosts_cursor is not None:
+                    await self._note_unlisted("listHosts", BROKEN_OFF)
+                    break
                 urls = self._relay_itself() if page is None else page.urls
                 await insist(partial(self._parts.registry.register, urls, HostSource.RELAY))
-                if page is None or page.cursor is None or page.cursor == progress.hosts_cursor:
+                if page is None or page.cursor is None:
                     break
-                progress.hosts_cursor = page.cursor
+                progress.hosts_cursor = _next(page.cursor, seen)
                 await self._keep()
         except (Unavailable, InvalidUpstream) as error:
-            await self._context.settle(
-                SettledUnit(
-                    unit=self._relay_url,
-                    outcome=HostOutcome.UNREACHABLE,
-                    records=0,
-                    is_failed=True,
-                    message=error.detail,
-                )
-            )
+            await self._note_unlisted("listHosts", error.detail)
         progress.are_hosts_read = True
         await self._keep()
+
+    async def _note_unlisted(self, method: str, reason: str) -> None:
+        """A list of the relay's could not be read to its end: a failure, and no complete scan."""
+        log.warning("relay.not_listed", method=method, reason=reason)
+        self._progress.are_lists_whole = False
+        await self._keep()
+        if self._is_whole:
+            await self._context.settle(
+                SettledUnit(
+                    unit=f"{self._relay_url} {method}",
+                    outcome=HostOutcome.UNLISTED,
+                    records=0,
+                    is_failed=True,
+                    message=reason,
+                )
+            )
 
     def _relay_itself(self) -> Sequence[str]:
         origin = parse_origin(self._relay_url)
@@ -271,3 +290,11 @@ class _Scan:
     async def _keep(self) -> None:
         checkpoint: Json = msgspec.to_builtins(self._progress)
         await insist(partial(self._parts.rows.keep, self._context.operation.id, checkpoint))
+
+
+def _next(cursor: str, seen: set[str]) -> str:
+    """The cursor, if the list goes on: one that comes again or never ends is no list."""
+    if cursor in seen or len(seen) >= PAGES_MAX:
+        raise InvalidUpstream(Check.RESPONSE, "a list of the relay has no end")
+    seen.add(cursor)
+    return cursor

@@ -23,6 +23,7 @@ from indexer.errors import (
     LocalFault,
     RequestRefused,
 )
+from indexer.hosts import is_failure_of_hosts
 from indexer.metrics import Metrics
 from indexer.model import (
     FailedUnit,
@@ -306,5 +307,6 @@ def verdict(
     reason = first.message or first.outcome
     if units == 1:
         return OperationStatus.FAILED, reason
-    status = OperationStatus.FAILED if failed == units else OperationStatus.COMPLETED
+    has_failed = is_failure_of_hosts(operation.outcomes, units=units, failed=failed)
+    status = OperationStatus.FAILED if has_failed else OperationStatus.COMPLETED
     return status, f"{failed} of {units} {operation.unit}s failed, such as {first.unit}: {reason}"

@@ -36,7 +36,7 @@ class HostRegistry(Protocol):
     async def end_pass(
         self, held: HostPass, unit: SettledUnit, *, error: str | None
     ) -> Operation | None:
-        """Settle the host as a unit, scanned unless there is an error; the row then."""
+        """Settle the host as a unit, scanned unless there is an error or it was covered."""
 
 
 class ScanRows(Protocol):
@@ -50,6 +50,9 @@ class ScanRows(Protocol):
 
     async def nominated(self, operation_id: str, dids: Sequence[str]) -> set[str]:
         """Those of the DIDs that the relay has named."""
+
+    async def settled(self, operation_id: str, dids: Sequence[str]) -> set[str]:
+        """Those of the DIDs that the operation has settled as units."""
 
     async def keep(self, operation_id: str, checkpoint: Json) -> None:
         """Save how far an operation has come apart from its hosts."""

@@ -140,18 +140,19 @@ async def test_where_the_relay_lists_collections_no_host_is_asked_repo_by_repo(t
             assert done["status"] == "completed", done
             await wait_until_equal(net, daemon.database, 5.0, heads=True)
             assert outcomes(done) == {
-                "fetched": 2, "current": 2, "out_of_scope": 52, "scanned": 2, "covered": 1
+                "fetched": 2, "out_of_scope": 52, "scanned": 2, "covered": 1
             }  # fmt: skip
             assert all(pds.server.requests[DESCRIBE] == 0 for pds in net.pds)
             assert net.pds[2].server.requests.total() == 0
             states = {url: host["state"] for url, host in (await hosts_of(daemon)).items()}
             assert states == {
-                net.pds[0].url: "active", net.pds[1].url: "active", net.pds[2].url: "empty"
+                net.pds[0].url: "active", net.pds[1].url: "active", net.pds[2].url: "pending"
             }  # fmt: skip
             seen = [each for each in net.relay.server.seen if each.endpoint == BY_COLLECTION]
             assert {each.query["limit"] for each in seen} == {"2000"}
             assert await metric(daemon, "chive_pds_hosts", status="active") == 2
-            assert await metric(daemon, "chive_pds_hosts", status="empty") == 1
+            assert await metric(daemon, "chive_pds_hosts", status="pending") == 1
+            assert "lastScan" not in (await hosts_of(daemon))[net.pds[2].url]
             # Nothing is due for a day, and nobody is asked.
             before = [pds.server.requests.total() for pds in net.pds]
             again = await daemon.backfill("pdsScan")
@@ -492,6 +493,40 @@ async def test_a_denied_host_is_passed_over_and_cannot_be_named(tmp_path: Path):
             assert "lastScan" not in host and "denied" in host["error"]
             status, answer = await daemon.call(ADMIN + "rescanPDS", pdsUrl=url)
             assert (status, answer["error"]) == (400, "InvalidRequest")
+
+
+@pytest.mark.parametrize("method", ["listHosts", "listReposByCollection"])
+async def test_a_scan_whose_relay_gives_no_list_says_so_and_is_not_the_first(
+    tmp_path: Path, method: str
+):
+    async with Devnet(seed=8) as net:
+        await unheard(net)
+        async with running_daemon(tmp_path, scanning(tmp_path, net)) as daemon:
+            fault = net.faults.schedule(
+                FaultKind.HTTP_HTML, times=None, endpoint=f"com.atproto.sync.{method}"
+            )
+            done = await daemon.backfill("pdsScan")
+            assert fault.fired and outcomes(done)["unlisted"] == 1, done
+            assert method in done["failures"][0]["unit"] and method in done["error"]
+            assert daemon.rows("SELECT count(*) FROM first_scan") == [(0,)]
+            net.faults.clear()
+            assert (await daemon.backfill("pdsScan"))["status"] == "completed"
+            assert daemon.rows("SELECT count(*) FROM first_scan") == [(1,)]
+
+
+async def test_a_scan_of_which_every_repo_failed_has_failed_and_its_host_is_not_scanned(
+    tmp_path: Path,
+):
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        for _ in range(2):
+            await unheard(net)
+        async with running_daemon(tmp_path, scanning(tmp_path, net)) as daemon:
+            broken = net.faults.schedule(FaultKind.HTTP_TRUNCATE, times=None, endpoint=GET_REPO)
+            done = await daemon.backfill("pdsScan", pdsUrl=net.pds[0].url)
+            assert broken.fired and done["status"] == "failed", done
+            host = (await hosts_of(daemon))[net.pds[0].url]
+            assert "lastScan" not in host and "none of its 2 repos" in host["error"]
 
 
 async def test_a_new_store_scans_all_hosts_once_and_says_so(tmp_path: Path):

@@ -17,7 +17,14 @@ from indexer.hosts import (
     StrangerOutcome,
     retry_s,
 )
-from indexer.model import Operation, OperationMode, OperationStatus, OperationType, SettledUnit
+from indexer.model import (
+    Json,
+    Operation,
+    OperationMode,
+    OperationStatus,
+    OperationType,
+    SettledUnit,
+)
 from storage.hosts import HostStore
 from storage.operations import OperationStore
 from storage.scans import DAY_S, ScanStore
@@ -258,7 +265,10 @@ async def test_the_first_completed_scan_of_all_hosts_is_remembered(registry: Reg
     )
     await registry.operations.end(await registry.operation("two"), OperationStatus.FAILED, "no")
     assert not await registry.hosts.has_completed_scan()
-    await registry.operations.end(
-        await registry.operation("three"), OperationStatus.COMPLETED, None
-    )
+    for name, is_whole in (("three", False), ("four", True)):
+        assert not await registry.hosts.has_completed_scan()
+        operation = await registry.operation(name)
+        lists: dict[str, Json] = {"are_hosts_read": True, "are_lists_whole": is_whole}
+        await registry.scans.keep(operation, lists)
+        await registry.operations.end(operation, OperationStatus.COMPLETED, None)
     assert await registry.hosts.has_completed_scan()
