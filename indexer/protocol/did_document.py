@@ -109,8 +109,9 @@ def parse_origin(url: str) -> str | None:
         return None
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    if _HOST.fullmatch(host) is None or port == 0:
+    name = parts.hostname.removesuffix(".")  # a name from the root is the same host
+    host = f"[{name}]" if ":" in name else name
+    if _HOST.fullmatch(host) is None or name.endswith(".") or port == 0:
         return None
     default = {"http": 80, "https": 443}[parts.scheme]
     suffix = "" if port is None or port == default else f":{port}"
