@@ -26,6 +26,7 @@ from indexer.model import (
     SettledUnit,
 )
 from storage.hosts import HostStore
+from storage.operation_units import OperationUnits
 from storage.operations import OperationStore
 from storage.scans import DAY_S, ScanStore
 from tests.storage.conftest import DID, World, commit, put
@@ -134,6 +135,35 @@ async def test_an_interrupted_pass_goes_on_and_another_operation_begins_anew(reg
     other = await registry.held(await registry.operation("two", URL))
     assert (other.cursor, other.pages) == (None, 0)
     assert await registry.scans.advance(held, page) is None, "the pass is no longer its own"
+
+
+async def test_what_an_operation_has_settled_counts_once_and_at_its_host_as_well(
+    registry: Registry,
+):
+    operation = await registry.operation("one")
+    held = await registry.held(operation)
+    unit = SettledUnit(unit=DID, outcome="fetched", records=4)
+    await OperationUnits(registry.world.database).settle(operation, unit)
+    assert await registry.scans.settled(operation, [DID, "did:web:a.example"]) == {DID}
+    page = PageTaken(
+        outcomes={}, records=0, cursor=None, is_last=True,
+        outcomes_before={"current": 1}, records_before=4,
+    )  # fmt: skip
+    row = await registry.scans.advance(held, page)
+    assert row is not None and (row.units_processed, row.records_processed) == (1, 4)
+    await registry.end(held)
+    host = await registry.row()
+    assert (host.records, host.outcomes) == (4, {"current": 1})
+
+
+async def test_a_host_that_is_covered_is_not_said_to_be_scanned(registry: Registry):
+    held = await registry.held(await registry.operation("one"))
+    assert held.is_relayed
+    unit = SettledUnit(unit=held.url, outcome=HostOutcome.COVERED, records=0)
+    await registry.hosts.end_pass(held, unit, error=None)
+    host = await registry.row()
+    assert (host.status, host.scanned_at) == (HostState.PENDING, None)
+    assert host.next_scan_at == registry.world.clock.at + LIMITS.interval_empty_s
 
 
 async def test_a_failed_pass_is_no_scan_and_is_tried_later_each_time(registry: Registry):
