@@ -134,7 +134,7 @@ class AdminSettings(Section):
     """The admin listener: XRPC, health."""
 
     bind: Address = "127.0.0.1"
-    """Address to listen on. Anything but loopback needs a password file."""
+    """Address to listen on. Anything but loopback needs a credential: a password file, or dids."""
     port: Port = 2580
     """Port to listen on; 0 takes a free one."""
     password_file: File | None = None

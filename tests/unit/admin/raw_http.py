@@ -59,6 +59,12 @@ class Connection:
                 body = await self._reader.read()
         return Answer(int(line.split(" ")[1]), headers, body)
 
+    async def informed(self) -> int:
+        """The status of an interim answer, which has no body."""
+        async with asyncio.timeout(DEADLINE_S):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+        return int(head.split(b" ")[1])
+
     async def rest(self) -> bytes:
         """All that comes until the other side closes."""
         return await self._reader.read()
