@@ -11,13 +11,10 @@ from indexer.citations.lines import Line, without_furniture
 from indexer.citations.markup import html_lines, markdown_lines, rtf_lines
 from indexer.citations.packages import docx_lines, epub_lines, notebook_lines, odt_lines
 from indexer.citations.parsing import is_reference, parse_reference
-from indexer.citations.reference import Reference
+from indexer.citations.reference import REFERENCES_MAX, Reference
 
 EXTRACTOR_VERSION = 1
 """Raised whenever a document would give other references: then all are read again."""
-
-REFERENCES_MAX = 1000
-"""References kept of one document: as many rows as one transaction may replace."""
 
 LINES_MAX = 400_000
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from indexer.citations.reference import CitationSource, KeyKind, Reference
 
 CITATIONS_MAX = 1000
-"""Rows of one eprint: what one transaction may replace."""
+"""Rows of one eprint: more than nearly every work has, and few enough to be stored in a moment."""
+
+SAME_KEY_MAX = 20
+"""Works with one key that a reference is compared with: a title may be that of thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,11 @@ def merged(
 ) -> tuple[Citation, ...]:
     """Every work once, in the order of its first mention; the citing work itself is left out."""
     citations: list[Citation] = []
-    places: dict[str, list[int]] = {}  # key -> citations that have it
+    places: dict[str, list[int]] = {}  # key -> the first citations that have it
     for reference in references:
-        keys = reference.match_keys()
-        if not keys and reference.raw is None:
+        # Where there is nothing but text, the same text is the same entry.
+        keys = reference.match_keys() or _text_keys(reference)
+        if not keys:
             continue
         if any(key in own_keys for key in keys):
             continue
@@ -44,9 +48,10 @@ def merged(
             citations.append(Citation(reference, (reference.source,)))
         else:
             citations[place] = _joined(citations[place], reference)
-        for key in citations[place].reference.match_keys():
+            keys = citations[place].reference.match_keys()
+        for key in (*keys, *_text_keys(citations[place].reference)):
             known = places.setdefault(key, [])
-            if place not in known:
+            if len(known) < SAME_KEY_MAX and place not in known:
                 known.append(place)
     return tuple(citations)
 
@@ -69,11 +74,11 @@ def _place(
                 citations[place].reference, reference
             ):
                 return place
-    if not keys:  # nothing but text: the same text is the same entry
-        for place, citation in enumerate(citations):
-            if citation.reference.raw == reference.raw:
-                return place
     return None
+
+
+def _text_keys(reference: Reference) -> tuple[str, ...]:
+    return () if reference.raw is None else (f"text:{reference.raw}",)
 
 
 def _agree(one: Reference, other: Reference) -> bool:

@@ -20,6 +20,9 @@ from indexer.citations.identifiers import (
     title_key,
 )
 
+REFERENCES_MAX = 1000
+"""References that are taken from one source of one document."""
+
 RAW_CHARS_MAX = 2000
 TITLE_CHARS_MAX = 500
 AUTHORS_MAX = 50

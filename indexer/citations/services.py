@@ -1,7 +1,9 @@
 """What Crossref and Semantic Scholar answer, as references.
 
 Both are read tolerantly: a field that is not of the documented kind counts as absent, an entry that
-says nothing is left out, and only an answer without the documented frame is refused.
+says nothing is left out, and only an answer without the documented frame is refused. Of a list that
+is longer than what is kept of one document the rest is not looked at: a service, or a publisher who
+deposited it, decides how long a list is, and reading an entry takes a good part of a millisecond.
 """
 
 from __future__ import annotations
@@ -11,19 +13,28 @@ from collections.abc import Mapping
 
 from indexer.citations.identifiers import normal_doi
 from indexer.citations.parsing import parse_reference
-from indexer.citations.reference import CitationSource, Reference, bounded
+from indexer.citations.reference import (
+    RAW_CHARS_MAX,
+    REFERENCES_MAX,
+    CitationSource,
+    Reference,
+    bounded,
+    clipped,
+)
 from indexer.errors import Check, InvalidUpstream
 
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 
 
-def crossref_references(answer: object) -> list[Reference]:
-    """The references that a publisher deposited: from the answer to `/works/{doi}`."""
+def crossref_references(answer: object) -> tuple[list[Reference], int]:
+    """What a publisher deposited, from the answer to `/works/{doi}`, and how much more there is."""
     message = _member(answer, "message")
     if not isinstance(message, Mapping):
         raise InvalidUpstream(Check.RESPONSE, "Crossref: no work in the answer")
-    found = [_deposited(each) for each in _list(message.get("reference"))]
-    return [each for each in found if each.match_keys() or each.raw is not None]
+    entries = _list(message.get("reference"))
+    found = [_deposited(each) for each in entries[:REFERENCES_MAX]]
+    cut = max(len(entries) - REFERENCES_MAX, 0)
+    return [each for each in found if each.match_keys() or each.raw is not None], cut
 
 
 def crossref_works(answer: object) -> dict[str, Reference]:
@@ -32,7 +43,7 @@ def crossref_works(answer: object) -> dict[str, Reference]:
     if not isinstance(message, Mapping) or not isinstance(message.get("items"), list):
         raise InvalidUpstream(Check.RESPONSE, "Crossref: no list of works in the answer")
     works = {}
-    for item in _list(message.get("items")):
+    for item in _list(message.get("items"))[:REFERENCES_MAX]:
         doi = normal_doi(_text(item.get("DOI")) or "")
         if doi is not None:
             works[doi] = _work(item, doi)
@@ -44,7 +55,7 @@ def semantic_scholar_references(answer: object) -> tuple[list[Reference], int | 
     data = _member(answer, "data")
     if not isinstance(answer, Mapping) or not (data is None or isinstance(data, list)):
         raise InvalidUpstream(Check.RESPONSE, "Semantic Scholar: no references in the answer")
-    papers = (_member(each, "citedPaper") for each in _list(data))
+    papers = (_member(each, "citedPaper") for each in _list(data)[:REFERENCES_MAX])
     found = [_paper(each) for each in papers if isinstance(each, Mapping)]
     following = answer.get("next")
     return [each for each in found if each.match_keys()], (
@@ -53,7 +64,7 @@ def semantic_scholar_references(answer: object) -> tuple[list[Reference], int | 
 
 
 def _deposited(entry: Mapping[str, object]) -> Reference:
-    raw = _text(entry.get("unstructured"))
+    raw = clipped(_text(entry.get("unstructured")), RAW_CHARS_MAX)
     # A publisher that deposits only text leaves the rest to the reader.
     read = parse_reference(raw, source=CitationSource.CROSSREF) if raw is not None else None
     author = _text(entry.get("author"))

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from xml.etree import ElementTree as ET
 
 from indexer.citations.packages import parse_xml
-from indexer.citations.reference import CitationSource, Reference, bounded
-
-REFERENCES_MAX = 2000
+from indexer.citations.reference import REFERENCES_MAX, CitationSource, Reference, bounded
 
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 _MONOGRAPH = "monogr"

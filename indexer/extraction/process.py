@@ -11,11 +11,17 @@ from contextlib import asynccontextmanager
 from typing import IO
 
 import msgspec
+import structlog
 
-from indexer.citations.extraction import REFERENCES_MAX
-from indexer.citations.reference import bounded
-from indexer.errors import LocalBusy
+from indexer.citations.reference import REFERENCES_MAX, bounded
+from indexer.errors import ChiveIndexerError
 from indexer.extraction.answer import Answer
+
+log = structlog.get_logger(__name__)
+
+STARTS_MAX = 10
+START_RETRY_S = 1.0
+"""A machine that is short of something often has it back in a moment; one without it never."""
 
 WALL_S_MAX = 60.0
 """Beside the limit on processor time: on a busy machine a process may wait for its turn."""
@@ -25,20 +31,33 @@ CHUNK_BYTES = 65536
 PROBLEM_CHARS_MAX = 300
 
 
+class NoProcess(ChiveIndexerError):
+    """No process for a document can be started here: no document can be read."""
+
+
 class DocumentReader:
     """Satisfies `indexer.operations.citation_extraction.Documents`."""
 
-    def __init__(self, *, processes_max: int, wall_s_max: float = WALL_S_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        processes_max: int,
+        wall_s_max: float = WALL_S_MAX,
+        start_retry_s: float = START_RETRY_S,
+        python: str = sys.executable,
+    ) -> None:
         self._slots = asyncio.Semaphore(processes_max)
         self._wall_s_max = wall_s_max
+        self._start_retry_s = start_retry_s
+        self._python = python
 
     async def read(self, document: IO[bytes], form: str) -> Answer:
         """The references in a document; `document` is a file at its beginning.
 
-        Whatever the document does to its process is a problem in the answer. Raises `LocalBusy`
-        where no process can be started. A caller that is cancelled has its process killed.
+        Whatever the document does to its process is a problem in the answer. Raises `NoProcess`
+        where none could be started for a while. A caller that is cancelled has its process killed.
         """
-        async with self._slots, _started(document, form) as process:
+        async with self._slots, self._started(document, form) as process:
             try:
                 async with asyncio.timeout(self._wall_s_max):
                     output = await _output(process)
@@ -49,39 +68,48 @@ class DocumentReader:
             return Answer(problem=f"reading it gave more than {ANSWER_BYTES_MAX} bytes")
         if code != 0:
             return Answer(problem=f"reading it ended with {_cause(code)}")
-        return _checked(output)
+        return await asyncio.to_thread(_checked, output)
+
+    @asynccontextmanager
+    async def _started(
+        self, document: IO[bytes], form: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A process at work on the document, which does not outlive the block."""
+        process = await self._start(document, form)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                # Its output has to be at an end too, or the pipe outlives it.
+                await process.communicate()
+
+    async def _start(self, document: IO[bytes], form: str) -> asyncio.subprocess.Process:
+        for attempt in range(1, STARTS_MAX + 1):
+            try:
+                return await asyncio.create_subprocess_exec(
+                    self._python,
+                    "-P",
+                    "-m",
+                    "indexer.extraction.child",
+                    form,
+                    stdin=document,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.DEVNULL,
+                    env=environment(),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                log.warning("extraction.no_process", attempt=attempt, reason=str(error))
+                reason = error.strerror
+            if attempt < STARTS_MAX:
+                await asyncio.sleep(self._start_retry_s)
+        raise NoProcess(f"no process for a document in {STARTS_MAX} attempts: {reason}")
 
 
 def environment() -> dict[str, str]:
     """The way to the code and nothing else of ours: variables may hold settings and secrets."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-@asynccontextmanager
-async def _started(document: IO[bytes], form: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process at work on the document, which does not outlive the block."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "indexer.extraction.child",
-            form,
-            stdin=document,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=environment(),
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise LocalBusy(f"no process for a document: {error.strerror}") from error
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            # Its output has to be at an end too, or the pipe outlives it.
-            await process.communicate()
 
 
 async def _output(process: asyncio.subprocess.Process) -> bytes | None:

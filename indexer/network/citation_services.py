@@ -1,7 +1,8 @@
 """Clients of the services that know what a document cites: GROBID, Crossref, Semantic Scholar.
 
 Each has a client of its own, whose pacing is its rate limit and whose only exemption from the rules
-for strangers' hosts is the one origin in the settings.
+for strangers' hosts is the one origin in the settings. What they say is read by a thread: a list
+of a thousand entries takes a second, and the live stream must not wait for it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Sequence
 from typing import IO
 from urllib.parse import quote
 
+import structlog
+
 from indexer.citations.eprint import EprintDocument
 from indexer.citations.identifiers import arxiv_id_of_doi
-from indexer.citations.reference import Reference
+from indexer.citations.reference import REFERENCES_MAX, Reference
 from indexer.citations.services import (
     crossref_references,
     crossref_works,
@@ -23,6 +26,8 @@ from indexer.citations.tei import tei_references
 from indexer.errors import Check, InvalidUpstream
 from indexer.network.answers import NOT_FOUND, XrpcFailure
 from indexer.network.http import Form, HttpClient
+
+log = structlog.get_logger(__name__)
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 GROBID_S = 120.0
@@ -38,7 +43,7 @@ WORKS_MAX = 200
 """DOIs of one document that Crossref is asked about."""
 
 PAGE_REFERENCES = 500
-PAGES_MAX = 4
+PAGES_MAX = 2
 FIELDS = "title,year,venue,authors,externalIds"
 
 
@@ -104,7 +109,10 @@ class Crossref:
             )
         except XrpcFailure as error:
             return _nothing(error)
-        return crossref_references(answer)
+        found, cut = await asyncio.to_thread(crossref_references, answer)
+        if cut:
+            log.warning("citations.list_cut", uri=eprint.uri, source="crossref", left_out=cut)
+        return found
 
     async def works(self, dois: Sequence[str]) -> dict[str, Reference]:
         """Works by DOI, those that Crossref knows."""
@@ -130,7 +138,7 @@ class Crossref:
             except XrpcFailure as error:
                 _nothing(error)
                 continue
-            found |= crossref_works(answer)
+            found |= await asyncio.to_thread(crossref_works, answer)
         return found
 
 
@@ -161,11 +169,13 @@ class SemanticScholar:
             except XrpcFailure as error:
                 return _nothing(error) or found
             before = offset
-            page, offset = semantic_scholar_references(answer)
+            page, offset = await asyncio.to_thread(semantic_scholar_references, answer)
             found += page
             if offset is None or offset <= (before or 0):
                 break
-        return found
+        if offset is not None or len(found) > REFERENCES_MAX:
+            log.warning("citations.list_cut", uri=eprint.uri, source="semantic-scholar")
+        return found[:REFERENCES_MAX]
 
 
 def _paper_id(eprint: EprintDocument) -> str | None:

@@ -9,14 +9,14 @@ and its sources; everything else is tried again by the next run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import IO, Protocol
 
 from indexer.citations.eprint import EprintDocument
 from indexer.citations.extraction import FORMATS
-from indexer.citations.merging import merged
+from indexer.citations.merging import Citation, merged
 from indexer.citations.reference import Reference
 from indexer.citations.result import FAILED, LASTING, Extraction, ExtractionOutcome
 from indexer.errors import Check, InvalidUpstream, NotServed, RequestRefused, Unavailable
@@ -77,6 +77,9 @@ class Extractions(Protocol):
 
     async def load(self, did: str, path: str) -> EprintDocument | None:
         """One visible eprint with its document."""
+
+    async def known(self, eprint: EprintDocument) -> tuple[Citation, ...]:
+        """What the last extraction from this document came to."""
 
     async def lacking(
         self, operation_id: str, version: str, after_id: int, limit: int
@@ -174,6 +177,8 @@ class CitationExtraction:
         if outcome not in LASTING:
             await context.settle(unit)
             return
+        # By a thread: a few thousand references take it a second.
+        citations = await asyncio.to_thread(merged, asked.references, own_keys=eprint.keys)
         extraction = Extraction(
             record_id=eprint.record_id,
             uri=eprint.uri,
@@ -181,7 +186,7 @@ class CitationExtraction:
             version=self._sources.version,
             is_complete=not asked.failures,
             outcome=outcome,
-            citations=merged(asked.references, own_keys=eprint.keys),
+            citations=citations,
         )
         changed = _settled(eprint, ExtractionOutcome.CHANGED, None, after_id)
         row = await insist(
@@ -192,16 +197,17 @@ class CitationExtraction:
 
     async def _outcome(self, eprint: EprintDocument) -> tuple[ExtractionOutcome, Asked, str | None]:
         """What became of an eprint, all that its sources said, and what an operator should know."""
+        known = await insist(partial(self._extractions.known, eprint))
         if eprint.form not in FORMATS:
-            asked = await self._sources.ask(eprint, None, ())
+            asked = await self._sources.ask(eprint, None, (), known)
             return ExtractionOutcome.UNSUPPORTED, asked, f"format {eprint.form!r}"
         try:
-            asked, problem = await insist(partial(self._read, eprint))
+            asked, problem = await insist(partial(self._read, eprint, known))
         except InvalidUpstream as error:
             outcome = _REFUSALS.get(error.check, ExtractionOutcome.UNAVAILABLE)
             asked = Asked()
             if outcome is ExtractionOutcome.TOO_LARGE:
-                asked = await self._sources.ask(eprint, None, ())
+                asked = await self._sources.ask(eprint, None, (), known)
             return outcome, asked, error.detail
         except NotServed as error:
             return ExtractionOutcome.NOT_FOUND, Asked(), error.detail
@@ -215,17 +221,20 @@ class CitationExtraction:
         failed = None
         if asked.failures:
             outcome = ExtractionOutcome.INCOMPLETE
-            failed = "; ".join(f"{source}: {why}" for source, why in asked.failures.items())
+            reasons = (f"{source}: {why}" for source, why in asked.failures.items())
+            failed = f"what these gave before was kept: {'; '.join(reasons)}"
         return outcome, asked, failed
 
-    async def _read(self, eprint: EprintDocument) -> tuple[Asked, str | None]:
+    async def _read(
+        self, eprint: EprintDocument, known: Sequence[Citation]
+    ) -> tuple[Asked, str | None]:
         """Everything about a document that has to be at hand for it, and why it is unreadable."""
         async with self._blobs.fetch(eprint.did, eprint.cid, eprint.size) as document:
             reading = await self._documents.read(document, eprint.form)
             if reading.problem is not None and reading.is_of_machine:
                 raise Unavailable(reading.problem)
             document.seek(0)
-            asked = await self._sources.ask(eprint, document, reading.references)
+            asked = await self._sources.ask(eprint, document, reading.references, known)
         return asked, reading.problem
 
     async def _known(self, did: str, path: str) -> None:
@@ -259,12 +268,15 @@ def _eprint_uri(value: Json) -> tuple[str, str]:
 def _settled(
     eprint: EprintDocument, outcome: ExtractionOutcome, message: str | None, after_id: int | None
 ) -> SettledUnit:
+    is_partial = outcome is ExtractionOutcome.INCOMPLETE and after_id is None
     return SettledUnit(
         unit=eprint.uri,
         outcome=outcome.value,
         records=1,
         is_failed=outcome in FAILED,
         message=None if message is None else message[:MESSAGE_CHARS_MAX],
+        # Who has asked for one eprint sees on the operation itself what was not to be had.
+        note=message[:MESSAGE_CHARS_MAX] if is_partial and message is not None else None,
         checkpoint=after_id,
     )
 

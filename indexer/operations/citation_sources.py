@@ -1,16 +1,20 @@
-"""All sources of one document's references, each asked by itself and failing by itself."""
+"""All sources of one document's references, each asked by itself and failing by itself.
+
+What a source that fails had said of the same document before stays: an outage elsewhere makes no
+list poorer than it was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Protocol
 
 import structlog
 
 from indexer.citations.eprint import EprintDocument
 from indexer.citations.extraction import EXTRACTOR_VERSION, PDF
-from indexer.citations.merging import filled
+from indexer.citations.merging import Citation, filled
 from indexer.citations.reference import CitationSource, Reference
 from indexer.errors import InvalidUpstream, Unavailable
 
@@ -61,13 +65,18 @@ class Sources:
         return "+".join([str(EXTRACTOR_VERSION), *names])
 
     async def ask(
-        self, eprint: EprintDocument, document: IO[bytes] | None, read: Sequence[Reference]
+        self,
+        eprint: EprintDocument,
+        document: IO[bytes] | None,
+        read: Sequence[Reference],
+        known: Sequence[Citation] = (),
     ) -> Asked:
         """All references, best described first: GROBID's, those `read` by us, the services'.
 
-        `document` is None where it is of no use to ask about it.
+        `document` is None where it is of no use to ask about it; `known` is what the last
+        extraction from it came to.
         """
-        asked = Asked()
+        asked = Asked(known)
         grobid, crossref, scholar = self.grobid, self.crossref, self.semantic_scholar
         found: list[Reference] = []
         if grobid is not None and document is not None:
@@ -91,18 +100,23 @@ class Sources:
 class Asked:
     """What the sources said, and which of them did not answer."""
 
+    known: Sequence[Citation] = ()  # of the same document, from before
     references: Sequence[Reference] = ()
     failures: dict[CitationSource, str] = field(default_factory=dict)  # source -> reason
 
     async def of(
         self, source: CitationSource, answer: Awaitable[list[Reference]]
     ) -> list[Reference]:
-        """One source's references; none where it fails, which is kept."""
+        """One source's references; where it fails, which is kept, those that it gave before."""
         try:
             return await answer
         except (InvalidUpstream, Unavailable) as error:
             self._keep(source, error)
-            return []
+            return [
+                replace(each.reference, source=source)
+                for each in self.known
+                if source in each.sources
+            ]
 
     async def filled(
         self,
@@ -117,7 +131,8 @@ class Asked:
             return filled(references, await works(dois))
         except (InvalidUpstream, Unavailable) as error:
             self._keep(CitationSource.CROSSREF, error)
-            return list(references)
+            described = (each.reference for each in self.known)
+            return filled(references, {each.doi: each for each in described if each.doi})
 
     def _keep(self, source: CitationSource, error: Exception) -> None:
         self.failures.setdefault(source, str(error))

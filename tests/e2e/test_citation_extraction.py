@@ -250,12 +250,14 @@ async def test_a_run_that_is_killed_ends_as_any_other_and_asks_for_nothing_settl
 async def test_a_service_that_fails_is_asked_again_and_the_others_stand(tmp_path: Path):
     """GROBID and Crossref on loopback; Crossref is broken for the first run."""
     asked: list[str] = []
-    is_broken = True
+    is_broken, has_grobid_failed = True, False
 
     async def grobid(request: web.Request) -> web.Response:
         form = await request.post()
         assert form["input"].file.read().startswith(b"%PDF")
         asked.append("grobid")
+        if has_grobid_failed:
+            return web.Response(status=503)
         return web.Response(text=TEI, content_type="application/xml")
 
     async def crossref(request: web.Request) -> web.Response:
@@ -298,6 +300,13 @@ async def test_a_service_that_fails_is_asked_again_and_the_others_stand(tmp_path
                 third = await daemon.backfill("citationExtraction")
                 assert third["recordsProcessed"] == 0
                 assert asked.count("grobid") == 2
+                # What both said stays through an outage, also for who asks for this eprint.
+                before = daemon.rows("SELECT * FROM citations ORDER BY title")
+                is_broken = has_grobid_failed = True
+                fourth = await daemon.backfill("citationExtraction", uri=uri)
+                assert fourth["outcomes"] == [{"name": "incomplete", "units": 1}]
+                assert "crossref: " in fourth["note"] and "grobid: " in fourth["note"]
+                assert daemon.rows("SELECT * FROM citations ORDER BY title") == before
     finally:
         await runner.cleanup()
 

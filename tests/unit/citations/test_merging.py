@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import cProfile
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.citations.merging import CITATIONS_MAX, filled, merged
-from indexer.citations.reference import CitationSource, Reference
+from indexer.citations.reference import REFERENCES_MAX, CitationSource, Reference
 from indexer.citations.services import (
     crossref_references,
     crossref_works,
@@ -88,6 +89,40 @@ def test_works_that_were_looked_up_complete_what_names_them():
 
 def test_the_number_of_citations_is_bounded():
     assert len(merged(ref(doi=f"10.1000/{n}") for n in range(CITATIONS_MAX + 5))) == CITATIONS_MAX
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        lambda n: ref(raw=f"entry {n}"),
+        lambda n: ref(title=TITLE, doi=f"10.1000/{n}"),
+        lambda n: ref(title=TITLE, year=1500 + n % 600, doi=f"10.1000/{n}"),
+    ],
+    ids=["texts", "one title", "one title of many years"],
+)
+def test_the_work_of_merging_grows_with_the_number_of_references_only(each):
+    def calls(count: int) -> int:
+        """How many functions are called for so many references."""
+        profile = cProfile.Profile(builtins=False)
+        references = [each(n) for n in range(count)]
+        profile.runcall(merged, references)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(800) < 2.5 * calls(400)
+
+
+def test_the_same_text_is_one_entry_even_where_one_source_could_read_it():
+    (citation,) = merged([ref(CitationSource.GROBID, raw="1. T", title=TITLE), ref(raw="1. T")])
+    assert citation.sources == (CitationSource.GROBID, DOCUMENT)
+
+
+def test_of_a_deposited_list_without_end_the_first_thousand_are_read_and_the_others_counted():
+    entries = [
+        {"unstructured": f"Doe, J. (2010). Title {n}. Letters. {'x' * 9}"}
+        for n in range(REFERENCES_MAX + 7)
+    ]
+    found, cut = crossref_references({"message": {"reference": entries}})
+    assert (len(found), cut) == (REFERENCES_MAX, 7)
 
 
 REFERENCES = st.builds(

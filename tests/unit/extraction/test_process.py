@@ -12,13 +12,14 @@ import textwrap
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from indexer.citations.extraction import references_of_lines
 from indexer.citations.packages import Unreadable
 from indexer.extraction import process
 from indexer.extraction.answer import Answer
 from indexer.extraction.pdf import pdf_lines
-from indexer.extraction.process import DocumentReader
+from indexer.extraction.process import STARTS_MAX, DocumentReader, NoProcess
 from indexer.extraction.sandbox import CPU_S_MAX, FILES_MAX, MEMORY_BYTES_MAX
 from tests.documents.hostile import endless_pdf, swollen_docx, swollen_pdf
 from tests.documents.labelled import labelled_document
@@ -61,6 +62,18 @@ async def test_what_a_document_does_to_its_process_is_the_answer(data, form, pro
     answer = await read(data, form)
     assert answer.references == []
     assert problem in (answer.problem or "")
+
+
+async def test_a_process_that_cannot_be_started_is_tried_a_few_times_and_no_more(tmp_path):
+    reader = DocumentReader(processes_max=1, start_retry_s=0.0, python=str(tmp_path / "absent"))
+    with (
+        tempfile.TemporaryFile() as document,
+        capture_logs() as logged,
+        pytest.raises(NoProcess, match=f"{STARTS_MAX} attempts: No such file"),
+    ):
+        await reader.read(document, "txt")
+    events = [each["event"] for each in logged]
+    assert events == ["extraction.no_process"] * STARTS_MAX
 
 
 @pytest.mark.parametrize("data", [b"", b"%PDF-1.7", DOCUMENT.data[: len(DOCUMENT.data) // 3]])

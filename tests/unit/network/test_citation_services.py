@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from aiohttp import web
 from loopback import Loopback, Script, Wire, answering, hanging
 
 from indexer.citations.eprint import EprintDocument
-from indexer.citations.reference import CitationSource, Reference
+from indexer.citations.merging import Citation
+from indexer.citations.reference import REFERENCES_MAX, CitationSource, Reference
 from indexer.errors import InvalidUpstream, Unavailable
 from indexer.network.citation_services import (
     WORKS_ASKED,
@@ -138,6 +140,26 @@ async def test_crossref_gives_what_publishers_deposited(client):
     )  # fmt: skip
 
 
+async def test_a_long_deposited_list_holds_up_nothing_else(client):
+    """Its entries are texts that have to be read one by one."""
+    entry = (
+        "Doe, J., Roe, A. and Poe, E. ({}). Title number {} of a long list. Letters, 3(4), 1-20."
+    )
+    entries = [{"unstructured": entry.format(1900 + n % 100, n)} for n in range(5_000)]
+    answer = json.dumps({"message": {"reference": entries}})
+    async with Loopback(answering(answer)) as server:
+        crossref = Crossref(await client(exempt=[server.url]), server.url, mailto=None)
+        asking = asyncio.get_running_loop().create_task(crossref.references(EPRINT))
+        while not asking.done() and not server.asked:
+            await asyncio.sleep(0)
+        turns = 0
+        while not asking.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        assert len(await asking) == REFERENCES_MAX
+        assert turns > 10
+
+
 async def test_crossref_is_asked_for_many_works_at_once(client):
     asked: list[Any] = []
 
@@ -239,6 +261,34 @@ async def test_a_service_that_fails_leaves_the_others_references(client, service
         assert len(server.asked) == 1
     assert list(asked.references) == read
     assert list(asked.failures) == [CitationSource(service.replace("_", "-"))]
+
+
+@pytest.mark.parametrize("service", ["grobid", "crossref", "semantic_scholar"])
+async def test_what_a_service_said_before_stays_while_it_fails(client, service: str):
+    source = CitationSource(service.replace("_", "-"))
+    read = [Reference(source=CitationSource.DOCUMENT, title="Read by ourselves", doi="10.1000/r")]
+    filled_in = replace(read[0], year=2001, venue="Letters")
+    known = [
+        Citation(filled_in, (CitationSource.DOCUMENT,)),
+        Citation(Reference(source=source, title="Only it knew this one"), (source,)),
+        Citation(replace(read[0], title="Known to both", doi=None), (CitationSource.DOCUMENT, source)),
+        Citation(Reference(source=CitationSource.DOCUMENT, title="Gone"), (CitationSource.DOCUMENT,)),
+    ]  # fmt: skip
+    script = after_reading(FAULTS["broken"]) if service == "grobid" else FAULTS["broken"]
+    async with Loopback(script) as server:
+        http = await client(exempt=[server.url])
+        sources = Sources(**{service: services(http, server.url)[service]})
+        with tempfile.TemporaryFile() as document:
+            asked = await sources.ask(EPRINT, document, read, known)
+    assert list(asked.failures) == [source]
+    titles = {each.title: each.source for each in asked.references}
+    assert titles == {
+        "Read by ourselves": CitationSource.DOCUMENT,
+        "Only it knew this one": source,
+        "Known to both": source,
+    }
+    (own,) = [each for each in asked.references if each.title == "Read by ourselves"]
+    assert own.year == (2001 if service == "crossref" else None)
 
 
 async def test_a_service_that_asks_for_a_pause_is_left_alone(client):
