@@ -56,27 +56,54 @@ WHERE eprint_search MATCH :match
 ORDER BY ranked.score, ranked.id DESC
 """  # noqa: S608 - constants
 
+# Without words of a query nothing ranks: the whole index is listed, by the date that authors give.
+_LISTED = f"""
+WITH listed AS MATERIALIZED (
+    SELECT eprint.record_id AS id, eprint.created_at AS created_at
+    FROM eprint_submission{GENERATION} AS eprint
+    JOIN record ON record.id = eprint.record_id
+    JOIN repo ON repo.id = record.repo_id
+    WHERE repo.account_status = 'active'{{filters}}
+    ORDER BY eprint.created_at DESC, id DESC LIMIT :limit OFFSET :offset
+)
+SELECT eprint.uri, eprint.did, eprint.created_at, eprint.license, eprint.doi, eprint_search.title,
+       snippet(eprint_search, 1, '', '', '...', {SNIPPET_TOKENS}), eprint_search.authors, 0.0
+FROM listed
+CROSS JOIN eprint_search ON eprint_search.rowid = listed.id
+CROSS JOIN eprint_submission AS eprint ON eprint.rowid = listed.id
+ORDER BY listed.created_at DESC, listed.id DESC
+"""  # noqa: S608 - constants
+
 # Only where a filter asks for it: the rows are wide, and most matches are never shown. The index
 # holds visible accounts, give or take the second that it lags; what is shown is looked up in views.
 _JOINED = f"""
         CROSS JOIN eprint_submission{GENERATION} AS eprint
             ON eprint.record_id = eprint_search.rowid"""
 _AUTHOR = f"""
-          AND (eprint.submitted_by = :author OR EXISTS (
-              SELECT 1 FROM eprint_author{GENERATION} AS author
-              WHERE author.record_id = eprint.record_id
-                AND :author IN (author.author_did, author.handle, author.orcid)) OR EXISTS (
-              SELECT 1 FROM record JOIN repo ON repo.id = record.repo_id
-              WHERE record.id = eprint.record_id AND repo.did = :author))"""  # noqa: S608 - constants
+          AND eprint.record_id IN (
+              SELECT record_id FROM eprint_submission{GENERATION} WHERE submitted_by = :author
+              UNION ALL
+              SELECT record_id FROM eprint_author{GENERATION} WHERE author_did = :author
+              UNION ALL
+              SELECT record_id FROM eprint_author{GENERATION} WHERE handle = :author
+              UNION ALL
+              SELECT record_id FROM eprint_author{GENERATION} WHERE orcid = :author
+              UNION ALL
+              SELECT record.id FROM repo JOIN record ON record.repo_id = repo.id
+              WHERE repo.did = :author AND record.path BETWEEN 'pub.chive.eprint.submission/'
+                                                           AND 'pub.chive.eprint.submission0')
+"""  # noqa: S608 - constants
 _FIELD = f"""
-          AND EXISTS (
-              SELECT 1 FROM mark{GENERATION} AS mark
-              WHERE mark.record_id = eprint.record_id AND mark.name = 'field'
-                AND mark.subject = :field)"""  # noqa: S608 - constants
+          AND eprint.record_id IN (
+              SELECT record_id FROM mark{GENERATION}
+              WHERE name = 'field' AND subject = :field)"""  # noqa: S608 - constants
 _YEAR = """
-          AND substr(eprint.created_at, 1, 4) = :year"""
+          AND eprint.created_at BETWEEN :year || '-' AND :year || '.'"""
 _LICENCE = """
           AND eprint.license = :licence COLLATE NOCASE"""
+_WORDS = """
+          AND eprint.record_id IN (
+              SELECT rowid FROM eprint_search WHERE eprint_search MATCH :match)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +128,7 @@ class FoundEprint:
     title: str
     snippet: str  # of the abstract
     authors: tuple[str, ...]
-    score: float  # greater is better; comparable within one search only
+    score: float  # greater is better; comparable within one search only; 0 without words
 
 
 def search_eprints(
@@ -114,9 +141,11 @@ def search_eprints(
 ) -> list[FoundEprint]:
     """The best of the newest `RANKED_MAX` visible eprints that match; best first.
 
-    No query is an error; one without a word in it finds nothing, unless a filter has words.
+    Without a word in the query, all that the filters let through, newest `createdAt` first and
+    with nothing marked. No query is an error; one that asks for nothing finds nothing.
     """
     terms = list(_terms(query))
+    has_words = bool(terms)
     parameters: dict[str, object] = {"limit": limit, "offset": offset}
     filters = ""
     if wanted.author is not None:
@@ -138,10 +167,14 @@ def search_eprints(
     if wanted.licence is not None:
         parameters["licence"] = _storable(wanted.licence)
         filters += _LICENCE
-    if not terms:
+    if terms:
+        parameters["match"] = " AND ".join(terms)
+    if has_words:
+        statement = _FOUND.format(joined=_JOINED if filters else "", filters=filters)
+    elif terms or filters:
+        statement = _LISTED.format(filters=filters + (_WORDS if terms else ""))
+    else:
         return []
-    parameters["match"] = " AND ".join(terms)
-    statement = _FOUND.format(joined=_JOINED if filters else "", filters=filters)
     with snapshot(connection):
         generation = current_generation(connection)
         rows = connection.execute(generation.sql(statement), parameters).fetchall()

@@ -53,6 +53,7 @@ def search(  # the options are the command's interface
 
     All words of QUERY must occur, in any form of their letters: "cafe" finds "Café". Put several
     words in double quotes to find them in this order; end a word with * to find what begins so.
+    Options without QUERY list all eprints that fit them, the newest first.
     """
     wanted = SearchFilter(author=author, field=field, year=year, licence=licence)
     with open_reader(load_settings(config).storage.path) as reader:

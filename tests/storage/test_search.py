@@ -140,6 +140,37 @@ def test_filters_narrow_what_is_found(find, wanted, found):
     assert sorted(find("danube", **wanted)) == found
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"year": 2025}, ["evil", "cafe"]),
+        ({"author": ALICE}, ["evil", "cafe", "herons"]),
+        ({"author": ALICE, "year": 2024}, ["herons"]),
+        ({"author": "dupont", "year": 2024}, ["herons"]),
+        ({"author": "dupont", "year": 2025}, []),
+        ({"author": "0000-0002-1825-0097"}, ["herons"]),
+        ({"author": BOB}, []),
+        ({"field": "ornithology"}, ["herons"]),
+        ({"field": FIELD}, ["herons"]),
+        ({"licence": "mit"}, ["cafe"]),
+        ({"author": "?!"}, []),
+    ],
+)
+def test_filters_alone_list_what_fits_them_newest_first(find, wanted, found):
+    assert find("", **wanted) == found
+
+
+def test_lists_have_pages_and_the_beginning_of_the_abstract(reader):
+    pages = [
+        search_eprints(reader, "", SearchFilter(author=ALICE), limit=1, offset=at)
+        for at in range(4)
+    ]
+    assert [[each.title for each in page] for page in pages[1:]] == [
+        ["Café culture in Vienna"], ["Herons of the Danube"], [],
+    ]  # fmt: skip
+    assert pages[2][0].snippet == "We count grey herons; egrets too."
+
+
 def test_what_matched_is_marked_in_title_and_snippet(reader):
     found = search_eprints(reader, "herons", SearchFilter(), limit=1)[0]
     assert found.title == f"{BEGIN_MARK}Herons{END_MARK} of the Danube"
