@@ -3,8 +3,9 @@
 A row holds texts of its own record, the labels of the nodes that it names and the tags that others
 put on it. All of that counts only from visible accounts, and only records of visible accounts have
 a row. What one change of another record or account reaches is brought up to date in the same
-transaction up to `INLINE_ROWS`; what lies beyond waits in the table `search_queue` for
-`SearchRows.work`, because no transaction may hold the writer for as long as a popular field takes.
+transaction up to `INLINE_ROWS` and `INLINE_CHARS`; what lies beyond waits in the table
+`search_queue` for `SearchRows.work`, because no transaction may hold the writer for as long as a
+popular field takes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from indexer.model import PreparedRecord
-from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex
+from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex, searchable
 from storage.generations import GENERATION, Generation
 from storage.rows import insert_rows
 
 INLINE_ROWS = 50
 """Rows of other records rewritten in the transaction that reaches them: some 20 ms."""
+
+INLINE_CHARS = 100_000
+"""Of those rows, whichever comes first: some 100 ms. Only rows of unusual length reach it."""
 
 REPO_TASK, _RECEIVED_TASK = "repo", "received"
 """Kinds of the queue, besides the names of marks whose subject has another label."""
@@ -125,9 +129,11 @@ class SearchRows:
         self._generation = generation
         self._sql = generation.sql
         names = (*search.own, *search.labels, *search.received)
+        chars = " + ".join(f'length("{name}")' for name in names)
         columns = ", ".join(f'"{name}"' for name in names)
         self._table = generation.search_table(search)
         self._into = f'"{self._table}" (rowid, {columns})'
+        self._chars = f'SELECT {chars} FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
         self._delete = f'DELETE FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
 
     def insert(
@@ -147,10 +153,9 @@ class SearchRows:
                 ],
             )
         others = sorted(reached.received - {row.uri for row in rows})
-        for uri in others[:INLINE_ROWS]:
-            self._rewrite_received(connection, uri)
+        done = self._rewrite_all_received(connection, others[:INLINE_ROWS])
         connection.executemany(
-            self._sql(_QUEUE), [(_RECEIVED_TASK, uri, "") for uri in others[INLINE_ROWS:]]
+            self._sql(_QUEUE), [(_RECEIVED_TASK, uri, "") for uri in others[done:]]
         )
         for uri in reached.labelled:
             for name in self._search.labels.values():
@@ -186,9 +191,10 @@ class SearchRows:
         if kind == REPO_TASK:
             self._turn_repo(connection, int(subject), after, prepare, rows_max)
         elif kind == _RECEIVED_TASK:
-            for (uri,) in connection.execute(self._sql(_SAME), (kind, rows_max)).fetchall():
-                connection.execute(self._sql(_DONE), (kind, uri))
-                self._rewrite_received(connection, uri)
+            found = connection.execute(self._sql(_SAME), (kind, rows_max))
+            uris = [row[0] for row in found]
+            done = self._rewrite_all_received(connection, uris)
+            connection.executemany(self._sql(_DONE), [(kind, uri) for uri in uris[:done]])
         else:
             connection.execute(self._sql(_DONE), (kind, subject))
             self._rewrite_labels(connection, kind, subject, after=int(after), rows_max=rows_max)
@@ -204,6 +210,13 @@ class SearchRows:
     ) -> None:
         """Take records of a hidden account out of the index, those of a visible one in again."""
         found = connection.execute(_OF_REPO, (repo_id, after, rows_max)).fetchall()
+        is_last = len(found) < rows_max
+        chars = 0
+        for count, row in enumerate(found, start=1):
+            chars += len(row[4] or "")
+            if chars >= INLINE_CHARS and count < len(found):
+                found, is_last = found[:count], False
+                break
         record_ids = [row[0] for row in found]
         reached = Reached(self._search)
         reached.note_stored(connection, record_ids, self._generation)
@@ -214,7 +227,7 @@ class SearchRows:
             if isinstance(projection, Projection) and projection.search is not None:
                 rows.append(SearchRow(record_id, repo_id, f"at://{did}/{path}", projection))
         self.insert(connection, rows, reached)
-        if len(found) < rows_max:
+        if is_last:
             connection.execute(self._sql(_DONE), (REPO_TASK, str(repo_id)))
         else:
             connection.execute(self._sql(_QUEUE), (REPO_TASK, str(repo_id), found[-1][2]))
@@ -225,15 +238,26 @@ class SearchRows:
     def _received(self, connection: sqlite3.Connection, uri: str, name: str) -> str:
         return _joined(connection.execute(self._sql(_RECEIVED), (name, uri)))
 
-    def _rewrite_received(self, connection: sqlite3.Connection, uri: str) -> None:
+    def _rewrite_all_received(self, connection: sqlite3.Connection, uris: Sequence[str]) -> int:
+        """Rows of these records, up to `INLINE_CHARS`; how many records are done."""
+        chars = 0
+        for done, uri in enumerate(uris, start=1):
+            chars += self._rewrite_received(connection, uri)
+            if chars >= INLINE_CHARS:
+                return done
+        return len(uris)
+
+    def _rewrite_received(self, connection: sqlite3.Connection, uri: str) -> int:
+        """The characters that were written."""
         did, _, path = uri.removeprefix("at://").partition("/")
         found = connection.execute(_FIND, (did, path)).fetchone()
-        if found is not None:
-            values = {
-                column: self._received(connection, uri, name)
-                for column, name in self._search.received.items()
-            }
-            self._update(connection, found[0], values)
+        if found is None:
+            return 0
+        values = {
+            column: self._received(connection, uri, name)
+            for column, name in self._search.received.items()
+        }
+        return self._update(connection, found[0], values)
 
     def _rewrite_labels(
         self,
@@ -246,27 +270,38 @@ class SearchRows:
     ) -> None:
         """Rows that name `uri` by a mark `name`: the first now, the others by the queue."""
         found = connection.execute(self._sql(_NAMING), (name, uri, after, rows_max)).fetchall()
-        for (record_id,) in found:
+        is_last = len(found) < rows_max
+        chars = 0
+        for count, (record_id,) in enumerate(found, start=1):
             values = {
                 column: self._labels(connection, record_id, each)
                 for column, each in self._search.labels.items()
                 if each == name
             }
-            self._update(connection, record_id, values)
-        if len(found) == rows_max:
+            chars += self._update(connection, record_id, values)
+            if chars >= INLINE_CHARS and count < len(found):
+                found, is_last = found[:count], False
+                break
+        if not is_last:
             connection.execute(self._sql(_QUEUE), (name, uri, str(found[-1][0])))
 
     def _update(
         self, connection: sqlite3.Connection, record_id: int, values: Mapping[str, str]
-    ) -> None:
-        """Write only what differs: the index takes a whole row out and in for any change."""
+    ) -> int:
+        """Write only what differs: the index takes a whole row out and in for any change.
+
+        Gives the length of the row in characters, 0 where nothing was written.
+        """
+        changed = 0
         for column, value in values.items():
-            connection.execute(
+            changed += connection.execute(
                 f'UPDATE "{self._table}" SET "{column}" = ?'  # noqa: S608 - declared names
                 f' WHERE rowid = ? AND "{column}" IS NOT ?',
                 (value, record_id, value),
-            )
+            ).rowcount
+        found = connection.execute(self._chars, (record_id,)).fetchone() if changed else None
+        return 0 if found is None else int(found[0])
 
 
 def _joined(rows: Iterable[tuple[str | None]]) -> str:
-    return " ".join(row[0] for row in rows if row[0])
+    return searchable(" ".join(row[0] for row in rows if row[0]))

@@ -24,10 +24,10 @@ The contract with storage, for each type of the registry:
       upon itself (null until it arrives), id the last part of the URI.
 * Where `Projection.search` is set and the account is visible, one row of the FTS5 table
   `SEARCH.table` with rowid = record id
-  and `SEARCH.columns`: `SEARCH.own` from the projection; `SEARCH.labels` maps a column to a mark of
-  this record, whose subjects' labels it holds; `SEARCH.received` maps a column to a mark that
-  other records set on this URI, whose texts it holds; both of visible accounts. When a mark named
-  in `received` or `label` changes, the rows that it reaches are written again in the same
+  and `SEARCH.columns`, each cut by `searchable`: `SEARCH.own` from the projection;
+  `SEARCH.labels` maps a column to a mark of this record, whose subjects' labels it holds;
+  `SEARCH.received` maps a column to a mark that other records set on this URI, whose texts it
+  holds; both of visible accounts. When a mark named in `received` or `label` changes, the rows that it reaches are written again in the same
   transaction, and those beyond what one transaction may take soon after.
 """
 
@@ -141,7 +141,7 @@ class SearchIndex:
     received: Mapping[str, str]  # column -> mark of other records on this URI
 
 
-PROJECTION_REVISION = 1
+PROJECTION_REVISION = 2
 """Raised whenever a record would give other rows in the same columns: then all are made again."""
 
 LABEL_MARK = "label"
@@ -154,6 +154,10 @@ SEARCH = SearchIndex(
     labels={"fields": "field"},
     received={"tags": "tag"},
 )
+
+SEARCH_TEXT_CHARS_MAX = 20_000
+"""Of one text of a search row, ten times a long abstract: any change of a row, such as a new tag,
+tokenises all of it again, which takes about 1 ms for each 1,000 characters."""
 
 Upgrade: TypeAlias = Callable[[Value, RecordContext], dict[str, object]]
 """A value of one revision as the next one has it; the given value stays as it is."""
@@ -209,8 +213,15 @@ class RecordType:
             row=tuple([column.extract(value, context) for column in self.columns]),
             side_rows={side.name: tuple(side.rows(value, context)) for side in self.side_tables},
             marks=tuple(marks.values()),
-            search=None if self.search is None else self.search(value, context),
+            search=None
+            if self.search is None
+            else tuple(map(searchable, self.search(value, context))),
         )
+
+
+def searchable(text: str) -> str:
+    """What search holds of a text: its beginning, without NUL, which ends texts for FTS5."""
+    return text[:SEARCH_TEXT_CHARS_MAX].replace("\0", " ")
 
 
 def pick(value: object, *path: str) -> object:

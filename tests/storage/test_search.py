@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.cli import commands
+from indexer.records.projection import SEARCH_TEXT_CHARS_MAX
 from storage.search import BEGIN_MARK, END_MARK, SearchFilter, search_eprints
+from storage.search_rows import INLINE_CHARS
 from tests.storage.typed_world import ALICE, BOB, GOVERNANCE, typed_world
 from tests.unit.records.record_examples import minimal
 
@@ -185,6 +187,62 @@ def test_pages_do_not_overlap(reader):
     ]
     assert len(set(pages)) == 3
     assert search_eprints(reader, "danube", SearchFilter(), limit=1, offset=3) == []
+
+
+async def test_search_holds_the_beginning_of_a_long_text_and_equals_a_rebuild(tmp_path):
+    words = "word " * (SEARCH_TEXT_CHARS_MAX // 5 - 1)
+    long = eprint("Long\0herons", words + "last beyond", keywords=["a" * 50] * 3)
+    tag = minimal(TAG) | {"eprintUri": f"at://{ALICE}/{EPRINT}/3klong2222222", "tag": "x\0rare"}
+    async with typed_world(tmp_path) as world:
+        await world.commit(ALICE, {f"{EPRINT}/3klong2222222": long})
+        await world.commit(BOB, {f"{TAG}/3ktag22222222": tag})
+        rows = await world.rows("SELECT * FROM eprint_search")
+        assert [len(row[1]) for row in rows] == [SEARCH_TEXT_CHARS_MAX]
+        assert await world.one("SELECT length(abstract_plain_text) FROM eprint_submission") > max(
+            len(row[1]) for row in rows
+        )
+        for query, count in (("last", 1), ("beyond", 0), ("herons", 1), ("rare", 1)):
+            found = await world.rows(
+                "SELECT 1 FROM eprint_search WHERE eprint_search MATCH ?", query
+            )
+            assert len(found) == count, query
+        with closing(sqlite3.connect(world.path)) as connection:
+            [one] = search_eprints(connection, "herons", SearchFilter(), limit=2)
+        assert one.title == f"Long {BEGIN_MARK}herons{END_MARK}"
+        await world.reindex()
+        assert await world.rows("SELECT * FROM eprint_search") == rows
+
+
+async def test_what_one_transaction_rewrites_is_bounded_in_characters(tmp_path):
+    chars = SEARCH_TEXT_CHARS_MAX
+    inline = -(-INLINE_CHARS // chars)
+    papers = {
+        f"{EPRINT}/n{n}": eprint("x", "y" * chars, fieldUris=[FIELD]) for n in range(inline + 2)
+    }
+    tags = {
+        f"{TAG}/n{n}": minimal(TAG) | {"eprintUri": f"at://{ALICE}/{EPRINT}/n{n}", "tag": "birds"}
+        for n in range(inline + 2)
+    }  # fmt: skip
+    found = "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH ?"
+    async with typed_world(tmp_path) as world:
+        await world.fetch(ALICE, papers)
+        await world.commit(BOB, tags)
+        assert await world.one(found, "birds") == inline
+        await world.commit(
+            GOVERNANCE, {f"{NODE}/ornithology": minimal(NODE) | {"label": "Zoology"}}
+        )
+        assert await world.one(found, "zoology") == inline
+        await world.settle()
+        assert await world.one(found, "birds AND zoology") == inline + 2
+        await world.set_account(ALICE, active=False)
+        await world.settle()
+        assert await world.one(found, "birds") == 0
+        await world.set_account(ALICE, active=True)
+        await world.settle()
+        assert await world.one(found, "birds AND zoology") == inline + 2
+        rows = await world.rows("SELECT rowid, * FROM eprint_search ORDER BY rowid")
+        await world.reindex()
+        assert await world.rows("SELECT rowid, * FROM eprint_search ORDER BY rowid") == rows
 
 
 SYNTAX = st.text(st.sampled_from('"*()^+-:{}~ \0\ud800éA中AND OR NOT NEAR')) | st.text(max_size=50)
