@@ -17,8 +17,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.devnet import Activity, Devnet
+from tests.devnet import Activity, Devnet, realistic_record
+from tests.documents import styles
+from tests.documents.layout import Paragraph, set_pages
+from tests.documents.pdf import write_pdf
+from tests.documents.works import works
 
+SUBMISSION = "pub.chive.eprint.submission"
+GRAPH = ["pub.chive.graph.node", "pub.chive.graph.edge"]
+DOCUMENTS = 3
 HISTORY = 300
 RATE = 5.0
 ACCOUNTS = 20
@@ -38,6 +45,9 @@ handle_resolver_url = {handles}
 
 [network]
 allow_private_hosts = true
+
+[governance]
+did = {governance}
 
 [citations]
 crossref_url = ""
@@ -70,6 +80,7 @@ async def run(options: argparse.Namespace) -> int:
     async with Devnet(seed=options.seed) as net:
         activity = Activity(net, RATE, accounts_max=ACCOUNTS)
         await activity.steps(HISTORY)
+        governance = await _furnished(net)
         config = folder / "config.toml"
         config.write_text(
             CONFIG.format(
@@ -77,6 +88,7 @@ async def run(options: argparse.Namespace) -> int:
                 relay=json.dumps(net.relay_url),
                 plc=json.dumps(net.plc_url),
                 handles=json.dumps(net.handle_resolver_url),
+                governance=json.dumps(governance),
                 admin_port=options.admin_port,
                 metrics_port=options.metrics_port,
                 password=json.dumps(str(password)),
@@ -95,6 +107,24 @@ async def run(options: argparse.Namespace) -> int:
             if daemon.returncode is None:
                 daemon.terminate()
             await daemon.wait()
+
+
+async def _furnished(net: Devnet) -> str:
+    """What a governance sync and a citation extraction are about; the governance account's DID."""
+    authority = await net.create_account()
+    net.import_records(authority, 24, GRAPH)
+    author = await net.create_account()
+    for _ in range(DOCUMENTS):
+        entries = enumerate(works(net.rng, 12), 1)
+        text = [
+            Paragraph("References"),
+            *(Paragraph(f"[{at}] {styles.ieee(w)}") for at, w in entries),
+        ]
+        value = realistic_record(net.rng, SUBMISSION, did=author.did)
+        value.pop("documentFormatSlug", None)
+        value["document"] = net.add_blob(author, write_pdf(set_pages(text)), "application/pdf")
+        net.create(author, SUBMISSION, value)
+    return authority.did
 
 
 async def _watch(
