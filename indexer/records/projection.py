@@ -27,8 +27,9 @@ The contract with storage, for each type of the registry:
   and `SEARCH.columns`, each cut by `searchable`: `SEARCH.own` from the projection;
   `SEARCH.labels` maps a column to a mark of this record, whose subjects' labels it holds;
   `SEARCH.received` maps a column to a mark that other records set on this URI, whose texts it
-  holds; both of visible accounts. When a mark named in `received` or `label` changes, the rows that it reaches are written again in the same
-  transaction, and those beyond what one transaction may take soon after.
+  holds; both of visible accounts. When a mark named in `received` or `label` changes, the rows
+  that it reaches are written again in the same transaction, and those beyond what one transaction
+  may take soon after.
 """
 
 from __future__ import annotations
