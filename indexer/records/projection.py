@@ -104,7 +104,10 @@ class SideTable:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """This record counts towards `subject` under `name`, with a text where that is of use."""
+    """This record counts towards `subject` under `name`, with a text where that is of use.
+
+    Views and search put texts together in SQL, so they hold no NUL.
+    """
 
     name: str
     subject: str
@@ -142,7 +145,7 @@ class SearchIndex:
     received: Mapping[str, str]  # column -> mark of other records on this URI
 
 
-PROJECTION_REVISION = 2
+PROJECTION_REVISION = 3
 """Raised whenever a record would give other rows in the same columns: then all are made again."""
 
 LABEL_MARK = "label"
@@ -221,8 +224,13 @@ class RecordType:
 
 
 def searchable(text: str) -> str:
-    """What search holds of a text: its beginning, without NUL, which ends texts for FTS5."""
-    return text[:SEARCH_TEXT_CHARS_MAX].replace("\0", " ")
+    """What search holds of a text: its beginning, without NUL."""
+    return without_nul(text[:SEARCH_TEXT_CHARS_MAX])
+
+
+def without_nul(text: str) -> str:
+    """NUL as a space: it ends texts for FTS5, and no function of SQLite's replaces it."""
+    return text.replace("\0", " ")
 
 
 def pick(value: object, *path: str) -> object:
@@ -319,7 +327,7 @@ def mark(name: str, *path: str, text: str | None = None) -> Marks:
         subject = pick(value, *path)
         if type(subject) is str:
             said = value.get(text) if text is not None else None
-            yield Mark(name, subject, said if type(said) is str else None)
+            yield Mark(name, subject, without_nul(said) if type(said) is str else None)
 
     return find
 

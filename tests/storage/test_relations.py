@@ -284,14 +284,16 @@ async def test_a_label_of_many_eprints_reaches_all_of_them_in_parts(world):
 
 
 async def test_field_labels_are_json_whatever_they_hold(world):
-    label = "".join(map(chr, range(1, 128))) + '"\\ü\U0001f680'
+    label = "".join(map(chr, range(128))) + '"\\ü\U0001f680'
     await world.commit(CAROL, {f"{NODE}/a": minimal(NODE) | {"label": label}})
     uris = [node_uri(CAROL, "a"), node_uri(CAROL, "b")]
     await world.commit(BOB, {f"{EPRINT}/3k22222222222": minimal(EPRINT) | {"fieldUris": uris}})
-    assert json.loads(await world.one("SELECT fields FROM eprint_submission")) == [
-        {"uri": uris[0], "label": label, "id": "a"},
+    fields = await world.one("SELECT fields FROM eprint_submission")
+    assert json.loads(fields) == [
+        {"uri": uris[0], "label": label.replace("\0", " "), "id": "a"},
         {"uri": uris[1], "label": None, "id": "b"},
     ]
+    assert " !" in fields, "what needs no escape is readable as it is"
     await world.commit(BOB, {f"{EPRINT}/3k22222222222": minimal(EPRINT)})
     assert await world.one("SELECT fields FROM eprint_submission") == "[]"
 

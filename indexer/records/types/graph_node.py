@@ -20,6 +20,7 @@ from indexer.records.projection import (
     json_text,
     pick,
     text,
+    without_nul,
 )
 
 _VISIBILITY = {
@@ -43,7 +44,7 @@ def _visibility(value: Value, _: RecordContext) -> SqlValue:
 
 
 def _own_label(value: Value, context: RecordContext) -> Iterable[Mark]:
-    yield Mark(LABEL_MARK, context.uri, str(value.get("label", "")))
+    yield Mark(LABEL_MARK, context.uri, without_nul(str(value.get("label", ""))))
 
 
 RECORD_TYPE = RecordType(
