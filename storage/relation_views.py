@@ -13,7 +13,7 @@ from storage.citation_views import CITATION_VIEWS
 from storage.generations import GENERATION, Generation
 
 ANCESTORS_MAX = 64
-"""Removed collections in a row that a child is looked past for its parent."""
+"""Collections above another, which is as deep as they nest: what is deeper counts as a circle."""
 
 
 def did_of(uri: str) -> str:
@@ -46,8 +46,8 @@ SELECT invite.subject_uri, invite.invitee_did AS did, author.did AS inviter_did,
        )) AS is_live,
        (SELECT min('at://' || accepter.did || '/' || accepted.path)
         FROM collaboration_invite_acceptance{GENERATION} AS acceptance
-        JOIN record AS accepted ON accepted.id = acceptance.record_id
-        JOIN repo AS accepter ON accepter.id = accepted.repo_id
+        CROSS JOIN record AS accepted ON accepted.id = acceptance.record_id
+        CROSS JOIN repo AS accepter ON accepter.id = accepted.repo_id
             AND accepter.account_status = 'active'
         WHERE acceptance.invite_uri = {_URI} AND acceptance.subject_uri = invite.subject_uri
           AND accepter.did = invite.invitee_did) AS acceptance_uri
@@ -85,25 +85,34 @@ FROM (
 WHERE place = 1
 """  # noqa: S608 - constants
 
+_MAY_SPEAK = f"""
+(author.did = {did_of("{0}")} OR EXISTS (
+     SELECT 1 FROM collaboration_states AS state
+     WHERE state.subject_uri = {{0}} AND state.did = author.did
+       AND state.is_live AND state.acceptance_uri IS NOT NULL))"""  # noqa: S608 - constants
+"""The author of an edge holds the collection, or works on it with its owner's consent."""
+
 _CLAIMS = f"""
 CREATE VIEW collection_claims AS
 SELECT edge.record_id AS rowid, {_URI} AS uri, author.did AS did, author.did AS owner_did,
        record.rkey AS rkey, record.cid AS cid, edge.created_at, record.indexed_at, edge.edge_id,
        edge.collection_uri, edge.source_uri, edge.target_uri, edge.relation_slug, edge.weight,
        edge.label, edge.status, edge.metadata, edge.updated_at,
-       author.did = {did_of("edge.collection_uri")} OR EXISTS (
-           SELECT 1 FROM collaboration_states AS state
-           WHERE state.subject_uri = edge.collection_uri AND state.did = author.did
-             AND state.is_live AND state.acceptance_uri IS NOT NULL) AS is_authorised
+       {_MAY_SPEAK.format("edge.collection_uri")} AS is_authorised,
+       {_MAY_SPEAK.format("edge.source_uri")} AS is_of_source
 FROM graph_edge{GENERATION} AS edge{_AUTHORED.format("edge")}
 WHERE edge.collection_uri IS NOT NULL AND edge.authority = 0
 """  # noqa: S608 - constants
-"""What people say belongs into collections, and whether they may."""
+"""What people say belongs into collections, and whether they may.
 
-_LINKS = """
+Whoever may add to a collection may list another's collection below it. Where that one belongs, its
+`parent_uri`, is for those to say who may speak for it as well (`is_of_source`).
+"""
+
+_LINKS = f"""
 CREATE VIEW collection_links AS
 SELECT * FROM collection_claims AS claim
-WHERE is_authorised AND (relation_slug <> 'subcollection-of' OR NOT EXISTS (
+WHERE is_authorised AND (relation_slug <> 'subcollection-of' OR (
     WITH RECURSIVE above(uri) AS (
         SELECT claim.target_uri
         UNION
@@ -111,9 +120,10 @@ WHERE is_authorised AND (relation_slug <> 'subcollection-of' OR NOT EXISTS (
         JOIN collection_claims AS older ON older.source_uri = above.uri
         WHERE older.relation_slug = 'subcollection-of' AND older.is_authorised
           AND (older.created_at, older.uri) < (claim.created_at, claim.uri)
+        LIMIT {ANCESTORS_MAX}
     )
-    SELECT 1 FROM above WHERE above.uri = claim.source_uri))
-"""
+    SELECT count(*) < {ANCESTORS_MAX} AND max(above.uri = claim.source_uri) = 0 FROM above))
+"""  # noqa: S608 - constants
 """Without the newest edge of every circle, so that collections form no circles at all."""
 
 _EXISTS = f"""
@@ -125,17 +135,22 @@ EXISTS (
       AND node.subkind = 'collection' AND node.authority = 0)"""  # noqa: S608 - constants
 
 _ORDER = f"""
-(SELECT place.key + 1 FROM repo AS owner
+(SELECT min(place.position) + 1 FROM repo AS owner
  JOIN record AS held ON held.repo_id = owner.id AND held.path = {path_of("link.collection_uri")}
- JOIN graph_node{GENERATION} AS node ON node.record_id = held.id
- JOIN json_each(node.item_order) AS place
- WHERE owner.did = {did_of("link.collection_uri")} AND place.value = link.uri LIMIT 1)"""  # noqa: S608 - constants
+ JOIN collection_order{GENERATION} AS place ON place.record_id = held.id
+ WHERE owner.did = {did_of("link.collection_uri")} AND place.edge_uri = link.uri)"""  # noqa: S608 - constants
+
+_TITLE = f"""
+(SELECT eprint.title FROM repo AS holder
+ JOIN record AS held ON held.repo_id = holder.id AND held.path = {path_of("link.target_uri")}
+ JOIN eprint_submission{GENERATION} AS eprint ON eprint.record_id = held.id
+ WHERE holder.did = {did_of("link.target_uri")} AND holder.account_status = 'active')"""  # noqa: S608 - constants
 
 _EDGES = f"""
 CREATE VIEW collection_edges AS
 SELECT rowid, uri, did, owner_did, rkey, cid, created_at, indexed_at, edge_id, collection_uri,
        source_uri, target_uri, relation_slug, coalesce({_ORDER}, weight) AS weight, label, status,
-       metadata, updated_at
+       metadata, updated_at, {_TITLE} AS target_title
 FROM collection_links AS link
 WHERE {_EXISTS.format("link.collection_uri")}
   AND (relation_slug <> 'subcollection-of' OR {_EXISTS.format("link.source_uri")})
@@ -162,11 +177,13 @@ SELECT node.record_id AS rowid, {_URI} AS uri, author.did AS did, author.did AS 
             SELECT link.target_uri, 1, {_EXISTS.format("link.target_uri")}, link.created_at
             FROM collection_links AS link
             WHERE link.source_uri = {_URI} AND link.relation_slug = 'subcollection-of'
+              AND link.is_of_source
             UNION
             SELECT link.target_uri, depth + 1, {_EXISTS.format("link.target_uri")}, link.created_at
             FROM above JOIN collection_links AS link ON link.source_uri = above.uri
-            WHERE NOT above.is_there AND above.depth < {ANCESTORS_MAX}
-              AND link.relation_slug = 'subcollection-of')
+            WHERE NOT above.is_there AND link.relation_slug = 'subcollection-of'
+              AND link.is_of_source
+            ORDER BY 2, 4 DESC LIMIT {ANCESTORS_MAX})
         SELECT uri FROM above WHERE is_there ORDER BY depth, said_at DESC, uri LIMIT 1
        ) AS parent_uri
 FROM graph_node{GENERATION} AS node{_AUTHORED.format("node")}

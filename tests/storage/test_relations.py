@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.relation_views import ANCESTORS_MAX
 from storage.search_rows import INLINE_ROWS, RECEIVED_MAX
 from tests.storage.typed_world import ALICE, BOB, CAROL, GOVERNANCE, TypedWorld, typed_world
 from tests.unit.records.record_examples import CID, full, minimal
@@ -170,6 +171,62 @@ async def test_children_of_a_removed_collection_belong_to_what_held_it(world):
     assert await world.one("SELECT count(*) FROM collection_edges") == 0
     await world.commit(ALICE, {f"{NODE}/a": None})
     assert await world.rows(parents) == [("c", None)]
+
+
+async def test_nobody_else_says_where_a_collection_belongs(world):
+    a, b, theirs = node_uri(ALICE, "a"), node_uri(ALICE, "b"), node_uri(BOB, "theirs")
+    await world.commit(
+        ALICE,
+        {
+            **{f"{NODE}/{rkey}": collection(rkey) for rkey in "ab"},
+            f"{EDGE}/ba": edge(b, a, "subcollection-of"),
+        },
+    )
+    await world.commit(
+        BOB,
+        {
+            f"{NODE}/theirs": collection("theirs"),
+            f"{EDGE}/b": edge(b, theirs, "subcollection-of", at=2),
+            f"{EDGE}/a": edge(a, theirs, "subcollection-of", at=3),
+        },
+    )
+    parents = "SELECT label, parent_uri FROM collections WHERE owner_did = ? ORDER BY label"
+    listed = "SELECT count(*) FROM collection_edges WHERE collection_uri = ?"
+    assert await world.rows(parents, ALICE) == [("a", None), ("b", a)]
+    assert await world.one(listed, theirs) == 2, "what is listed is for its owner to say"
+    await world.commit(ALICE, {f"{INVITE}/3kinvite22222": invite(a, BOB)})
+    await world.commit(BOB, {f"{ACCEPTANCE}/3kaccept22222": acceptance(a, INVITATION)})
+    assert await world.rows(parents, ALICE) == [("a", theirs), ("b", a)]
+    await world.commit(ALICE, {f"{NODE}/a": None})
+    assert await world.rows(parents, ALICE) == [("b", theirs)]
+
+
+async def test_a_strangers_edges_do_not_hang_a_removed_collections_children_elsewhere(world):
+    a, b, theirs = node_uri(ALICE, "a"), node_uri(ALICE, "b"), node_uri(BOB, "theirs")
+    await world.commit(
+        ALICE, {f"{NODE}/b": collection("b"), f"{EDGE}/ba": edge(b, a, "subcollection-of")}
+    )
+    await world.commit(
+        BOB,
+        {
+            f"{NODE}/theirs": collection("theirs"),
+            f"{EDGE}/a": edge(a, theirs, "subcollection-of", at=2),
+        },
+    )
+    assert await world.one("SELECT parent_uri FROM collections WHERE uri = ?", b) is None
+
+
+async def test_collections_nest_only_so_deep(world):
+    uris = [node_uri(ALICE, f"n{depth:03}") for depth in range(ANCESTORS_MAX + 2)]
+    nodes = {f"{NODE}/n{depth:03}": collection(str(depth)) for depth in range(len(uris))}
+    edges = {
+        f"{EDGE}/n{depth:03}": edge(uri, above, "subcollection-of", at=0)
+        for depth, (above, uri) in enumerate(itertools.pairwise(uris), start=1)
+    }
+    await world.commit(ALICE, nodes | edges)
+    placed = "SELECT count(parent_uri), max(uri) FILTER (WHERE parent_uri IS NOT NULL) FROM {}"
+    found = await world.rows(placed.format("collections"))
+    assert found == [(ANCESTORS_MAX - 1, uris[ANCESTORS_MAX - 1])]
 
 
 async def test_collections_never_form_a_circle(world):

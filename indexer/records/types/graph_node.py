@@ -13,6 +13,8 @@ from indexer.records.projection import (
     Mark,
     RecordContext,
     RecordType,
+    SideColumn,
+    SideTable,
     SqlType,
     SqlValue,
     Value,
@@ -20,6 +22,7 @@ from indexer.records.projection import (
     json_text,
     pick,
     text,
+    texts,
     without_nul,
 )
 
@@ -41,6 +44,13 @@ def _visibility(value: Value, _: RecordContext) -> SqlValue:
     if value.get("subkind") != "collection":
         return None
     return _VISIBILITY.get(str(pick(value, "metadata", "visibility")), "unlisted")
+
+
+def _item_order(value: Value, _: RecordContext) -> Iterable[tuple[SqlValue, ...]]:
+    """The edges of a collection in its owner's order."""
+    if value.get("subkind") == "collection":
+        for edge_uri in texts(pick(value, "metadata", "itemOrder")):
+            yield (edge_uri,)
 
 
 def _own_label(value: Value, context: RecordContext) -> Iterable[Mark]:
@@ -70,6 +80,9 @@ RECORD_TYPE = RecordType(
         computed("visibility", SqlType.TEXT, _visibility, "metadata"),
         json_text("tags", "metadata", "tags"),
         json_text("item_order", "metadata", "itemOrder"),
+    ),
+    side_tables=(
+        SideTable("collection_order", (SideColumn("edge_uri", is_indexed=True),), _item_order),
     ),
     marks=(_own_label,),
     counts=(Count("eprint_count", "field"),),
