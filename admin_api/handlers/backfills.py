@@ -139,6 +139,8 @@ def operation_json(operation: Operation, *, now: float) -> dict[str, Json]:
     value: dict[str, Json] = {
         "id": operation.id,
         "type": operation.type.value,
+        "key": operation.key,
+        "params": operation.params,
         "status": operation.status.value,
         "startedAt": utc_text(operation.started_at),
         "recordsProcessed": operation.records_processed,

@@ -165,6 +165,8 @@ async def test_a_method_for_one_type_does_what_trigger_backfill_does_with_it(
     assert (status, twin_status) == (200, 200), (answer, twin)
     found = await stage.get(ADMIN + "getBackfillStatus", id=answer["operationId"])
     assert found["operation"]["type"] == kind
+    assert found["operation"]["params"].items() >= params.items()
+    assert found["operation"]["key"]
 
 
 async def test_a_did_sync_by_its_own_method_brings_the_repo_in(stage: Stage):
