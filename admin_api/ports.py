@@ -12,8 +12,9 @@ from typing import Protocol
 from indexer.audit import AuditDraft, AuditEntry
 from indexer.authors import RecordState
 from indexer.denials import Denial
+from indexer.gaps import Gap
 from indexer.hosts import HostRow, HostSource
-from indexer.model import Gap, RepoRow
+from indexer.model import RepoRow
 from indexer.ports import Backfills, Status
 from indexer.protocol.did_document import DidDocument
 

@@ -38,13 +38,14 @@ class ListingPage:
 class Question:
     """What a gap's repair still has to ask. Times are unix seconds."""
 
-    kind: str  # host | collection
+    kind: str  # host | collection | newcomers
     target: str  # URL of a PDS, or an NSID
     since: float  # what was compared after this time needs no second look
     cursor: str | None  # of the next page
     after_id: int | None  # repos up to this row were asked for one by one; None: pages are read
     pages: int  # read so far
     failures: int  # in a row
+    wanted_at: float  # when the first of the gaps that wait for it was surveyed
 
 
 def compared(repo: Repo, listed: Listed, *, now: float) -> Repo:
@@ -59,6 +60,11 @@ def compared(repo: Repo, listed: Listed, *, now: float) -> Repo:
         priority=min(repo.priority, Priority.REPAIR),
         retry_at=retry_at,
     )
+
+
+def differs(repo: Repo, listed: Listed) -> bool:
+    """Whether a host's word differs from what we hold, be it known already or not."""
+    return bool(_work(repo, listed))
 
 
 def _work(repo: Repo, listed: Listed) -> Wanted:

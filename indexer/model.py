@@ -285,22 +285,6 @@ class GapSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """A durable gap. Times are unix seconds; None: not known, or not yet."""
-
-    id: int
-    url: str
-    reason: str
-    after_seq: int | None
-    after_at: float | None
-    before_seq: int | None
-    before_at: float | None
-    detected_at: float
-    surveyed_at: float | None  # when its repair began
-    repaired_at: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One backfill run as its durable row says."""
 

@@ -36,7 +36,8 @@ class AdmissionStore:
         """Count a new repo among those of its groups today, or end its claim where they are full.
 
         Of those that are too many each group has as many wait for another day as it has in one,
-        and the rest is forgotten: a gap says so. Raises `StaleClaim`.
+        and the rest is forgotten: a gap says so, whose repair begins when the day is over and they
+        may be taken in. Raises `StaleClaim`.
         """
         now = self._clock.now()
         day = day_of(now)
@@ -58,7 +59,9 @@ class AdmissionStore:
             waiting = connection.execute(_WAITING, (group,)).fetchone()[0]
             if waiting >= most:
                 untrack(connection, (repo.id,))
-                open_discovery_gap(connection, identity.pds_url or "", now=now)
+                open_discovery_gap(
+                    connection, identity.pds_url or "", now=now, not_before=(day + 1) * DAY_S
+                )
                 return False
             limited = replace(
                 repo,

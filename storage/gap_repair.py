@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from indexer.clock import Clock
-from indexer.listings import Listed, Question, compared
-from indexer.model import GapReason, RepoState, Wanted, utc_text
-from indexer.planning import plan_discovery
+from indexer.listings import Listed, Question, compared, differs
+from indexer.model import GapReason, RepoState, utc_text
+from indexer.planning import Repo, plan_discovery
 from storage.database import Database
+from storage.gap_closing import await_repos, close_gaps, settle_repos
 from storage.repos import insert_repo, load_repos, update_repos
 from storage.room import Room
 from storage.tracked import TrackedRepos
 
 QUESTIONS_AT_ONCE = 16
 ASKED_AT_ONCE = 50
-ATTEMPTS_MAX = 3
-"""A repo that has failed so often is the resync's own business, and the gap waits no longer."""
+SURVEY_S_MIN = 60.0
+"""Gaps that come faster than this are surveyed together."""
 
-_COLUMNS = "kind, target, since, cursor, after_id, pages, failures"
+_COLUMNS = "kind, target, since, cursor, after_id, pages, failures, wanted_at"
 
 _KNOWN_HOSTS = """
 WITH RECURSIVE host(url) AS (
@@ -29,52 +31,63 @@ WITH RECURSIVE host(url) AS (
     SELECT (SELECT min(pds_url) FROM repo WHERE pds_url > host.url) FROM host WHERE url IS NOT NULL)
 """
 
-_ASK_HOSTS = f"""
-INSERT INTO gap_question (kind, target, since)
-{_KNOWN_HOSTS} SELECT 'host', url, ? FROM host WHERE url IS NOT NULL
-"""  # noqa: S608 - a constant
-
-_ASK_FOR_NEWCOMERS = f"""
-INSERT INTO gap_question (kind, target, since)
-{_KNOWN_HOSTS} SELECT 'newcomers', url, ? FROM host WHERE url IS NOT NULL
-ON CONFLICT DO NOTHING
-"""  # noqa: S608 - a constant
-
-_ASK_COLLECTION = "INSERT INTO gap_question (kind, target, since) VALUES ('collection', ?, ?)"
-
-_FRESH = """
-SELECT EXISTS (SELECT 1 FROM gap
-               WHERE repaired_at IS NULL AND surveyed_at IS NULL AND reason <> ?1),
-       EXISTS (SELECT 1 FROM gap
-               WHERE repaired_at IS NULL AND surveyed_at IS NULL AND reason = ?1),
-       EXISTS (SELECT 1 FROM gap_question)
+# A list that is being read is read to its end, for the gaps that wait for it, and then once more.
+_OR_AGAIN = """
+ON CONFLICT DO UPDATE SET
+    since = iif(pages = 0 AND after_id IS NULL, excluded.since, since),
+    again_at = iif(pages = 0 AND after_id IS NULL, again_at,
+                   coalesce(again_at, excluded.wanted_at))
 """
+
+_ASK_HOSTS = f"""
+INSERT INTO gap_question (kind, target, since, wanted_at)
+{_KNOWN_HOSTS} SELECT ?1, url, ?2, ?3 FROM host WHERE url IS NOT NULL {_OR_AGAIN}
+"""  # noqa: S608 - constants
+
+_ASK = f"""
+INSERT INTO gap_question (kind, target, since, wanted_at) VALUES (?, ?, ?, ?) {_OR_AGAIN}
+"""  # noqa: S608 - constants
+
+# New repos that were refused are looked for once there is room.
+_DUE = f"""
+repaired_at IS NULL AND surveyed_at IS NULL AND not_before <= ?1
+AND (?2 OR reason <> '{GapReason.DISCOVERY}')
+"""
+
+_FRESH = f"""
+SELECT count(*), coalesce(sum(reason <> '{GapReason.DISCOVERY}'), 0),
+       (SELECT max(surveyed_at) FROM gap)
+FROM gap WHERE {_DUE}
+"""  # noqa: S608 - constants
 
 _KEEP = """
 UPDATE gap_question SET cursor = ?, after_id = ?, pages = ?, failures = ?, retry_at = ?
 WHERE kind = ? AND target = ? AND since = ?
 """
 
-_SETTLED = f"""
-DELETE FROM gap_repo WHERE repo_id IN (
-    SELECT repo.id FROM gap_repo JOIN repo ON repo.id = gap_repo.repo_id
-    WHERE (wanted & {Wanted.ACCOUNT | Wanted.CONTENT:d} = 0 AND claimed = 0)
-          OR attempts >= {ATTEMPTS_MAX} OR state = '{RepoState.NOT_FOUND}' LIMIT 500)
-"""  # noqa: S608 - constants
+_BEGIN_AGAIN = """
+UPDATE gap_question SET since = ?, wanted_at = again_at, again_at = NULL, cursor = NULL,
+                        after_id = NULL, pages = 0, failures = 0, retry_at = 0
+WHERE kind = ? AND target = ? AND since = ? AND again_at IS NOT NULL
+"""
+
+_AT_HOST = """
+SELECT did FROM repo WHERE pds_url = ? AND did IN (SELECT value FROM json_each(?))
+"""
+
+_VERIFIED = "UPDATE repo SET verified_at = max(verified_at, ?) WHERE id = ?"
+
+_UNCOMPARED = """
+SELECT id, did FROM repo WHERE pds_url = ?1 AND id > ?2 AND verified_at < ?3
+    AND NOT EXISTS (SELECT 1 FROM gap_repo WHERE repo_id = repo.id AND put_at >= ?3)
+ORDER BY id LIMIT ?4
+"""
 
 # Changes of keys in a gap that began before the directory's log was followed.
 _READ_DIRECTORY_AGAIN = """
 UPDATE directory_cursor SET since_ms = first_ms, after_ms = first_ms, read_at = 0
-FROM (SELECT CAST(min(after_at) * 1000 AS INTEGER) AS first_ms
-      FROM gap WHERE repaired_at IS NULL AND surveyed_at IS NULL)
+FROM (SELECT CAST(min(after_at) * 1000 AS INTEGER) AS first_ms FROM gap WHERE surveyed_at = ?)
 WHERE first_ms < since_ms
-"""
-
-_CLOSE = """
-UPDATE gap SET repaired_at = ?
-WHERE repaired_at IS NULL AND surveyed_at IS NOT NULL
-  AND NOT EXISTS (SELECT 1 FROM gap_question) AND NOT EXISTS (SELECT 1 FROM gap_repo)
-  AND NOT EXISTS (SELECT 1 FROM directory_cursor WHERE read_at < gap.detected_at)
 """
 
 
@@ -100,24 +113,23 @@ class GapRepairStore:
         return bool((await self._database.read(sql))[0][0])
 
     async def survey(self, collections: Sequence[str]) -> bool:
-        """Put down what a gap not seen before makes worth asking; False when there is none.
+        """Put down what the gaps that are due make worth asking; False when there is none.
 
-        All hosts and collections are asked from the beginning then, for all open gaps together.
+        What is still to be asked for earlier ones goes on: what has not begun is asked for all of
+        them, and what has once more when it is done.
         """
-        fresh = (await self._database.read(_FRESH, (GapReason.DISCOVERY,)))[0]
-        is_about_stream = bool(fresh[0])
-        # New repos that were refused are looked for once there is room, one walk after the other.
-        if not is_about_stream and not (fresh[1] and not fresh[2] and await self._has_room()):
-            return False
         now = self._clock.now()
+        due = (now, await self._has_room())
+        fresh, about_stream, last_at = (await self._database.read(_FRESH, due))[0]
+        if not fresh or (last_at is not None and 0.0 <= now - last_at < SURVEY_S_MIN):
+            return False
 
         def change(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM gap_question")
-            if is_about_stream:
-                connection.execute(_ASK_HOSTS, (now,))
-            connection.executemany(_ASK_COLLECTION, ((each, now) for each in collections))
-            connection.execute(_READ_DIRECTORY_AGAIN)
-            connection.execute("UPDATE gap SET surveyed_at = ? WHERE repaired_at IS NULL", (now,))
+            if about_stream:
+                connection.execute(_ASK_HOSTS, ("host", now, now))
+            connection.executemany(_ASK, (("collection", each, now, now) for each in collections))
+            connection.execute(f"UPDATE gap SET surveyed_at = ?1 WHERE {_DUE}", due)  # noqa: S608 - a constant
+            connection.execute(_READ_DIRECTORY_AGAIN, (now,))
 
         await self._database.write(change)
         return True
@@ -129,16 +141,17 @@ class GapRepairStore:
         )
         return float(rows[0][0] or 0.0)
 
-    async def ask_hosts(self, hosts: Sequence[str]) -> None:
-        """Put a question for newcomers down for each of these hosts and each that we know."""
+    async def ask_hosts(self, hosts: Sequence[str], question: Question) -> None:
+        """Look for newcomers at each of these hosts and each that we know.
+
+        The gaps that wait for `question` wait for the answers.
+        """
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> None:
-            connection.execute(_ASK_FOR_NEWCOMERS, (now,))
+            connection.execute(_ASK_HOSTS, ("newcomers", now, question.wanted_at))
             connection.executemany(
-                "INSERT INTO gap_question (kind, target, since) VALUES ('newcomers', ?, ?)"
-                " ON CONFLICT DO NOTHING",
-                ((host, now) for host in hosts),
+                _ASK, (("newcomers", host, now, question.wanted_at) for host in hosts)
             )
 
         await self._database.write(change)
@@ -172,11 +185,9 @@ class GapRepairStore:
         return int(rows[0][0])
 
     async def uncompared(self, question: Question) -> list[tuple[int, str]]:
-        """(id, DID) of repos of the host that no listing has told of since the question arose."""
+        """(id, DID) of some repos of the host that nobody has compared since the question arose."""
         rows = await self._database.read(
-            "SELECT id, did FROM repo WHERE pds_url = ? AND id > ? AND verified_at < ?"
-            " ORDER BY id LIMIT ?",
-            (question.target, question.after_id or 0, question.since, ASKED_AT_ONCE),
+            _UNCOMPARED, (question.target, question.after_id or 0, question.since, ASKED_AT_ONCE)
         )
         return [(row[0], row[1]) for row in rows]
 
@@ -191,18 +202,21 @@ class GapRepairStore:
         words = {each.did: each for each in repos}
 
         def change(connection: sqlite3.Connection) -> bool:
-            changed = []
-            for repo in load_repos(connection, words).values():
-                touched = connection.execute(
-                    "UPDATE repo SET verified_at = max(verified_at, ?)"
-                    " WHERE id = ? AND pds_url = ?",
-                    (now if is_answered else 0.0, repo.id, then.target),
-                ).rowcount
-                looked_at = compared(repo, words[repo.did], now=now)
-                if touched and looked_at is not repo:
+            repos = load_repos(connection, words)
+            at_host = connection.execute(_AT_HOST, (then.target, json.dumps(list(repos))))
+            changed: list[tuple[Repo, Repo]] = []
+            differing: list[int | None] = []
+            equal: list[int | None] = []
+            for repo in (repos[did] for (did,) in at_host.fetchall()):
+                word = words[repo.did]
+                looked_at = compared(repo, word, now=now)
+                if looked_at is not repo:
                     changed.append((repo, looked_at))
+                (differing if differs(repo, word) else equal).append(repo.id)
             update_repos(connection, changed, at=utc_text(now))
-            _await(connection, (repo.id for repo, _ in changed))
+            if is_answered:
+                connection.executemany(_VERIFIED, ((now, repo_id) for repo_id in equal))
+            await_repos(connection, differing, wanted_at=then.wanted_at, now=now)
             _keep(connection, then, retry_at=0.0)
             return bool(changed)
 
@@ -221,7 +235,7 @@ class GapRepairStore:
                 if repo is None:
                     raise AssertionError("a discovery makes a repo")
                 ids.append(insert_repo(connection, repo, at=utc_text(now)))
-            _await(connection, ids)
+            await_repos(connection, ids, wanted_at=then.wanted_at, now=now)
             _keep(connection, then, retry_at=0.0)
             return new
 
@@ -238,30 +252,30 @@ class GapRepairStore:
         await self._database.write(lambda connection: _keep(connection, later, retry_at=retry_at))
 
     async def settle(self, question: Question) -> None:
-        """Nothing more is to be asked here."""
-        await self._database.write(
-            lambda connection: connection.execute(
-                "DELETE FROM gap_question WHERE kind = ? AND target = ? AND since = ?",
-                (question.kind, question.target, question.since),
-            )
-        )
+        """Nothing more is to be asked here, but for a gap that came meanwhile."""
+        now = self._clock.now()
+        key = (question.kind, question.target, question.since)
 
-    async def close_gaps(self) -> int:
-        """Mark as repaired what waits for nothing any more; how many gaps that is."""
+        def change(connection: sqlite3.Connection) -> None:
+            if not connection.execute(_BEGIN_AGAIN, (now, *key)).rowcount:
+                connection.execute(
+                    "DELETE FROM gap_question WHERE kind = ? AND target = ? AND since = ?", key
+                )
+
+        await self._database.write(change)
+
+    async def close_gaps(self) -> list[int]:
+        """Mark as repaired what waits for nothing any more.
+
+        For each gap the number of repos that it was closed without, their hosts not answering.
+        """
         now = self._clock.now()
 
-        def change(connection: sqlite3.Connection) -> int:
-            connection.execute(_SETTLED)
-            return connection.execute(_CLOSE, (now,)).rowcount
+        def change(connection: sqlite3.Connection) -> list[int]:
+            settle_repos(connection, now=now)
+            return close_gaps(connection, now=now)
 
         return await self._database.write(change)
-
-
-def _await(connection: sqlite3.Connection, repo_ids: Iterable[int | None]) -> None:
-    connection.executemany(
-        "INSERT INTO gap_repo (repo_id) VALUES (?) ON CONFLICT DO NOTHING",
-        ((repo_id,) for repo_id in repo_ids),
-    )
 
 
 def _keep(connection: sqlite3.Connection, question: Question, *, retry_at: float) -> None:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from indexer.model import FROM_NOW_ON, Gap, GapReason, GapSeen
+from indexer.gaps import Gap
+from indexer.model import FROM_NOW_ON, GapReason, GapSeen
 from indexer.planning import EventBatch
 from storage.database import Database
 
 COLUMNS = (
     "id, url, reason, after_seq, after_at, before_seq, before_at, detected_at, surveyed_at,"
-    " repaired_at"
+    " repaired_at, not_before, unreachable"
 )
 
 # The same loss is told again on every connection until an event has moved the cursor past it.

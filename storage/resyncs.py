@@ -321,7 +321,7 @@ class ResyncStore:
             connection.execute(
                 "UPDATE repo SET pending_bytes = ?, rounds = ?,"
                 " verified_at = CASE WHEN ? THEN ? ELSE verified_at END WHERE id = ?",
-                (left, rounds, is_confirmed, now, stored.id),
+                (left, rounds, is_confirmed and look_again_at is None, now, stored.id),
             )
             if is_confirmed and look_again_at is None:
                 connection.execute("DELETE FROM rollback WHERE repo_id = ?", (stored.id,))

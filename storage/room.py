@@ -14,11 +14,20 @@ _SIZE = "SELECT id, records, record_bytes FROM repo WHERE id = ? AND is_unlimite
 
 _WAITING = "SELECT total FROM tally WHERE kind = 'repo_state' AND name = ?"
 
+WALK_S_MIN = 600.0
+"""Repos that were refused are looked for at most so often."""
+
+_REFUSED_AGAIN = f"""
+UPDATE gap SET surveyed_at = NULL,
+               not_before = max(not_before, ?1, coalesce(surveyed_at + {WALK_S_MIN}, 0.0))
+WHERE reason = 'discovery' AND repaired_at IS NULL
+  AND (surveyed_at IS NOT NULL OR not_before < ?1)
+"""  # noqa: S608 - a constant
+
 _DISCOVERY_GAP = """
-INSERT INTO gap (url, reason, after_at, detected_at)
-SELECT ?1, 'discovery', ?2, ?2
-WHERE NOT EXISTS (SELECT 1 FROM gap WHERE reason = 'discovery' AND surveyed_at IS NULL
-                  AND repaired_at IS NULL)
+INSERT INTO gap (url, reason, after_at, detected_at, not_before)
+SELECT ?1, 'discovery', ?2, ?2, ?3
+WHERE NOT EXISTS (SELECT 1 FROM gap WHERE reason = 'discovery' AND repaired_at IS NULL)
 """
 
 
@@ -100,9 +109,16 @@ class Room:
         return None if found is None else self.limits.exceeded_by(found[1], found[2])
 
 
-def open_discovery_gap(connection: sqlite3.Connection, url: str, *, now: float) -> int:
-    """New repos were not taken in from now on; 0 where that is noted and not being repaired yet."""
-    return connection.execute(_DISCOVERY_GAP, (url, now)).rowcount
+def open_discovery_gap(
+    connection: sqlite3.Connection, url: str, *, now: float, not_before: float = 0.0
+) -> int:
+    """New repos were not taken in, and are to be looked for from `not_before` on.
+
+    One gap stands for all of them until it is repaired: 0 where there is one. If its repair has
+    begun, it begins once more: what was refused since may not be found by it.
+    """
+    connection.execute(_REFUSED_AGAIN, (not_before,))
+    return connection.execute(_DISCOVERY_GAP, (url, now, not_before)).rowcount
 
 
 def untrack(connection: sqlite3.Connection, repo_ids: Collection[int]) -> None:

@@ -58,7 +58,9 @@ SELECT id,
        strftime('%Y-%m-%dT%H:%M:%fZ', before_at, 'unixepoch') AS before_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', detected_at, 'unixepoch') AS detected_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', surveyed_at, 'unixepoch') AS surveyed_at,
-       strftime('%Y-%m-%dT%H:%M:%fZ', repaired_at, 'unixepoch') AS repaired_at
+       strftime('%Y-%m-%dT%H:%M:%fZ', repaired_at, 'unixepoch') AS repaired_at,
+       strftime('%Y-%m-%dT%H:%M:%fZ', nullif(not_before, 0), 'unixepoch') AS not_before,
+       unreachable
 FROM gap;
 
 DROP VIEW IF EXISTS denials;

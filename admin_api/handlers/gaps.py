@@ -8,7 +8,8 @@ from admin_api.handlers.paging import asked_page, next_cursor
 from admin_api.ports import CursorReset, GapListing
 from admin_api.xrpc import Call, Handler
 from indexer.errors import RequestRefused
-from indexer.model import Gap, Json, utc_text
+from indexer.gaps import Gap
+from indexer.model import Json, utc_text
 
 
 def gap_handlers(gaps: GapListing, cursors: CursorReset) -> Mapping[str, Handler]:
@@ -47,5 +48,6 @@ def _gap_json(gap: Gap) -> Json:
         "beforeSeq": gap.before_seq,
         "endedAt": None if gap.before_at is None else utc_text(gap.before_at),
         "repairedAt": None if gap.repaired_at is None else utc_text(gap.repaired_at),
+        "unreachable": gap.unreachable or None,
     }
     return {name: each for name, each in value.items() if each is not None}

@@ -26,6 +26,7 @@ class GapReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     after_seq: int | None = None
     before_seq: int | None = None
     repaired_at: datetime | None = None
+    unreachable: int = 0
 
 
 class ListedGaps(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ def reset_cursor(
 
 def listed_gaps(found: tuple[GapReport, ...]) -> list[str]:
     """Lines with aligned columns."""
-    head = ("id", "status", "reason", "after", "before", "began", "relay")
+    head = ("id", "status", "reason", "after", "before", "began", "unreachable", "relay")
     rows = [
         (
             gap.id,
@@ -96,6 +97,7 @@ def listed_gaps(found: tuple[GapReport, ...]) -> list[str]:
             "" if gap.after_seq is None else str(gap.after_seq),
             "" if gap.before_seq is None else str(gap.before_seq),
             f"{gap.started_at:%Y-%m-%d %H:%M:%S}",
+            f"{gap.unreachable} repos" if gap.unreachable else "",
             printable(gap.url),
         )
         for gap in found

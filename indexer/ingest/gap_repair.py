@@ -44,10 +44,10 @@ class GapRows(Protocol):
         """Whether anything is left to repair."""
 
     async def survey(self, collections: Sequence[str]) -> bool:
-        """Put down what a gap not seen before makes worth asking."""
+        """Put down what the gaps that are due make worth asking; whether there were any."""
 
-    async def close_gaps(self) -> int:
-        """Mark as repaired what waits for nothing any more."""
+    async def close_gaps(self) -> list[int]:
+        """Mark as repaired what waits for nothing any more; for each gap the repos it lacks."""
 
 
 class Questions(Protocol):
@@ -147,7 +147,7 @@ class GapRepair:
                 group.create_task(self._ask_all(), name=f"gap-repair-{number}")
         closed = await self._gaps.close_gaps()
         if closed:
-            log.info("gaps.repaired", gaps=closed)
+            log.info("gaps.repaired", gaps=len(closed), unreachable_repos=max(closed))
 
     def _is_lagging(self) -> bool:
         stream_at = self._stream_at()
@@ -182,7 +182,7 @@ class GapRepair:
         page = await self._listings.of_collection(question.target, question.cursor)
         if page is None:
             log.warning("gaps.relay_lists_no_collections", collection=question.target)
-            await self._newcomers.look_for(question.since)
+            await self._newcomers.look_for(question)
         else:
             then = replace(question, cursor=page.cursor, pages=question.pages + 1, failures=0)
             if await self._questions.discover(page.repos, then):

@@ -54,8 +54,11 @@ class NewcomerRows(Protocol):
     async def missed_since(self) -> float:
         """Unix seconds at which the earliest open gap began; 0 where that is not known."""
 
-    async def ask_hosts(self, hosts: Sequence[str]) -> None:
-        """Put a question for newcomers down for each of these hosts and each that we know."""
+    async def ask_hosts(self, hosts: Sequence[str], question: Question) -> None:
+        """Look for newcomers at each of these hosts and each that we know.
+
+        The gaps that wait for `question` wait for the answers.
+        """
 
     async def unknown(self, dids: Sequence[str]) -> set[str]:
         """Those that are not tracked."""
@@ -73,16 +76,16 @@ class Newcomers:
         self._asked = 0
         self._looked_since: set[float] = set()
 
-    async def look_for(self, since: float) -> None:
+    async def look_for(self, question: Question) -> None:
         """The relay lists no collections: ask the hosts that it lists, and those that we know.
 
         Once for all collections that were to be asked about from the same moment on.
         """
-        if since in self._looked_since:
+        if question.since in self._looked_since:
             return
-        self._looked_since = {since}
+        self._looked_since = {question.since}
         try:
-            await self._rows.ask_hosts(await self._hosts())
+            await self._rows.ask_hosts(await self._hosts(), question)
         except BaseException:
             self._looked_since = set()
             raise

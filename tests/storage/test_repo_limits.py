@@ -9,10 +9,11 @@ import pytest
 from indexer.claims import ROUNDS_MAX, Claim, Fetched, Identity, SnapshotChunk
 from indexer.errors import LocalBusy, RepoLimited
 from indexer.lanes import NEW, Lane
-from indexer.limits import DAY_S, Limit, Limits
+from indexer.limits import DAY_S, Limit, Limits, day_of
 from indexer.model import GapReason, RepoState, Wanted
 from storage.admissions import AdmissionStore
-from storage.gap_repair import GapRepairStore
+from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
+from storage.room import WALK_S_MIN
 from storage.room_upkeep import EMPTY_S_MAX, Reserve, RoomUpkeep
 from tests.storage.conftest import DID, KEY, POST, World, commit, gone, put
 
@@ -218,12 +219,40 @@ async def test_refused_repos_are_looked_for_once_there_is_room_and_one_walk_at_a
     assert (question.kind, question.target) == ("collection", POST)
     # A second flood neither restarts the walk nor is forgotten.
     await discover(world, 4, 5, 6)
-    assert await world.rows("SELECT count(*), count(surveyed_at) FROM gap") == [(2, 1)]
+    assert await world.rows("SELECT count(*), count(surveyed_at) FROM gap") == [(1, 0)]
     assert await repair.questions() == [] and not await repair.survey([POST])
     for _ in range(2):
         await fetch(world, await claimed(world), "r1", "a")
     await repair.settle(question)
-    assert await repair.close_gaps() == 1
+    assert await repair.close_gaps() == []
+    assert not await repair.survey([POST])  # so soon after the last one
+    world.clock.at += WALK_S_MIN
+    assert await repair.survey([POST])
+    (question,) = await repair.questions()
+    await repair.settle(question)
+    assert await repair.close_gaps() == [0]
+
+
+async def test_what_a_days_quota_refused_is_looked_for_on_the_next_day_and_not_before(
+    world: World,
+):
+    world.room.limits = Limits(new_repos_per_host_day=1)
+    admissions = AdmissionStore(world.database, world.room, clock=world.clock)
+    repair = GapRepairStore(world.database, world.tracked, clock=world.clock, room=world.room)
+    tomorrow = (day_of(world.clock.at) + 1) * DAY_S
+    for numbers in (range(5), range(5, 9)):
+        await discover(world, *numbers)
+        while (claim := await world.resyncs.claim_next(NEW)) is not None:
+            if await admissions.admit(claim, HOST, ("domain pds.example",)):
+                await fetch(world, claim, "r1", "a")
+        assert await world.rows("SELECT reason, not_before, surveyed_at FROM gap") == [
+            ("discovery", tomorrow, None)
+        ]
+        assert not await repair.survey([POST])
+        world.clock.at += SURVEY_S_MIN
+    world.clock.at = tomorrow - 1
+    assert not await repair.survey([POST])
+    world.clock.at = tomorrow
     assert await repair.survey([POST])
 
 

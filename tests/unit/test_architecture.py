@@ -18,7 +18,7 @@ EFFECTFUL = STDLIB_OF_SHELLS | {
 }  # fmt: skip
 
 PURE = ("indexer.errors", "indexer.protocol", "indexer.model", "indexer.planning",
-        "indexer.records", "indexer.claims", "indexer.listings", "indexer.denials", "indexer.audit", "indexer.authors", "indexer.hosts", "indexer.freshness", "indexer.delays",
+        "indexer.records", "indexer.claims", "indexer.listings", "indexer.denials", "indexer.audit", "indexer.authors", "indexer.hosts", "indexer.gaps", "indexer.freshness", "indexer.delays",
         "indexer.directory", "indexer.citations", "indexer.lanes", "indexer.limits")  # fmt: skip
 """Modules without input or output."""
 

@@ -1,0 +1,100 @@
+"""What a gap waits for, and how it ends: repaired, with what could not be compared in its row."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+
+from indexer.lanes import Standing
+from indexer.model import RepoState, Wanted
+
+ATTEMPTS_MAX = 3
+"""A repo that fails so often while it is waited for is the resync's own business."""
+
+LET_GO_S = 21_600.0
+"""Nor is a host waited for any longer that does not answer."""
+
+GAPS_KEPT = 1_000
+"""Repaired gaps, for people to look at."""
+
+SETTLED_AT_ONCE = 500
+
+_ENDED = ", ".join(
+    f"'{state}'"
+    for state in (
+        RepoState.DELETED, RepoState.NOT_FOUND, RepoState.INVALID, RepoState.TOO_LARGE,
+        RepoState.LIMITED, RepoState.FOREIGN, RepoState.DENIED,
+    )
+)  # fmt: skip
+
+# Whether work is wanted again since then is not the gap's concern.
+_SETTLED = f"""
+DELETE FROM gap_repo WHERE repo_id IN (
+    SELECT repo.id FROM gap_repo JOIN repo ON repo.id = gap_repo.repo_id
+    WHERE verified_at > put_at
+          OR (wanted & {Wanted.ACCOUNT | Wanted.CONTENT:d} = 0 AND claimed = 0)
+          OR (repo.claim > gap_repo.claim AND claimed = 0 AND state IN ({_ENDED}))
+    LIMIT {SETTLED_AT_ONCE})
+"""  # noqa: S608 - constants
+
+_LET_GO = f"""
+DELETE FROM gap_repo WHERE repo_id IN (
+    SELECT repo.id FROM gap_repo JOIN repo ON repo.id = gap_repo.repo_id
+    WHERE repo.attempts >= gap_repo.attempts + {ATTEMPTS_MAX}
+          OR (let_go_at <= ?1
+              AND (repo.attempts > gap_repo.attempts
+                   OR EXISTS (SELECT 1 FROM turn
+                              WHERE host = pds_url AND standing = {Standing.FAILED:d})))
+    LIMIT {SETTLED_AT_ONCE})
+RETURNING wanted_at
+"""  # noqa: S608 - constants
+
+_UNREACHABLE = """
+UPDATE gap SET unreachable = unreachable + ? WHERE repaired_at IS NULL AND surveyed_at >= ?
+"""
+
+_CLOSE = """
+UPDATE gap SET repaired_at = ?
+WHERE repaired_at IS NULL AND surveyed_at IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM gap_question WHERE wanted_at <= gap.surveyed_at)
+  AND NOT EXISTS (SELECT 1 FROM gap_repo WHERE wanted_at <= gap.surveyed_at)
+  AND NOT EXISTS (SELECT 1 FROM directory_cursor WHERE read_at < gap.detected_at)
+RETURNING unreachable
+"""
+
+_FORGET = f"""
+DELETE FROM gap WHERE repaired_at IS NOT NULL AND id <= (
+    SELECT id FROM gap WHERE repaired_at IS NOT NULL ORDER BY id DESC LIMIT 1 OFFSET {GAPS_KEPT})
+"""  # noqa: S608 - a constant
+
+_AWAIT = f"""
+INSERT INTO gap_repo (repo_id, wanted_at, put_at, let_go_at, claim, attempts)
+SELECT id, ?2, ?3, ?3 + {LET_GO_S}, claim, attempts FROM repo WHERE id = ?1
+ON CONFLICT DO UPDATE SET put_at = excluded.put_at, claim = excluded.claim
+"""  # noqa: S608 - a constant
+
+
+def await_repos(
+    connection: sqlite3.Connection, repo_ids: Iterable[int | None], *, wanted_at: float, now: float
+) -> None:
+    """Have the gaps surveyed at `wanted_at` or later wait for repos that differ from their host."""
+    connection.executemany(_AWAIT, ((repo_id, wanted_at, now) for repo_id in repo_ids))
+
+
+def settle_repos(connection: sqlite3.Connection, *, now: float) -> None:
+    """Wait no longer for repos that have been compared since, nor for those that cannot be.
+
+    The latter are counted in the rows of the gaps that waited for them.
+    """
+    connection.execute(_SETTLED)
+    let_go = Counter(wanted_at for (wanted_at,) in connection.execute(_LET_GO, (now,)).fetchall())
+    connection.executemany(_UNREACHABLE, ((count, at) for at, count in let_go.items()))
+
+
+def close_gaps(connection: sqlite3.Connection, *, now: float) -> list[int]:
+    """Mark as repaired what waits for nothing any more; for each the repos that it lacks."""
+    closed = [left for (left,) in connection.execute(_CLOSE, (now,)).fetchall()]
+    if closed:
+        connection.execute(_FORGET)
+    return closed
