@@ -17,12 +17,37 @@ COLUMNS = (
     " repaired_at, not_before, unreachable"
 )
 
+OPEN_GAPS_MAX = 50
+"""Open gaps of one stream and reason. What is lost beyond widens the newest of them."""
+
+_SAME_KIND = "repaired_at IS NULL AND url = ?1 AND reason = ?2"
+
 # The same loss is told again on every connection until an event has moved the cursor past it.
+_IS_KNOWN = f"""
+SELECT 1 FROM gap WHERE {_SAME_KIND}
+    AND ((after_seq IS ?3 AND (before_seq IS NULL OR before_seq IS ?5))
+         OR (surveyed_at IS NULL AND after_seq <= ?3 AND ?3 < ?5 AND ?5 <= before_seq))
+"""  # noqa: S608 - a constant
+
+# One that begins where another ends, or before it has, if the repair of that one has not begun.
+_LENGTHEN = f"""
+UPDATE gap SET before_seq = ?5, before_at = coalesce(?6, before_at), detected_at = ?7
+WHERE id = (
+    SELECT max(id) FROM gap WHERE {_SAME_KIND} AND surveyed_at IS NULL
+        AND after_seq <= ?3 AND ?3 <= before_seq AND before_seq < ?5)
+"""  # noqa: S608 - a constant
+
+_WIDEN_NEWEST = f"""
+UPDATE gap SET after_seq = min(after_seq, ?3), after_at = min(after_at, ?4),
+               before_seq = max(before_seq, ?5),
+               before_at = iif(?5 >= before_seq, ?6, before_at),
+               detected_at = ?7, surveyed_at = NULL
+WHERE id = (SELECT max(id) FROM gap WHERE {_SAME_KIND} HAVING count(*) >= {OPEN_GAPS_MAX})
+"""  # noqa: S608 - constants
+
 _OPEN = """
 INSERT INTO gap (url, reason, after_seq, after_at, before_seq, before_at, detected_at)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
-WHERE NOT EXISTS (SELECT 1 FROM gap WHERE repaired_at IS NULL AND url = ?1 AND reason = ?2
-                  AND after_seq IS ?3 AND (before_seq IS NULL OR before_seq IS ?5))
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
 """
 
 _BOUND = """
@@ -65,10 +90,14 @@ def save_batch_gaps(
 def open_gap(
     connection: sqlite3.Connection, url: str, gap: GapSeen, *, after_at: float | None, now: float
 ) -> int:
-    """Write one gap; 0 where it is known already and not repaired."""
-    return connection.execute(
-        _OPEN, (url, gap.reason, gap.after_seq, after_at, gap.before_seq, gap.before_at, now)
-    ).rowcount
+    """Write one gap, or make another one longer by it; 0 where it is known and not repaired."""
+    row = (url, gap.reason, gap.after_seq, after_at, gap.before_seq, gap.before_at, now)
+    if connection.execute(_IS_KNOWN, row[:5]).fetchone():
+        return 0
+    for widen in (_LENGTHEN, _WIDEN_NEWEST):
+        if connection.execute(widen, row).rowcount:
+            return 1
+    return connection.execute(_OPEN, row).rowcount
 
 
 class GapListing:

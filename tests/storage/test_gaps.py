@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from indexer.model import FROM_NOW_ON, GapReason, GapSeen
 from indexer.planning import EventBatch
-from storage.gaps import GapListing
+from storage.gap_repair import GapRepairStore
+from storage.gaps import OPEN_GAPS_MAX, GapListing
 from tests.storage.conftest import World
 
 
@@ -68,3 +69,47 @@ async def test_a_cursor_given_up_in_a_batch_is_a_gap_from_where_it_stood(world: 
     assert (await world.live.apply(batch("ws://one", FROM_NOW_ON, seen))).gaps == {seen.reason: 1}
     assert await world.live.load_cursor("ws://one") is None
     assert await world.rows("SELECT after_seq, before_seq FROM gap") == [(50, None)]
+
+
+def quarantined(after: int, before: int | None) -> GapSeen:
+    return GapSeen(reason=GapReason.QUARANTINED, after_seq=after, before_seq=before)
+
+
+async def bounds(world: World) -> list[tuple[int | None, int | None]]:
+    return await world.rows("SELECT after_seq, before_seq FROM gap ORDER BY id")
+
+
+async def test_gaps_that_touch_or_overlap_are_one_until_its_repair_begins(world: World):
+    await world.live.apply(batch("ws://one", 5, at=5.0))
+    for after, before, opened in ((10, 12, 1), (12, 15, 1), (13, 20, 1), (14, 16, 0), (21, 23, 1)):
+        gap = quarantined(after, before)
+        applied = await world.live.apply(batch("ws://one", before + 1, gap, at=float(before)))
+        assert applied.gaps[gap.reason] == opened, (after, before)
+    assert await bounds(world) == [(10, 20), (21, 23)]
+    assert await GapRepairStore(world.database, world.tracked, clock=world.clock).survey([])
+    await world.live.apply(batch("ws://one", 31, quarantined(23, 30)))
+    # The same numbers again, from a relay that was set back: what was asked is older than that.
+    await world.live.apply(batch("ws://one", 31, quarantined(14, 16)))
+    assert await bounds(world) == [(10, 20), (21, 23), (23, 30), (14, 16)]
+    await world.live.apply(batch("ws://two", 31, quarantined(30, 33)))
+    assert (await bounds(world))[-1] == (30, 33)
+
+
+async def test_open_gaps_of_a_stream_are_bounded_and_nothing_lost_is_left_out(world: World):
+    opened = 0
+    for after in range(0, 10 * (OPEN_GAPS_MAX + 30), 10):
+        gap = quarantined(after, after + 2)
+        opened += (await world.live.apply(batch("ws://one", after + 3, gap))).gaps[gap.reason]
+    found = await bounds(world)
+    assert len(found) == OPEN_GAPS_MAX and opened == OPEN_GAPS_MAX + 30
+    assert found[-2:] == [
+        (10 * (OPEN_GAPS_MAX - 2), 10 * (OPEN_GAPS_MAX - 2) + 2),
+        (10 * (OPEN_GAPS_MAX - 1), 10 * (OPEN_GAPS_MAX + 29) + 2),
+    ]
+    assert await GapRepairStore(world.database, world.tracked, clock=world.clock).survey([])
+    await world.live.apply(batch("ws://one", after + 3, quarantined(after + 5, None)))
+    widest = "SELECT after_seq, before_seq, surveyed_at FROM gap ORDER BY id DESC LIMIT 1"
+    assert await world.rows(widest) == [(found[-1][0], None, None)]
+    world.clock.at += 1
+    await world.live.apply(batch("ws://one", after + 9))
+    assert (await bounds(world))[-1] == (found[-1][0], after + 9)
