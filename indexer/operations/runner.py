@@ -193,14 +193,7 @@ class Runner:
             raise RequestRefused(
                 "InvalidBackfillType", f"unknown type {type_name[:100]!r}; known: {known}"
             ) from None
-        kind = self._kinds.get(operation_type)
-        if kind is None:
-            raise RequestRefused(
-                "NotImplemented",
-                f"type {operation_type} is not available in this version",
-                status=501,
-            )
-        return kind
+        return self._kinds[operation_type]
 
     def _launch(self, operation: Operation) -> None:
         if self._group is None:

@@ -609,7 +609,6 @@ async def test_a_pause_ends_when_the_newest_event_is_too_old_and_the_work_goes_o
         ("didSync", {"did": DID, "pdsUrl": "https://x.example"}, "InvalidRequest", "pdsUrl"),
         ("didSync", {"did": DID, "mode": "fast"}, "InvalidRequest", "mode"),
         ("didSync", {"did": DID, "mode": ["pause"]}, "InvalidRequest", "mode"),
-        ("fullReindex", {}, "NotImplemented", "fullReindex"),
     ],
 )
 async def test_a_wrong_request_is_refused_before_anything_starts(
