@@ -58,6 +58,8 @@ def backfill_handlers(
             value: dict[str, Json] = {
                 "operationId": operation.id,
                 "status": operation.status.value,
+                "mode": operation.mode.value,
+                "params": operation.params,
             }
             return value | ({"did": operation.key} if kind is OperationType.DID_SYNC else {})
 

@@ -42,6 +42,9 @@ log = structlog.get_logger(__name__)
 QUEUED_MAX = 1000
 """Running and waiting operations together; beyond it a request is refused with 429."""
 
+JOINING_PARAMS = frozenset({"batchSize"})
+"""Parameters that say how something is done, not what: the running operation keeps its own."""
+
 
 class Runner:
     """Owns the tasks of all operations. Satisfies `indexer.ports.Backfills`."""
@@ -100,7 +103,8 @@ class Runner:
     ) -> Operation:
         """Start an operation, or return the running one with the same type and key.
 
-        Raises `RequestRefused` before anything has started.
+        The one that runs keeps its mode and batch size. Raises `RequestRefused` before anything
+        has started: also (409) where the one that runs has been asked for something else.
         """
         kind = self._kind(type_name)
         request = kind.parse({name: each for name, each in params.items() if name != "mode"})
@@ -141,6 +145,8 @@ class Runner:
                 started_by=started_by,
             )
             self._launch(operation)
+        else:
+            _check_joins(operation, request.params)
         return operation
 
     async def cancel(self, operation_id: str) -> bool:
@@ -287,6 +293,18 @@ def _mode(given: Json) -> OperationMode:
             return mode
     known = ", ".join(OperationMode)
     raise RequestRefused("InvalidRequest", f"parameter mode: is none of {known}")
+
+
+def _check_joins(running: Operation, params: Mapping[str, Json]) -> None:
+    """Refuse a request that the running operation with its key does not carry out."""
+    for name in sorted((running.params.keys() | params.keys()) - JOINING_PARAMS):
+        if running.params.get(name) != params.get(name):
+            raise RequestRefused(
+                "OperationConflict",
+                f"parameter {name}: differs from that of operation {running.id}, which runs"
+                f" over {running.key} now",
+                status=409,
+            )
 
 
 def verdict(

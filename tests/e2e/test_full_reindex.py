@@ -119,6 +119,7 @@ async def test_wrong_parameters_start_nothing_and_a_cancel_leaves_the_old_tables
             await wait_until(lambda: daemon.rows(UNITS) > [(3,)], what="its first records")
             _, same = await daemon.call(ADMIN + "triggerFullReindex", batchSize=500)
             assert same["operationId"] == identifier
+            assert (same["mode"], same["params"]) == ("supplement", {"batchSize": 1})
             _, cancelled = await daemon.call(ADMIN + "cancelBackfill", id=identifier)
             assert cancelled["success"]
             await wait_until(

@@ -196,6 +196,37 @@ async def test_the_same_key_is_the_same_operation_until_it_ends(world: World):
         assert later.id != first.id
 
 
+async def test_what_asks_for_something_else_is_not_taken_for_what_runs(world: World):
+    kind = Steps()
+    consents = {"did": "a", "acceptRollback": True}
+    async with engine(world, kind) as one:
+        first = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        with pytest.raises(RequestRefused) as refused:
+            await one.runner.start("didSync", consents, started_by=None)
+        assert (refused.value.status, refused.value.name) == (409, "OperationConflict")
+        assert "parameter acceptRollback" in refused.value.message
+        assert first.id in refused.value.message
+        assert [each.id for each in await one.rows.list(None, 10)] == [first.id]
+        for _ in range(5):
+            kind.permits.release()
+        await one.ended(first)
+        second = await one.runner.start("didSync", consents, started_by=None)
+        with pytest.raises(RequestRefused, match="acceptRollback"):
+            await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        again = await one.runner.start("didSync", consents, started_by=None)
+        assert again.id == second.id
+
+
+async def test_mode_and_batch_size_are_those_of_the_one_that_runs(world: World):
+    async with engine(world, Steps()) as one:
+        small = {"did": "a", "batchSize": 10, "mode": "supplement"}
+        large = {"did": "a", "batchSize": 900, "mode": "pause"}
+        first = await one.runner.start("didSync", small, started_by=None)
+        joined = await one.runner.start("didSync", large, started_by=None)
+        assert joined.id == first.id
+        assert (joined.mode, joined.params["batchSize"]) == (OperationMode.SUPPLEMENT, 10)
+
+
 async def test_a_shutdown_leaves_the_row_running_and_the_next_boot_resumes(world: World):
     kind = Steps()
     async with engine(world, kind) as one:
@@ -380,8 +411,8 @@ async def test_a_full_queue_refuses_what_is_new_and_joins_what_runs(world: World
         "INSERT INTO operation (id, type, key, mode, phase, params, status, started_at,"
         " records_processed, unit, units_processed, outcomes, cancel_requested)"
         " WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-        " SELECT 'q' || i, 'didSync', 'key' || i, 'supplement', 'queued', '{}', 'running', i,"
-        " 0, 'repo', 0, '{}', 0 FROM n"
+        " SELECT 'q' || i, 'didSync', 'key' || i, 'supplement', 'queued',"
+        " json_object('did', 'key' || i), 'running', i, 0, 'repo', 0, '{}', 0 FROM n"
     )
     await world.database.write(lambda connection: connection.execute(insert, (QUEUED_MAX,)))
     kind = Steps()
