@@ -1,7 +1,9 @@
 """What admins do with dead letters, in short transactions.
 
 A retry is work like any other: the letter's repo is wanted again, and whoever resyncs it settles
-the letter in the transaction that makes the repo current (`dead_letters.settle_retried`).
+the letter in the transaction that makes the repo current (`dead_letters.settle_retried`). Where it
+is about a record that is still refused, the repo's rows count as incomplete until the record has
+been read and judged anew: it may be the same, while what we know of lexicons is not.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from indexer.errors import RequestRefused
 from indexer.model import Priority, Wanted, utc_text
 from indexer.planning import plan_discovery
 from storage.database import Database
+from storage.dead_letters import is_to_be_read_again
 from storage.repos import insert_repo, load_repos, update_repos
 from storage.tracked import TrackedRepos
 
@@ -145,6 +148,7 @@ def _want(connection: sqlite3.Connection, dids: Iterable[str], priority: int, no
             wanted=repo.wanted | Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT,
             priority=min(repo.priority, priority),
             retry_at=now,
+            scope_id=None if is_to_be_read_again(connection, repo.id) else repo.scope_id,
         )
         update_repos(connection, [(repo, wanted)], at=at)
 

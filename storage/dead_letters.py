@@ -29,6 +29,21 @@ WHERE did = ?1 AND last_retry_at IS NOT NULL AND NOT EXISTS (
       AND record.path = substr(dead_letter.uri, length('at://' || ?1 || '/') + 1))
 """
 
+IS_TRIED_AGAIN = """
+record.problem IS NOT NULL AND EXISTS (
+    SELECT 1 FROM dead_letter WHERE last_retry_at IS NOT NULL
+    AND uri = 'at://' || (SELECT did FROM repo WHERE id = record.repo_id) || '/' || record.path)
+"""
+"""SQL that tells of a row of `record` whether it is refused and was to be tried again."""
+
+_HAS_ONE_TRIED_AGAIN = f"""
+SELECT EXISTS (
+    SELECT 1 FROM repo JOIN dead_letter ON dead_letter.did = repo.did
+    JOIN record ON record.repo_id = repo.id
+        AND record.path = substr(dead_letter.uri, length('at://' || repo.did || '/') + 1)
+    WHERE repo.id = ? AND {IS_TRIED_AGAIN})
+"""  # noqa: S608 - constants
+
 
 def insert_dead_letters(
     connection: sqlite3.Connection, drafts: Iterable[DeadLetterDraft], *, now: float
@@ -48,6 +63,11 @@ def insert_dead_letters(
 def delete_record_letters(connection: sqlite3.Connection, uris: Iterable[str]) -> None:
     """Forget the letters of records that have changed or gone."""
     connection.executemany("DELETE FROM dead_letter WHERE uri = ?", ((uri,) for uri in uris))
+
+
+def is_to_be_read_again(connection: sqlite3.Connection, repo_id: int | None) -> bool:
+    """Whether the repo has a refused record that was to be tried again."""
+    return bool(connection.execute(_HAS_ONE_TRIED_AGAIN, (repo_id,)).fetchone()[0])
 
 
 def settle_retried(connection: sqlite3.Connection, did: str) -> None:

@@ -19,7 +19,7 @@ from storage.denied import denied_records
 from storage.rows import insert_rows
 
 _EXISTING = """
-SELECT record.repo_id, record.path, record.id, record.cid, record.problem IS NOT NULL
+SELECT record.repo_id, record.path, record.id, record.cid, record.problem
 FROM json_each(?) AS wanted
 JOIN record ON record.repo_id = json_extract(wanted.value, '$[0]')
            AND record.path = json_extract(wanted.value, '$[1]')
@@ -79,7 +79,7 @@ class RecordTable:
     ) -> Counter[tuple[str, str]]:
         """Make the rows say what `writes` say; the number of rows by (collection, action).
 
-        A record that already has the same CID is left alone and not counted.
+        A record that already has the same CID and verdict is left alone and not counted.
         """
         counts: Counter[tuple[str, str]] = Counter()
         if not writes:
@@ -109,7 +109,7 @@ class RecordTable:
                     (record_id, repo_id, path, record.cid, write.rev, record.value,
                      record.problem, source, at)
                 )  # fmt: skip
-            elif found[1] == record.cid:
+            elif found[1:] == (record.cid, record.problem):
                 continue
             else:
                 action, record_id = "update", found[0]
@@ -117,7 +117,7 @@ class RecordTable:
                     (record.cid, write.rev, record.value, record.problem, source, at, record_id)
                 )
             counts[path[: path.index("/")], action] += 1
-            if found is not None and found[2]:
+            if found is not None and found[2] is not None:
                 settled.append(f"at://{write.did}/{path}")
             if record is not None and record.problem not in (None, DENIED_PROBLEM):
                 letters.append(_record_letter(write.did, path, f"{record.problem}"))
@@ -167,10 +167,10 @@ def judge_again(
 
 def _load_existing(
     connection: sqlite3.Connection, keys: Mapping[tuple[int, str], object]
-) -> dict[tuple[int, str], tuple[int, str, bool]]:
-    """(repo id, path) -> (row id, CID, is invalid), for those of `keys` that have a row."""
+) -> dict[tuple[int, str], tuple[int, str, str | None]]:
+    """(repo id, path) -> (row id, CID, problem), for those of `keys` that have a row."""
     rows = connection.execute(_EXISTING, (json.dumps(list(keys)),))
-    return {(row[0], row[1]): (row[2], row[3], bool(row[4])) for row in rows}
+    return {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
 
 
 def _next_id(connection: sqlite3.Connection) -> int:

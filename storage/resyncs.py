@@ -43,7 +43,7 @@ from indexer.model import (
 from indexer.planning import CommitSeen, Policy, Repo, plan_discovery
 from storage.buffers import drop_pending, drop_replayed, has_pending, replay
 from storage.database import Database
-from storage.dead_letters import insert_dead_letters, settle_retried
+from storage.dead_letters import IS_TRIED_AGAIN, insert_dead_letters, settle_retried
 from storage.denied import judged_by_host
 from storage.records import RecordTable, RowWrite
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
@@ -216,10 +216,13 @@ class ResyncStore:
         return await self._change(claim, change)
 
     async def cids_between(self, claim: Claim, after: str, upto: str | None) -> dict[str, str]:
-        """The first of our rows with after < path <= upto, in key order: path -> CID text."""
+        """The first of our rows with after < path <= upto, in key order: path -> CID text.
+
+        One that was refused and is to be tried again has an empty text, which differs from any.
+        """
         rows = await self._database.read(
-            "SELECT path, cid FROM record WHERE repo_id = ? AND path > ? AND path <= ?"
-            " ORDER BY path LIMIT ?",
+            f"SELECT path, CASE WHEN {IS_TRIED_AGAIN} THEN '' ELSE cid END FROM record"  # noqa: S608 - a constant
+            " WHERE repo_id = ? AND path > ? AND path <= ? ORDER BY path LIMIT ?",
             (claim.repo.id, after, PATH_MAX if upto is None else upto, CHUNK_ROWS),
         )
         return {row[0]: row[1] for row in rows}
@@ -255,7 +258,7 @@ class ResyncStore:
             for path in ours.keys() - leaves.keys()
         }
         for path, cid in chunk.leaves:
-            if ours.get(path) != cid:
+            if ours.get(path) != cid or path in chunk.records:
                 writes[_id(repo), path] = RowWrite(repo.did, chunk.rev, chunk.records[path])
         return self._records.write(
             connection, writes, source=Source.BACKFILL, at=utc_text(now), now=now

@@ -29,7 +29,7 @@ from indexer.network.pds import RepoNetwork
 from indexer.network.spool import SpoolFolder
 from indexer.planning import EventBatch, Policy
 from indexer.records.prepare import prepare_record
-from indexer.records.registry import load_registry
+from indexer.records.registry import Registry, load_registry
 from storage.admissions import AdmissionStore
 from storage.database import Database, open_database
 from storage.directory import DirectoryStore
@@ -135,11 +135,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def open_rig(net: Devnet, folder: Path) -> AsyncIterator[Rig]:
+async def open_rig(net: Devnet, folder: Path, registry: Registry = REGISTRY) -> AsyncIterator[Rig]:
     clock = AdvancedClock()
-    metrics = Metrics(REGISTRY.types)
+    metrics = Metrics(registry.types)
     verifier = Verifier(
-        scope=SCOPE, prepare=partial(prepare_record, registry=REGISTRY), clock=clock
+        scope=SCOPE, prepare=partial(prepare_record, registry=registry), clock=clock
     )
     path = folder / "index.db"
     async with (
