@@ -154,7 +154,7 @@ class FreshnessScan:
     def parse(self, params: Mapping[str, Json]) -> Request:
         """Takes nothing: a scan covers every repo."""
         refuse_foreign_params(params, frozenset(), self.type)
-        return Request(key=self.type, params={})
+        return Request(key=self.type.value, params={})
 
     async def run(self, context: Context) -> None:
         """Visit what has not been visited since the operation began."""

@@ -91,7 +91,7 @@ class FullReindex(Generic[B]):
                 "InvalidRequest",
                 f"parameter batchSize: must be a whole number from 1 to {BATCH_SIZE_MAX}",
             )
-        return Request(key=self.type, params={"batchSize": size})
+        return Request(key=self.type.value, params={"batchSize": size})
 
     async def run(self, context: Context) -> None:
         """Copy, check, swap. A resumed run goes on from the last record that was copied."""

@@ -22,7 +22,7 @@ class GovernanceSync:
     def parse(self, params: Mapping[str, Json]) -> Request:
         """Takes nothing: whose graph it is, the settings say."""
         refuse_foreign_params(params, frozenset(), self.type)
-        return Request(key=self.type, params={}, total_units=1)
+        return Request(key=self.type.value, params={}, total_units=1)
 
     async def run(self, context: Context) -> None:
         """One repo, one unit."""

@@ -160,13 +160,13 @@ async def test_a_did_web_of_ours_is_served_as_a_document(stage: Stage):
 async def test_a_method_for_one_type_does_what_trigger_backfill_does_with_it(
     stage: Stage, method: str, kind: str, params: dict[str, Any]
 ):
-    status, answer = await stage.daemon.call(ADMIN + method, **params)
     twin_status, twin = await stage.daemon.call(ADMIN + "triggerBackfill", type=kind, **params)
+    status, answer = await stage.daemon.call(ADMIN + method, **params)
     assert (status, twin_status) == (200, 200), (answer, twin)
     found = await stage.get(ADMIN + "getBackfillStatus", id=answer["operationId"])
     assert found["operation"]["type"] == kind
     assert found["operation"]["params"].items() >= params.items()
-    assert found["operation"]["key"]
+    assert found["operation"]["key"] == twin["operation"]["key"]
 
 
 async def test_a_did_sync_by_its_own_method_brings_the_repo_in(stage: Stage):
