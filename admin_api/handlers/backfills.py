@@ -35,8 +35,11 @@ TRIGGERS = {
 }
 """Methods that start one type each."""
 
-TRIGGER_PARAMS = frozenset({"pdsUrl", "uri", "did", "batchSize", "mode", "acceptRollback"})
-"""What they hand on. `tier` of older clients has no meaning: one scan covers every repo."""
+DROPPED_PARAMS = {OperationType.FRESHNESS_SCAN: frozenset({"tier"})}
+"""What older clients send and has no meaning: one scan covers every repo.
+
+All else is handed on, so that the type refuses what it does not know.
+"""
 
 
 def backfill_handlers(
@@ -53,7 +56,8 @@ def backfill_handlers(
 
     def trigger_one(kind: OperationType) -> Handler:
         async def start(call: Call) -> Json:
-            params = {name: each for name, each in call.input.items() if name in TRIGGER_PARAMS}
+            dropped = DROPPED_PARAMS.get(kind, frozenset[str]())
+            params = {name: each for name, each in call.input.items() if name not in dropped}
             operation = await backfills.start(kind, params, started_by=call.actor.own_did)
             value: dict[str, Json] = {
                 "operationId": operation.id,
@@ -66,9 +70,8 @@ def backfill_handlers(
         return start
 
     async def rescan(call: Call) -> Json:
-        params = {"pdsUrl": call.input["pdsUrl"]}
         operation = await backfills.start(
-            OperationType.PDS_SCAN, params, started_by=call.actor.own_did
+            OperationType.PDS_SCAN, call.input, started_by=call.actor.own_did
         )
         return {"success": True, "operationId": operation.id}
 

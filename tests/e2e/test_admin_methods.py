@@ -169,6 +169,33 @@ async def test_a_method_for_one_type_does_what_trigger_backfill_does_with_it(
     assert found["operation"]["key"] == twin["operation"]["key"]
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("triggerBackfill", {"type": "governanceSync", "tier": "hot"}),
+        ("triggerPDSScan", {"pds_url": "http://localhost:1"}),
+        ("triggerFreshnessScan", {"batchSize": 5}),
+        ("triggerCitationExtraction", {"limit": 5}),
+        ("triggerFullReindex", {"batch_size": 10}),
+        ("triggerGovernanceSync", {"tier": "hot"}),
+        ("triggerDIDSync", {"did": "did:web:a.example", "acceptrollback": True}),
+        ("rescanPDS", {"pdsUrl": "http://localhost:1", "force": True}),
+    ],
+)
+async def test_a_field_that_the_type_does_not_know_is_refused_by_name(
+    stage: Stage, method: str, params: dict[str, Any]
+):
+    status, answer = await stage.daemon.call(ADMIN + method, **params)
+    assert (status, answer["error"]) == (400, "InvalidRequest")
+    assert f"parameter {list(params)[-1]} " in answer["message"]
+    assert stage.daemon.rows("SELECT count(*) FROM operations") == [(0,)]
+
+
+async def test_a_tier_of_older_clients_changes_nothing(stage: Stage):
+    answer = await stage.do(ADMIN + "triggerFreshnessScan", tier="hot")
+    assert answer["params"] == {}
+
+
 async def test_a_did_sync_by_its_own_method_brings_the_repo_in(stage: Stage):
     account = await stage.net.create_account(announce=False)
     stage.net.import_records(account, 5, [TAG], announce=False)
