@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NoReturn
+from dataclasses import dataclass
 
 from indexer.errors import RequestRefused
 from indexer.model import Json
@@ -39,16 +39,17 @@ def read_json(body: bytes) -> Json:
         value: Json = json.loads(
             text,
             object_pairs_hook=_unique,
-            parse_constant=_refuse_number,
-            parse_float=_refuse_number,
+            parse_constant=_NoInteger,
+            parse_float=_NoInteger,
             parse_int=_integer,
         )
     except ValueError as exc:
         raise RequestRefused("InvalidRequest", f"the body is not valid JSON: {exc}") from exc
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as exc:
         raise RequestRefused("InvalidRequest", "the body has a lone surrogate") from exc
+    _check_numbers(value, "the body")
     return value
 
 
@@ -74,11 +75,28 @@ def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     return value
 
 
-def _refuse_number(text: str) -> NoReturn:
-    raise ValueError(f"{text[:20]} is not an integer")
+@dataclass(frozen=True, slots=True)
+class _NoInteger:
+    """Stands for a number that is none of ours, until it is known what it is the value of."""
+
+    text: str
+    why: str = "is not an integer"
 
 
-def _integer(text: str) -> int:
+def _integer(text: str) -> int | _NoInteger:
     if len(text) > INTEGER_CHARS_MAX or abs(int(text)) > INTEGER_MAX:
-        raise ValueError(f"{text[:20]} is beyond 53 bits")
+        return _NoInteger(text, "is beyond 53 bits")
     return int(text)
+
+
+def _check_numbers(value: object, name: str) -> None:
+    """Refuse numbers that are no integers of ours, by the innermost name that they stand under."""
+    match value:
+        case _NoInteger(text, why):
+            raise RequestRefused("InvalidRequest", f"{name}: {text[:20]} {why}")
+        case dict():
+            for key, each in value.items():
+                _check_numbers(each, f"input {key[:100]}")
+        case list():
+            for each in value:
+                _check_numbers(each, name)

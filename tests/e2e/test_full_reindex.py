@@ -102,7 +102,8 @@ async def test_wrong_parameters_start_nothing_and_a_cancel_leaves_the_old_tables
         async with running_daemon(tmp_path, sections(tmp_path, net)) as daemon:
             await holds_all(daemon)
             for wrong in ({"batchSize": 0}, {"batchSize": 10_001}, {"batchSize": "5"},
-                          {"did": "did:web:a.example"}, {"uri": "at://did:web:a.example/a.b.c/d"}):  # fmt: skip
+                          {"batchSize": 1.5}, {"did": "did:web:a.example"},
+                          {"uri": "at://did:web:a.example/a.b.c/d"}):  # fmt: skip
                 status, answer = await daemon.call(
                     ADMIN + "triggerBackfill", type="fullReindex", **wrong
                 )
