@@ -118,7 +118,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
     gap_repair = GapRepair(
         gaps, gaps, network.listings, network.hosts,
-        Newcomers(gaps, network.listings, is_in_scope=lambda nsid: f"{nsid}/" in scope),
+        Newcomers(gaps, network.listings, clock, is_in_scope=lambda nsid: f"{nsid}/" in scope),
         collections=collections, clock=clock,
         stream_at=stream.at, is_connected=lambda: firehose.is_connected, on_work=resyncer.wake,
     )  # fmt: skip

@@ -21,3 +21,4 @@ class Gap:
     repaired_at: float | None
     not_before: float = 0.0  # its repair does not begin earlier
     unreachable: int = 0  # repos that it waited for in vain
+    unread: int = 0  # hosts whose lists were not read to their end

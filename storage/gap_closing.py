@@ -54,6 +54,8 @@ _UNREACHABLE = """
 UPDATE gap SET unreachable = unreachable + ? WHERE repaired_at IS NULL AND surveyed_at >= ?
 """
 
+_UNREAD = "UPDATE gap SET unread = unread + 1 WHERE repaired_at IS NULL AND surveyed_at >= ?"
+
 _CLOSE = """
 UPDATE gap SET repaired_at = ?
 WHERE repaired_at IS NULL AND surveyed_at IS NOT NULL
@@ -90,6 +92,11 @@ def settle_repos(connection: sqlite3.Connection, *, now: float) -> None:
     connection.execute(_SETTLED)
     let_go = Counter(wanted_at for (wanted_at,) in connection.execute(_LET_GO, (now,)).fetchall())
     connection.executemany(_UNREACHABLE, ((count, at) for at, count in let_go.items()))
+
+
+def count_unread(connection: sqlite3.Connection, *, wanted_at: float) -> None:
+    """A list was not read to its end, and the gaps surveyed then or later were to know it."""
+    connection.execute(_UNREAD, (wanted_at,))
 
 
 def close_gaps(connection: sqlite3.Connection, *, now: float) -> list[int]:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from indexer.clock import Clock
+from indexer.limits import day_of
 from indexer.listings import Listed, Question, compared, differs
 from indexer.model import GapReason, RepoState, utc_text
 from indexer.planning import Repo, plan_discovery
 from storage.database import Database
-from storage.gap_closing import await_repos, close_gaps, settle_repos
+from storage.gap_closing import await_repos, close_gaps, count_unread, settle_repos
 from storage.repos import insert_repo, load_repos, update_repos
 from storage.room import Room
 from storage.tracked import TrackedRepos
@@ -69,6 +70,11 @@ _BEGIN_AGAIN = """
 UPDATE gap_question SET since = ?, wanted_at = again_at, again_at = NULL, cursor = NULL,
                         after_id = NULL, pages = 0, failures = 0, retry_at = 0
 WHERE kind = ? AND target = ? AND since = ? AND again_at IS NOT NULL
+"""
+
+_NOTE_ASKED = """
+INSERT INTO gap_asked VALUES (?, ?, 1, ?)
+ON CONFLICT DO UPDATE SET pages = pages + 1, accounts = accounts + excluded.accounts
 """
 
 _AT_HOST = """
@@ -141,10 +147,10 @@ class GapRepairStore:
         )
         return float(rows[0][0] or 0.0)
 
-    async def ask_hosts(self, hosts: Sequence[str], question: Question) -> None:
+    async def ask_hosts(self, hosts: Sequence[str], question: Question, *, is_cut: bool) -> None:
         """Look for newcomers at each of these hosts and each that we know.
 
-        The gaps that wait for `question` wait for the answers.
+        The gaps that wait for `question` wait for the answers, and count what is cut.
         """
         now = self._clock.now()
 
@@ -153,12 +159,32 @@ class GapRepairStore:
             connection.executemany(
                 _ASK, (("newcomers", host, now, question.wanted_at) for host in hosts)
             )
+            if is_cut:
+                count_unread(connection, wanted_at=question.wanted_at)
 
         await self._database.write(change)
 
     async def unknown(self, dids: Sequence[str]) -> set[str]:
         """Those that are not tracked."""
         return {did for did in dids if did not in self._tracked}
+
+    async def asked_of(self, group: str) -> tuple[int, int]:
+        """(pages, accounts) that a group of hosts was asked for today."""
+        rows = await self._database.read(
+            "SELECT pages, accounts FROM gap_asked WHERE day = ? AND host_group = ?",
+            (day_of(self._clock.now()), group),
+        )
+        return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
+    async def note_asked(self, group: str, *, accounts: int) -> None:
+        """It was asked for one more page, and about so many accounts."""
+        day = day_of(self._clock.now())
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(_NOTE_ASKED, (day, group, accounts))
+            connection.execute("DELETE FROM gap_asked WHERE day < ?", (day,))
+
+        await self._database.write(change)
 
     async def _has_room(self) -> bool:
         """Whether new repos may be found, a page of them and more."""
@@ -222,8 +248,10 @@ class GapRepairStore:
 
         return await self._database.write(change)
 
-    async def discover(self, repos: Sequence[Listed], then: Question) -> bool:
-        """Track those that are unknown; whether there were any."""
+    async def discover(
+        self, repos: Sequence[Listed], then: Question, *, retry_at: float = 0.0
+    ) -> bool:
+        """Track those that are unknown, and go on with `then`; whether there were any."""
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> list[str]:
@@ -236,7 +264,7 @@ class GapRepairStore:
                     raise AssertionError("a discovery makes a repo")
                 ids.append(insert_repo(connection, repo, at=utc_text(now)))
             await_repos(connection, ids, wanted_at=then.wanted_at, now=now)
-            _keep(connection, then, retry_at=0.0)
+            _keep(connection, then, retry_at=retry_at)
             return new
 
         added = await self._database.write(change, committed=self._note)
@@ -251,12 +279,17 @@ class GapRepairStore:
         retry_at = self._clock.now() + delay_s
         await self._database.write(lambda connection: _keep(connection, later, retry_at=retry_at))
 
-    async def settle(self, question: Question) -> None:
-        """Nothing more is to be asked here, but for a gap that came meanwhile."""
+    async def settle(self, question: Question, *, is_cut: bool = False) -> None:
+        """Nothing more is to be asked here, but for a gap that came meanwhile.
+
+        `is_cut`: though a list was not read to its end, which the rows of the gaps say.
+        """
         now = self._clock.now()
         key = (question.kind, question.target, question.since)
 
         def change(connection: sqlite3.Connection) -> None:
+            if is_cut:
+                count_unread(connection, wanted_at=question.wanted_at)
             if not connection.execute(_BEGIN_AGAIN, (now, *key)).rowcount:
                 connection.execute(
                     "DELETE FROM gap_question WHERE kind = ? AND target = ? AND since = ?", key

@@ -14,7 +14,7 @@ from storage.database import Database
 
 COLUMNS = (
     "id, url, reason, after_seq, after_at, before_seq, before_at, detected_at, surveyed_at,"
-    " repaired_at, not_before, unreachable"
+    " repaired_at, not_before, unreachable, unread"
 )
 
 OPEN_GAPS_MAX = 50

@@ -60,7 +60,8 @@ SELECT id,
        strftime('%Y-%m-%dT%H:%M:%fZ', surveyed_at, 'unixepoch') AS surveyed_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', repaired_at, 'unixepoch') AS repaired_at,
        strftime('%Y-%m-%dT%H:%M:%fZ', nullif(not_before, 0), 'unixepoch') AS not_before,
-       unreachable
+       unreachable,
+       unread
 FROM gap;
 
 DROP VIEW IF EXISTS denials;

@@ -49,5 +49,6 @@ def _gap_json(gap: Gap) -> Json:
         "endedAt": None if gap.before_at is None else utc_text(gap.before_at),
         "repairedAt": None if gap.repaired_at is None else utc_text(gap.repaired_at),
         "unreachable": gap.unreachable or None,
+        "unread": gap.unread or None,
     }
     return {name: each for name, each in value.items() if each is not None}

@@ -27,6 +27,7 @@ class GapReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     before_seq: int | None = None
     repaired_at: datetime | None = None
     unreachable: int = 0
+    unread: int = 0
 
 
 class ListedGaps(msgspec.Struct, frozen=True):
@@ -88,7 +89,7 @@ def reset_cursor(
 
 def listed_gaps(found: tuple[GapReport, ...]) -> list[str]:
     """Lines with aligned columns."""
-    head = ("id", "status", "reason", "after", "before", "began", "unreachable", "relay")
+    head = ("id", "status", "reason", "after", "before", "began", "without", "relay")
     rows = [
         (
             gap.id,
@@ -97,9 +98,19 @@ def listed_gaps(found: tuple[GapReport, ...]) -> list[str]:
             "" if gap.after_seq is None else str(gap.after_seq),
             "" if gap.before_seq is None else str(gap.before_seq),
             f"{gap.started_at:%Y-%m-%d %H:%M:%S}",
-            f"{gap.unreachable} repos" if gap.unreachable else "",
+            _lacking(gap),
             printable(gap.url),
         )
         for gap in found
     ]
     return table([head, *rows])
+
+
+def _lacking(gap: GapReport) -> str:
+    """What the repair of a gap could not reach."""
+    parts = []
+    if gap.unreachable:
+        parts.append(f"{gap.unreachable} repos")
+    if gap.unread:
+        parts.append(f"{gap.unread} lists")
+    return ", ".join(parts)

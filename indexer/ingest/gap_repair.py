@@ -70,14 +70,16 @@ class Questions(Protocol):
         Without an answer all of them count as different, and none as compared.
         """
 
-    async def discover(self, repos: Sequence[Listed], then: Question) -> bool:
-        """Track those that are unknown; whether there were any."""
+    async def discover(
+        self, repos: Sequence[Listed], then: Question, *, retry_at: float = 0.0
+    ) -> bool:
+        """Track those that are unknown, and go on with `then`; whether there were any."""
 
     async def put_off(self, question: Question, *, delay_s: float) -> None:
         """Ask again later."""
 
-    async def settle(self, question: Question) -> None:
-        """Nothing more is to be asked here."""
+    async def settle(self, question: Question, *, is_cut: bool = False) -> None:
+        """Nothing more is to be asked here; `is_cut`: though a list was not read to its end."""
 
 
 class Listings(Protocol):
@@ -191,11 +193,12 @@ class GapRepair:
             await self._questions.settle(question)
 
     async def _ask_for_newcomers(self, question: Question) -> None:
-        found, then = await self._newcomers.read_page(question)
-        if await self._questions.discover(found, then or question):
+        found = await self._newcomers.read_page(question)
+        then = found.then or question
+        if await self._questions.discover(found.repos, then, retry_at=found.not_before):
             self._on_work()
-        if then is None:
-            await self._questions.settle(question)
+        if found.then is None:
+            await self._questions.settle(question, is_cut=found.is_cut)
 
     async def _read_page(self, question: Question) -> None:
         tracked = await self._questions.count_tracked(question.target)
@@ -238,7 +241,7 @@ class GapRepair:
             await self._questions.put_off(question, delay_s=delay_s)
             return
         if question.kind == NEWCOMERS:
-            await self._questions.settle(question)
+            await self._questions.settle(question, is_cut=True)
             return
         while left := await self._questions.uncompared(question):
             unknown = [Listed(did, None, None) for _, did in left]

@@ -22,6 +22,10 @@ def test_gaps_are_listed_and_one_that_is_not_repaired_is_said_by_the_exit_code(a
     assert (code, err) == (1, "")
     assert out.splitlines()[1].split()[:5] == ["3", "repairing", "outdated_cursor", "41", "99"]
     repaired = GAP | {"status": "repaired", "repairedAt": "2026-11-25T12:09:00.000Z"}
+    lacking = repaired | {"unreachable": 7, "unread": 2}
+    admin.answer("/xrpc/" + LIST, (200, {"gaps": [lacking]}))
+    code, out, _ = client("gaps")
+    assert code == 0 and "7 repos, 2 lists" in out.splitlines()[1]
     admin.answer("/xrpc/" + LIST, (200, {"gaps": [repaired]}))
     assert client("gaps")[0] == 0
     code, out, _ = client("gaps", "--json")

@@ -15,7 +15,7 @@ from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.attempts import Resync
 from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
-from indexer.ingest.newcomers import Newcomers
+from indexer.ingest.newcomers import Bounds, Newcomers
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
@@ -135,7 +135,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def open_rig(net: Devnet, folder: Path, registry: Registry = REGISTRY) -> AsyncIterator[Rig]:
+async def open_rig(
+    net: Devnet, folder: Path, registry: Registry = REGISTRY, *, bounds: Bounds | None = None
+) -> AsyncIterator[Rig]:
     clock = AdvancedClock()
     metrics = Metrics(registry.types)
     verifier = Verifier(
@@ -189,7 +191,13 @@ async def open_rig(net: Devnet, folder: Path, registry: Registry = REGISTRY) -> 
             gap_store,
             listings,
             hosts,
-            Newcomers(gap_store, listings, is_in_scope=lambda nsid: f"{nsid}/" in SCOPE),
+            Newcomers(
+                gap_store,
+                listings,
+                clock,
+                is_in_scope=lambda nsid: f"{nsid}/" in SCOPE,
+                bounds=bounds,
+            ),
             collections=sorted(REGISTRY.types),
             clock=clock,
             stream_at=lambda: None,
