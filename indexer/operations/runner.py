@@ -89,8 +89,8 @@ class Runner:
             if crashed := await insist(self._units.count_crashes):
                 log.warning("operation.units_interrupted", units=crashed)
             listed = partial(self._rows.list, OperationStatus.RUNNING, QUEUED_MAX)
-            interrupted = await insist(listed)
-            for operation in reversed(interrupted):
+            oldest_first = reversed(await insist(listed))
+            for operation in sorted(oldest_first, key=lambda row: row.phase == "queued"):
                 if operation.cancel_requested:
                     await self._end(operation, OperationStatus.CANCELLED, None)
                 else:

@@ -439,6 +439,78 @@ async def test_a_second_cancel_does_not_disturb_the_first(world: World):
         assert (await one.ended(operation)).status is OperationStatus.CANCELLED
 
 
+class Cleaning(Steps):
+    """An operation that has something to put in order when it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self.cleans = asyncio.Event()
+        self.goes_on = asyncio.Event()
+        self.is_clean = False
+
+    async def run(self, context: Context) -> None:
+        try:
+            self.begun.set()
+            await self.permits.acquire()
+        finally:
+            self.cleans.set()
+            await self.goes_on.wait()
+            self.is_clean = True
+
+
+async def test_a_second_cancel_does_not_interrupt_what_the_first_has_begun(world: World):
+    kind = Cleaning()
+    async with engine(world, kind) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        assert await one.runner.cancel(operation.id)
+        await asyncio.wait_for(kind.cleans.wait(), 5)
+        assert await one.runner.cancel(operation.id)
+        kind.goes_on.set()
+        assert (await one.ended(operation)).status is OperationStatus.CANCELLED
+        assert kind.is_clean
+
+
+class Ordered(Steps):
+    """Tells in which order operations get their turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[str] = []
+
+    async def run(self, context: Context) -> None:
+        self.turns.append(context.operation.key)
+        await super().run(context)
+
+
+async def test_a_restart_goes_on_with_what_was_at_work_and_then_in_the_order_of_the_requests(
+    world: World,
+):
+    kind = Ordered()
+    async with engine(world, kind, max_running=2) as one:
+        for name in ("first", "short", "third", "fourth"):
+            await one.runner.start("didSync", {"did": name}, started_by=None)
+            world.clock.at += 1
+        await until(lambda: is_true(kind.turns == ["first", "short"]))
+        (short,) = [each for each in await one.rows.list(None, 10) if each.key == "short"]
+        assert await one.runner.cancel(short.id)
+        await until(lambda: is_true(kind.turns == ["first", "short", "third"]))
+        await one.runner.start("didSync", {"did": "fifth"}, started_by=None)
+
+        async def third_works() -> bool:
+            rows = await one.rows.list(OperationStatus.RUNNING, 10)
+            return [each.key for each in rows if each.phase == "running"] == ["third", "first"]
+
+        await until(third_works)
+    resumed = Ordered()
+    for _ in range(20):
+        resumed.permits.release()
+    async with engine(world, resumed, max_running=1):
+        await until(lambda: is_true(len(resumed.turns) == 4))
+    assert resumed.turns == ["first", "third", "fourth", "fifth"]
+
+
 class OneUnit:
     """An operation of one unit that waits until it is let go on."""
 
@@ -550,6 +622,19 @@ async def test_the_stream_is_held_from_the_first_pause_to_the_end_of_the_last(wo
             None,
         )
         assert stream.holds == 0
+
+
+async def test_the_bound_of_nested_pauses_counts_from_the_first(world: World):
+    stream, kind = Stream(world), OneUnit()
+    stream.at = world.clock.at - 50
+    async with engine(world, kind, stream=stream) as one:
+        await one.runner.start("didSync", {"did": "a", "mode": "pause"}, started_by=None)
+        await until(lambda: is_true(stream.holds == 1))
+        stream.at = world.clock.at  # the last of what had arrived
+        await one.runner.start("didSync", {"did": "b", "mode": "pause"}, started_by=None)
+        await until(lambda: is_true(stream.holds == 2))
+        world.clock.at += PAUSE_S_MAX - 50
+        await until(lambda: is_true(stream.holds == 0))
 
 
 async def is_true(value: bool) -> bool:

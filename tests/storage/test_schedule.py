@@ -86,6 +86,8 @@ async def test_what_still_runs_is_not_begun_again(world: World):
         for _ in range(100):
             steps.permits.release()
         await one.ended(running)
+        await schedule.look()  # not at once, as if it were long overdue
+        assert await started(one) == 1
         world.clock.at += RETRY_S
         await schedule.look()
         assert await started(one) == 2
