@@ -309,6 +309,8 @@ class Operation:
     cancel_requested: bool
     units_failed: int = 0
     note: str | None = None  # what an operator should know of how it ran
+    work_began_at: float | None = None  # unix seconds; after a restart, when it went on
+    units_before: int = 0  # `units_processed` then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

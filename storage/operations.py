@@ -13,10 +13,10 @@ from storage.database import Database, Row
 _COLUMNS = (
     "id, type, key, mode, phase, params, status, started_at, completed_at, started_by,"
     " records_processed, total_records, unit, units_processed, total_units, outcomes,"
-    " checkpoint, error, cancel_requested, units_failed, note"
+    " checkpoint, error, cancel_requested, units_failed, note, work_began_at, units_before"
 )
 
-_INSERT = f"INSERT INTO operation ({_COLUMNS}) VALUES ({', '.join('?' * 21)})"  # noqa: S608 - constants
+_INSERT = f"INSERT INTO operation ({_COLUMNS}) VALUES ({', '.join('?' * 23)})"  # noqa: S608 - constants
 
 _END = """
 UPDATE operation SET status = CASE WHEN cancel_requested THEN 'cancelled' ELSE ? END,
@@ -103,11 +103,13 @@ class OperationStore:
 
     async def begin(self, operation_id: str) -> Operation:
         """Say that an operation has got its turn; its row then."""
+        now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> Operation:
             connection.execute(
-                "UPDATE operation SET phase = 'running' WHERE id = ? AND status = 'running'",
-                (operation_id,),
+                "UPDATE operation SET phase = 'running', work_began_at = ?,"
+                " units_before = units_processed WHERE id = ? AND status = 'running'",
+                (now, operation_id),
             )
             return load_operation(connection, operation_id)
 
@@ -170,6 +172,8 @@ def _row_from_operation(operation: Operation) -> tuple[object, ...]:
         operation.cancel_requested,
         operation.units_failed,
         operation.note,
+        operation.work_began_at,
+        operation.units_before,
     )
 
 
@@ -196,4 +200,6 @@ def _operation_from_row(row: Row) -> Operation:
         cancel_requested=bool(row[18]),
         units_failed=row[19],
         note=row[20],
+        work_began_at=row[21],
+        units_before=row[22],
     )

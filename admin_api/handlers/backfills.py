@@ -175,17 +175,22 @@ def operation_json(operation: Operation, *, now: float) -> dict[str, Json]:
 
 
 def _progress(operation: Operation, now: float) -> dict[str, Json]:
-    """Percent, units a minute and the expected end, as far as they follow from the counts."""
+    """Percent, units a minute and the expected end, as far as they follow from the counts.
+
+    What counts is the time since work last began: neither a wait for its turn nor a stop of the
+    process says how fast it goes.
+    """
     done, total = operation.units_processed, operation.total_units
+    lately = max(done - operation.units_before, 0)
     ended_at = now if operation.completed_at is None else operation.completed_at
-    elapsed_s = ended_at - operation.started_at
+    elapsed_s = 0.0 if operation.work_began_at is None else ended_at - operation.work_began_at
     is_running = operation.status is OperationStatus.RUNNING
     remaining_s = None
-    if total is not None and 0 < done <= total:
-        remaining_s = (total - done) * elapsed_s / done
+    if total is not None and done <= total and lately and elapsed_s >= RATED_AFTER_S:
+        remaining_s = (total - done) * elapsed_s / lately
     return {
         "progress": min(100 * done // total, 100) if total else None,
-        "rate": round(done * 60 / elapsed_s) if elapsed_s >= RATED_AFTER_S else None,
+        "rate": round(lately * 60 / elapsed_s) if elapsed_s >= RATED_AFTER_S else None,
         "eta": (
             utc_text(now + remaining_s)
             if is_running and remaining_s is not None and 0 <= remaining_s < ETA_S_MAX

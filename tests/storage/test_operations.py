@@ -241,12 +241,15 @@ async def test_a_shutdown_leaves_the_row_running_and_the_next_boot_resumes(world
         await until(two_units)
     stored = await OperationStore(world.database, clock=world.clock).load(operation.id)
     assert stored is not None and stored.status is OperationStatus.RUNNING
+    assert (stored.work_began_at, stored.units_before) == (world.clock.at, 0)
+    world.clock.at += 100
     resumed = Steps()
     for _ in range(5):
         resumed.permits.release()
     async with engine(world, resumed) as two:
         ended = await two.ended(operation)
     assert resumed.ran == [2, 3, 4]
+    assert (ended.work_began_at, ended.units_before) == (world.clock.at, 2)
     assert (ended.status, ended.units_processed) == (OperationStatus.COMPLETED, 5)
 
 
@@ -319,6 +322,7 @@ async def test_more_than_the_allowed_number_wait_their_turn(world: World):
         await until(first_runs)
         waiting = await one.rows.load(second.id)
         assert waiting is not None and waiting.phase == "queued"
+        assert waiting.work_began_at is None
         for _ in range(10):
             kind.permits.release()
         assert (await one.ended(second)).status is OperationStatus.COMPLETED
