@@ -1,4 +1,4 @@
-"""Views of what follows from several records: collections, their edges, collaborations.
+"""Views of what follows from several records: fields, collections, their edges, collaborations.
 
 None of it is stored. It holds in whatever order records come and go, because every view looks at
 what is there now. What somebody says of another's collection counts only with the owner's consent,
@@ -29,6 +29,9 @@ def path_of(uri: str) -> str:
 _AUTHORED = """
     JOIN record ON record.id = {0}.record_id
     JOIN repo AS author ON author.id = record.repo_id AND author.account_status = 'active'"""
+_THEN_AUTHORED = _AUTHORED.replace("    JOIN", "    CROSS JOIN")
+"""The same for what is rare: SQLite would begin with all records that there are."""
+
 _URI = "'at://' || author.did || '/' || record.path"
 
 _INVITES = f"""
@@ -49,13 +52,14 @@ SELECT invite.subject_uri, invite.invitee_did AS did, author.did AS inviter_did,
         CROSS JOIN record AS accepted ON accepted.id = acceptance.record_id
         CROSS JOIN repo AS accepter ON accepter.id = accepted.repo_id
             AND accepter.account_status = 'active'
-        WHERE acceptance.invite_uri = {_URI} AND acceptance.subject_uri = invite.subject_uri
+        WHERE acceptance.invite_uri = {_URI} AND +acceptance.subject_uri = invite.subject_uri
           AND accepter.did = invite.invitee_did) AS acceptance_uri
-FROM collaboration_invite{GENERATION} AS invite{_AUTHORED.format("invite")}
+FROM collaboration_invite{GENERATION} AS invite{_THEN_AUTHORED.format("invite")}
 """  # noqa: S608 - constants
 """Every invitation: whether it may be accepted now, by whom it is valid, and whether it was.
 
 Only the account that holds the subject can invite, or who submitted it where it is a paper's own.
+The plus keeps SQLite from reading all acceptances of the subject for each of its invitations.
 """
 
 _COLLABORATIONS = f"""
@@ -77,7 +81,7 @@ FROM (
         SELECT acceptance.subject_uri, author.did, NULL, NULL, acceptance.invite_uri, {_URI}, NULL,
                acceptance.created_at, 'pending-invite', 2
         FROM collaboration_invite_acceptance{GENERATION} AS acceptance
-        {_AUTHORED.format("acceptance")}
+        {_THEN_AUTHORED.format("acceptance")}
         WHERE NOT EXISTS (
             SELECT 1 FROM collaboration_states AS known
             WHERE known.subject_uri = acceptance.subject_uri AND known.did = author.did
@@ -191,7 +195,16 @@ WHERE node.subkind = 'collection' AND node.authority = 0
 """  # noqa: S608 - constants
 """`parent_uri` looks past collections that are gone: their children belong to what held them."""
 
+_FIELDS = f"""
+CREATE VIEW eprint_field AS
+SELECT {_URI} AS uri, CAST(own.text AS INTEGER) AS position, own.subject AS field_uri,
+       own.record_id AS rowid
+FROM mark{GENERATION} AS own{_AUTHORED.format("own")}
+WHERE own.name = 'field'
+"""  # noqa: S608 - constants
+
 RELATION_VIEWS = {
+    "eprint_field": _FIELDS,
     "collaboration_states": _INVITES,
     "collaborations": _COLLABORATIONS,
     "collection_claims": _CLAIMS,

@@ -48,7 +48,8 @@ def create_tables(
         yield f'CREATE TABLE "{table}" (record_id INTEGER PRIMARY KEY{columns}) STRICT'
         for column in kind.columns:
             if column.is_indexed:
-                yield f'CREATE INDEX "{table}_{column.name}" ON "{table}" ("{column.name}")'
+                indexed = ", ".join(f'"{name}"' for name in (column.name, *column.indexed_with))
+                yield f'CREATE INDEX "{table}_{column.name}" ON "{table}" ({indexed})'
         for side in kind.side_tables:
             name = generation.table(side.name)
             columns = "".join(f', "{column.name}" {column.type}' for column in side.columns)
@@ -80,8 +81,8 @@ def create_views(types: Iterable[RecordType], generation: Generation) -> Iterato
             names = "".join(f', side."{column.name}"' for column in side.columns)
             yield f'DROP VIEW IF EXISTS "{side.name}"'
             yield (
-                f'CREATE VIEW "{side.name}" AS SELECT {_URI} AS uri, side.position{names}'  # noqa: S608 - declared names
-                f' FROM "{generation.table(side.name)}" AS side'
+                f'CREATE VIEW "{side.name}" AS SELECT {_URI} AS uri, side.position{names},'  # noqa: S608 - declared names
+                f' side.record_id AS rowid FROM "{generation.table(side.name)}" AS side'
                 " JOIN record ON record.id = side.record_id"
                 " JOIN repo ON repo.id = record.repo_id WHERE repo.account_status = 'active'"
             )

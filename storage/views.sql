@@ -11,7 +11,8 @@ SELECT 'at://' || repo.did || '/' || record.path AS uri,
        record.value AS value,
        record.problem IS NULL AS valid,
        record.source AS source,
-       record.indexed_at AS indexed_at
+       record.indexed_at AS indexed_at,
+       record.problem AS problem
 FROM record JOIN repo ON repo.id = record.repo_id
 WHERE repo.account_status = 'active' AND record.problem IS NOT 'denied';
 

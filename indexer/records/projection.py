@@ -82,6 +82,7 @@ class Column:
     extract: Extract
     fields: tuple[str, ...]  # top-level fields of the record that it is made from
     is_indexed: bool = False
+    indexed_with: tuple[str, ...] = ()  # further columns of the same index
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,13 @@ def texts(value: object) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def text(name: str, *path: str, default: str | None = None, is_indexed: bool = False) -> Column:
+def text(
+    name: str,
+    *path: str,
+    default: str | None = None,
+    is_indexed: bool = False,
+    indexed_with: tuple[str, ...] = (),
+) -> Column:
     """A column with the string at `path`."""
 
     def extract(value: Value, _: RecordContext) -> SqlValue:
@@ -260,7 +267,12 @@ def text(name: str, *path: str, default: str | None = None, is_indexed: bool = F
         return found if type(found) is str else default
 
     return Column(
-        name=name, type=SqlType.TEXT, extract=extract, fields=path[:1], is_indexed=is_indexed
+        name=name,
+        type=SqlType.TEXT,
+        extract=extract,
+        fields=path[:1],
+        is_indexed=is_indexed,
+        indexed_with=indexed_with,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.storage.column_reference import DOCUMENT, reference, written
+from tests.storage.query_plans import plan_of, scans, scans_in_loops
 from tests.storage.typed_world import ALICE, BOB, GOVERNANCE, typed_world
 from tests.unit.records.record_examples import full, minimal
 
@@ -29,6 +30,17 @@ PARAMETERS = {
     "collection": SHELF,
 }  # fmt: skip
 BLOCKS = re.findall(r"### (.+?)\n.*?```sql\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+
+READ_WHOLE = {
+    "2. The newest eprints with what people did with them": [
+        "SCAN typed USING INDEX eprint_submission__1_created_at"  # as far as its limit
+    ],
+    "7. The tags in use, whatever their spelling": [
+        "SCAN typed USING INDEX eprint_user_tag__1_normal_form"
+    ],
+    "10. What was refused, and why": ["SCAN record USING INDEX record_refused"],
+    "And one for operators: is everything up to date?": ["SCAN repo"],
+}
 
 ALICES = {
     f"{EPRINT}/{RKEY}": full(EPRINT) | {"title": "Herons of the Danube", "fieldUris": [NARROW]},
@@ -84,9 +96,42 @@ def test_the_discussion_is_a_tree(reader: sqlite3.Connection):
     assert [did for _, did in reader.execute(sql, PARAMETERS)] == [BOB, ALICE]
 
 
-def test_a_look_up_by_did_and_rkey_walks_through_no_table(reader: sqlite3.Connection):
-    plan = reader.execute("EXPLAIN QUERY PLAN " + BLOCKS[0][1], PARAMETERS).fetchall()
-    assert not [row for row in plan if row[3].startswith("SCAN")], plan
+@pytest.mark.parametrize(("title", "sql"), BLOCKS, ids=[title for title, _ in BLOCKS])
+def test_no_query_reads_a_whole_table_except_those_about_everything(
+    reader: sqlite3.Connection, title: str, sql: str
+):
+    plan = plan_of(reader, sql, PARAMETERS)
+    assert scans_in_loops(plan) == []
+    assert scans(plan) == READ_WHOLE.get(title, [])
+
+
+def test_no_view_reads_a_whole_table_for_each_of_its_rows(reader: sqlite3.Connection):
+    names = reader.execute("SELECT name FROM sqlite_schema WHERE type = 'view'").fetchall()
+    plans = {name: scans_in_loops(plan_of(reader, f'SELECT * FROM "{name}"')) for (name,) in names}
+    assert len(plans) > 40
+    assert not {name: found for name, found in plans.items() if found}
+
+
+def test_a_scan_within_a_loop_is_recognised():
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("CREATE TABLE a (x); CREATE TABLE b (x)")
+        for sql, found in (
+            ("SELECT * FROM a, b", ["SCAN b"]),
+            ("SELECT (SELECT count(*) FROM b WHERE b.x < a.x) FROM a", ["SCAN b"]),
+            (
+                "SELECT * FROM a LEFT JOIN b USING (x)",
+                ["SEARCH b USING AUTOMATIC COVERING INDEX (x=?) LEFT-JOIN"],
+            ),
+            ("WITH c AS MATERIALIZED (SELECT * FROM b) SELECT * FROM c", ["SCAN b"]),
+            ("SELECT * FROM a UNION SELECT * FROM b", []),
+            ("SELECT * FROM a JOIN json_each(a.x)", []),
+        ):
+            assert scans_in_loops(plan_of(connection, sql)) == found, sql
+
+
+def test_each_refused_record_says_why_however_many_letters_there_are(reader: sqlite3.Connection):
+    found = reader.execute("SELECT valid, problem FROM records ORDER BY valid LIMIT 2").fetchall()
+    assert found == [(0, "eprintUri: is required"), (1, None)]
 
 
 def test_all_views_and_columns_are_listed(reader: sqlite3.Connection):

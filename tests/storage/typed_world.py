@@ -213,7 +213,10 @@ class TypedWorld:
             )  # fmt: skip
             found[kind.table] = await self.rows(f"SELECT {columns} FROM {kind.table} ORDER BY uri")
             for side in kind.side_tables:
-                found[side.name] = await self.rows(f"SELECT * FROM {side.name} ORDER BY 1, 2")
+                columns = ", ".join(["uri", "position", *(c.name for c in side.columns)])
+                found[side.name] = await self.rows(
+                    f"SELECT {columns} FROM {side.name} ORDER BY 1, 2"
+                )
         search = ", ".join(SEARCH.columns)
         found["search"] = await self.rows(
             "SELECT 'at://' || repo.did || '/' || record.path AS uri," + search +

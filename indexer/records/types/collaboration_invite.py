@@ -32,7 +32,7 @@ RECORD_TYPE = RecordType(
     did_column="inviter_did",
     own_columns=(
         text("invitee_did", "invitee", is_indexed=True),
-        text("subject_uri", "subject", "uri", is_indexed=True),
+        text("subject_uri", "subject", "uri", is_indexed=True, indexed_with=("invitee_did",)),
         text("subject_cid", "subject", "cid"),
         computed("subject_author_did", SqlType.TEXT, _subject_author, "subject"),
         computed("subject_collection", SqlType.TEXT, _subject_collection, "subject"),
