@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from indexer.model import VERIFIED_AGES
 from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.devnet.account import Account
 from tests.e2e.daemon import RunningDaemon, ShiftedClock, running_daemon, to_toml, wait_until
@@ -24,6 +25,7 @@ from tests.oracle import wait_until_equal
 STATUS = "com.atproto.sync.getRepoStatus"
 LIST = "com.atproto.sync.listRepos"
 REPOS = 12
+HOUR_S, DAY_S = 3600.0, 86_400.0
 LONG_S = 120.0
 """After so long nobody expects the stream to bring what it has not brought."""
 
@@ -133,6 +135,27 @@ async def test_an_unchanged_network_costs_one_page_a_host_and_no_resync(tmp_path
             assert await metric(daemon, "chive_repos_verified", within="24h") == REPOS
             _, overview = await daemon.query(ADMIN + "getOverview")
             assert (overview["repos"], overview["verified"]) == (REPOS, REPOS)
+
+
+async def test_the_metrics_tell_how_many_repos_were_verified_within_which_time(tmp_path: Path):
+    clock = ShiftedClock(time.time())
+    async with Devnet(seed=6, now=clock.now) as net:
+        accounts = await some_accounts(net, 3)
+        async with running_daemon(tmp_path, settings(tmp_path, net), clock=clock) as daemon:
+            await wait_until_equal(net, daemon.database, 15.0, heads=True)
+            for advance_s, synced in ((0.0, accounts), (2 * DAY_S, accounts[:2]),
+                                      (2 * HOUR_S, accounts[:1])):  # fmt: skip
+                clock.advance(advance_s)
+                for account in synced:
+                    done = await daemon.backfill("didSync", did=account.did)
+                    assert done["status"] == "completed", done
+            within = {
+                age: await metric(daemon, "chive_repos_verified", within=age)
+                for age in VERIFIED_AGES
+            }
+            assert within == {"1h": 1, "24h": 2, "7d": 3, "30d": 3}
+            _, overview = await daemon.query(ADMIN + "getOverview")
+            assert (overview["repos"], overview["verified"]) == (3, 2)
 
 
 async def test_a_scan_that_is_killed_asks_again_only_for_what_was_in_flight(tmp_path: Path):

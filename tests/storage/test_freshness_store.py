@@ -10,11 +10,11 @@ from contextlib import closing
 from indexer.errors import Unavailable
 from indexer.listings import Listed, ListingPage
 from indexer.metrics import Metrics
-from indexer.model import AccountStatus, OperationStatus
+from indexer.model import AccountStatus, Operation, OperationStatus
 from indexer.operations.freshness_scan import FreshnessScan
 from storage.freshness import FreshnessStore
 from tests.storage.conftest import World
-from tests.storage.test_operations import engine, until
+from tests.storage.test_operations import Engine, engine, until
 
 SCOPE = "scope"
 REV = "3kaaaaaaaaa22"
@@ -133,6 +133,39 @@ async def test_a_restart_asks_about_nothing_that_was_settled_and_reads_lists_on(
     assert ended.outcomes == {"current": 80}
     assert sorted(hosts.asked) == sorted(names[HOST_A] + names[HOST_B])  # each once
     assert hosts.pages == {HOST_A: 1, HOST_B: 1}
+
+
+async def test_every_repo_is_visited_before_any_is_visited_twice_though_scans_are_cancelled(
+    world: World,
+):
+    names = {HOST_A: dids("a", 20), HOST_B: dids("b", 20)}
+    for url, of_host in names.items():
+        track(world, url, of_host)
+    hosts = Hosts(names, lists=False)
+    for visited in (15, 30):
+        hosts.gate = asyncio.Semaphore(15)
+        async with engine(world, scan_of(world, hosts)) as one:
+            cut = await one.runner.start("freshnessScan", {}, started_by=None)
+
+            async def is_stuck(cut: Operation = cut, one: Engine = one) -> bool:
+                row = await one.rows.load(cut.id)
+                return row is not None and row.units_processed == 15
+
+            await until(is_stuck)
+            assert len(hosts.asked) == len(set(hosts.asked)) == visited
+            assert await one.runner.cancel(cut.id)
+            await one.ended(cut)
+        world.clock.at += 100
+    hosts.gate = asyncio.Semaphore(10**6)
+    before = len(hosts.asked)
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert ended.outcomes == {"current": 40}
+    assert Counter(hosts.asked[before:]) == Counter(names[HOST_A] + names[HOST_B])
+    # Of each host, too, those that no scan had come to came before the others.
+    for of_host in names.values():
+        asked = [did for did in hosts.asked if did in of_host]
+        assert set(asked[:20]) == set(of_host)
 
 
 async def test_a_host_that_fails_for_a_moment_is_asked_again(world: World):
