@@ -158,14 +158,11 @@ def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: flo
         repo = _with_status(repo, AccountStatus.ACTIVE)
     if fetched is None:
         return repo
-    if repo.rev is not None and fetched.rev < repo.rev:
-        repo = replace(repo, host_rev=None)  # set back, with an operator's consent
     return replace(
         repo,
         rev=fetched.rev,
         data=fetched.data,
-        # One that was kept with incomplete rows is that of a repo which was refused.
-        host_rev=_later(repo.host_rev if repo.scope_id else None, fetched.host_rev),
+        host_rev=_believed(repo, fetched),
         scope_id=fetched.scope_id,
         synced_at=now,
     )
@@ -388,5 +385,13 @@ def _with_status(repo: Repo, status: AccountStatus) -> Repo:
     return replace(repo, account_status=status, account_at=at)
 
 
-def _later(one: str | None, other: str | None) -> str | None:
-    return max((rev for rev in (one, other) if rev is not None), default=None)
+def _believed(repo: Repo, fetched: Fetched) -> str | None:
+    """The host's rev of the commit that it served, as far as it may vouch for our rows.
+
+    One ahead of the commit is that of an import, of a copy that lags behind, or wrong. It counts
+    once it comes with a commit that was held before: what lagged has caught up then.
+    """
+    if fetched.host_rev is None or fetched.host_rev <= fetched.rev:
+        return fetched.host_rev
+    is_held = (fetched.rev, fetched.data) == (repo.rev, repo.data)
+    return fetched.host_rev if is_held else None

@@ -284,7 +284,10 @@ def _plan_commit(  # noqa: PLR0911 - a table of cases, first match wins
 def follow_chain(event: CommitSeen, repo: Repo, *, now: float) -> Change:
     """Apply a commit verified with the repo's key if it continues the stored commit."""
     if event.since == repo.rev and event.prev_data == repo.data:
-        moved = replace(repo, rev=event.rev, data=event.data)
+        # What a host has said counts until its next commit: one from before that shows it wrong.
+        is_refuted = repo.host_rev is not None and repo.host_rev > event.rev
+        host_rev = None if is_refuted else repo.host_rev
+        moved = replace(repo, rev=event.rev, data=event.data, host_rev=host_rev)
         return Change(Outcome.APPLIED, moved, writes=event.writes)
     detail = f"commit {event.rev} follows {event.since}, we hold {repo.rev}"
     return _refused(event, repo, InvalidUpstream(Check.CHAIN, detail), now)

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from indexer.listings import Listed, compared
 from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.network.listings import PAGE_REPOS, listing_page
 from indexer.planning import EventBatch, Repo
+from storage.gap_repair import SURVEY_S_MIN
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.devnet.serving import Reply, json_reply
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.resync_rig import Rig, open_rig
 
@@ -193,6 +196,58 @@ async def test_a_list_that_goes_round_in_circles_is_left_and_its_repos_asked_sin
     assert rig.asked("listRepos") <= len(accounts) + len(rig.net.pds)
     assert await rig.rows("SELECT count(*) FROM repo") == [(6,)]
     assert_equal(rig)
+
+
+async def fetches_of_a_repair(rig: Rig) -> int:
+    before = rig.asked("getRepo") + rig.asked("getBlocks")
+    await lose(rig)
+    rig.clock.ahead_s += SURVEY_S_MIN
+    await repair(rig)
+    return rig.asked("getRepo") + rig.asked("getBlocks") - before
+
+
+async def test_a_hosts_rev_ahead_of_its_commit_costs_a_look_or_two_and_then_nothing(rig: Rig):
+    account, *_ = await followed(rig, 3)
+    rig.net.repo(account).host_rev = account.tids.next()
+    assert [await fetches_of_a_repair(rig) for _ in range(3)] == [1, 0, 0]
+    assert_equal(rig)
+
+
+async def test_a_rev_that_its_host_named_wrongly_hides_no_later_change(rig: Rig):
+    account, *_ = await followed(rig, 3)
+    far = "7" + "z" * 12
+    rig.net.repo(account).host_rev = far
+    assert await fetches_of_a_repair(rig) == 1
+    assert await rig.rows(f"SELECT host_rev FROM repo WHERE did = '{account.did}'") == [(far,)]
+    tag(rig, account)
+    await rig.hear()  # its commit follows ours, and is from long before what the host said
+    rig.net.repo(account).host_rev = far
+    tag(rig, account)
+    rig.net.repo(account).host_rev = far
+    assert await fetches_of_a_repair(rig) == 1
+    assert_store_equals(rig.net, rig.path)
+
+
+async def test_a_list_that_ends_early_loses_no_repo_that_is_known(rig: Rig):
+    """Nor do the unlisted ones count as compared; only theirs are single questions."""
+    accounts = await followed(rig, 6)
+    for pds in rig.net.pds:
+        short = [pds.listing(did) for did in list(pds.hosted)[:1]]
+
+        async def answer(_request: web.Request, repos: list = short) -> Reply:
+            return json_reply({"repos": repos})
+
+        name = "com.atproto.sync.listRepos"
+        pds.server.route("GET", f"/xrpc/{name}", name, answer)
+    for account in accounts[-2:]:
+        tag(rig, account)
+    rig.net.set_account_status(accounts[-3], "takendown")
+    await lose(rig)
+    await repair(rig)
+    assert (await rig.repo(accounts[-3]))[1] == "takendown"
+    assert await rig.rows("SELECT count(*) FROM repo") == [(6,)]
+    assert await rig.rows("SELECT unreachable, unread FROM gaps") == [(0, 0)]
+    assert_store_equals(rig.net, rig.path)
 
 
 async def test_a_host_without_an_answer_is_asked_again_later_and_the_gap_waits(rig: Rig):

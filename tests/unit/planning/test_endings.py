@@ -259,9 +259,33 @@ def test_a_released_repo_gives_up_its_urgency():
 
 
 def test_a_snapshot_sets_both_revs_and_the_scope():
+    fetched = Fetched(rev="r5", data="d5", host_rev="r5", scope_id="s2")
+    row = resumed(claimed(), fetched, is_confirmed=True, now=NOW)
+    assert (row.rev, row.data, row.host_rev, row.scope_id) == ("r5", "d5", "r5", "s2")
+
+
+def test_a_hosts_rev_ahead_of_its_commit_counts_when_it_comes_with_it_again():
+    """A copy that lagged serves another commit then; an imported repo is what it was."""
     fetched = Fetched(rev="r5", data="d5", host_rev="r7", scope_id="s2")
     row = resumed(claimed(), fetched, is_confirmed=True, now=NOW)
-    assert (row.rev, row.data, row.host_rev, row.scope_id) == ("r5", "d5", "r7", "s2")
+    assert row.host_rev is None
+    assert resumed(row, fetched, is_confirmed=True, now=NOW).host_rev == "r7"
+    later = replace(fetched, rev="r7", data="d7")
+    assert resumed(row, later, is_confirmed=True, now=NOW).host_rev == "r7"
+
+
+def test_a_hosts_latest_word_replaces_one_that_was_wrong():
+    row = claimed(host_rev="z9")
+    fetched = Fetched(rev="r5", data="d5", host_rev="r5", scope_id="s")
+    assert resumed(row, fetched, is_confirmed=True, now=NOW).host_rev == "r5"
+
+
+def test_a_commit_from_before_what_the_host_said_shows_it_wrong():
+    row = repo(host_rev="z9")
+    row = seen(commit("r2", "r1"), row)
+    assert (row.state, row.rev, row.host_rev) == (RepoState.ACTIVE, "r2", None)
+    row = repo(host_rev="r1x")
+    assert seen(commit("r2", "r1"), row).host_rev == "r1x"
 
 
 def test_waits_grow_and_end():
