@@ -38,7 +38,7 @@ _INVITES = f"""
 CREATE VIEW collaboration_states AS
 SELECT invite.subject_uri, invite.invitee_did AS did, author.did AS inviter_did, invite.role,
        {_URI} AS invite_uri, invite.expires_at, invite.created_at,
-       (invite.expires_at IS NULL OR julianday(invite.expires_at) > julianday('now'))
+       (invite.expires_unix IS NULL OR invite.expires_unix > CAST(strftime('%s', 'now') AS INTEGER))
        AND (author.did = {did_of("invite.subject_uri")} OR EXISTS (
            SELECT 1 FROM repo AS paper
            JOIN record AS written ON written.repo_id = paper.id

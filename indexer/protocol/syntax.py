@@ -38,6 +38,7 @@ _RKEY = re.compile(r"[a-zA-Z0-9._:~-]{1,512}")
 _TID = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}")
 _LANGUAGE = re.compile(r"(?:[ixX]|[a-z]{2,3})(?:-[a-zA-Z0-9]{1,8})*", re.ASCII)
 _URI = re.compile(r"[a-z][a-z.-]{0,80}:[^\s]+")
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _CID = re.compile(r"[a-zA-Z0-9+=]{8,256}")
 _DATETIME = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,20}))?(Z|[+-]\d{2}:\d{2})",
@@ -198,7 +199,10 @@ def _split_at_uri(text: str) -> AtUri | None:
 
 
 def _datetime(text: str) -> datetime | None:
-    """The moment, or None. Year 0 and leap seconds have none that Python can hold."""
+    """The moment, or None. Year 0 and leap seconds have none that Python can hold.
+
+    Nor have the hours by which an offset leaves the years 1 and 9999. Before year 0 is no time.
+    """
     if len(text) > DATETIME_CHARS_MAX:
         return None
     match = _DATETIME.fullmatch(text)
@@ -211,9 +215,13 @@ def _datetime(text: str) -> datetime | None:
         moment = datetime(
             max(year, 1), month, day, hour, minute, min(second, 59), _microseconds(match[7]), UTC
         )
-        return moment - _offset(match[8])
-    except (ValueError, OverflowError):
+        offset = _offset(match[8])
+    except ValueError:
         return None
+    try:
+        return moment - offset
+    except OverflowError:
+        return {1: _FIRST, 9999: _LAST}.get(year)
 
 
 def _microseconds(fraction: str | None) -> int:

@@ -23,7 +23,7 @@ from indexer.records.projection import RecordType
 GOVERNANCE_DID = "did:plc:5wzpn4a4nbqtz3q45hyud6hd"
 """Chive's own governance account, the default of `governance.did`."""
 
-JUDGEMENT_REVISION = 1
+JUDGEMENT_REVISION = 2
 """Raised whenever validation or an upgrade comes to another verdict by the same lexicons."""
 
 

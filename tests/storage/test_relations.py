@@ -114,10 +114,24 @@ async def test_an_expired_invitation_admits_nobody(world):
     for expires, state in (
         ("2020-01-01T00:00:00Z", "inactive"),
         ("2999-01-01T00:00:00.123456+02:00", "active"),
+        ("2016-12-31T23:59:60Z", "inactive"),
+        ("2016-12-31T23:59:60.5Z", "inactive"),
+        ("2999-12-31T23:59:60Z", "active"),
+        ("2020-01-01T00:00:00+23:00", "inactive"),
+        ("2999-01-01T00:00:00-23:59", "active"),
+        ("0000-01-01T00:00:00Z", "inactive"),
+        ("9999-12-31T23:59:59.999999999999Z", "active"),
+        ("9999-12-31T23:59:59-15:00", "active"),
+        ("2020-01-01T00:00:00.12345678901234567890Z", "inactive"),
     ):
         path = f"{INVITE}/3kinvite22222"
         await world.commit(ALICE, {path: invite(SHELF, BOB, expiresAt=expires)})
-        assert await world.one("SELECT state FROM collaborations") == state
+        assert await world.one("SELECT valid FROM records WHERE collection = ?", INVITE) == 1
+        assert await world.rows(
+            "SELECT state, (SELECT item_count FROM collections) FROM collaborations"
+        ) == [(state, int(state == "active"))], expires
+    await world.commit(ALICE, {path: invite(SHELF, BOB, expiresAt="2999-01-01")})
+    assert await world.one("SELECT state FROM collaborations") == "pending-invite", "invalid"
 
 
 async def test_the_submitter_of_a_papers_own_account_may_invite(world):

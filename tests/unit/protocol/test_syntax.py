@@ -26,7 +26,12 @@ ACCEPTED = {
     syntax.is_language: ["de", "de-DE", "zh-Hant-TW", "i-klingon", "en-a-foo-b-bar", "x-a-a"],
     syntax.is_uri: ["https://x.org/y", "dns:x", "at://x"],
     syntax.is_cid: ["bafkreiccldh766hwcnuxnf2wh6jgzepf2nlu2lvcllt63eww5p6chi4ity"],
-    syntax.is_datetime: ["2026-01-01T00:00:00Z", "1985-04-12T23:20:50.123456789-07:30"],
+    syntax.is_datetime: [
+        "2026-01-01T00:00:00Z",
+        "1985-04-12T23:20:50.123456789-07:30",
+        "9999-12-31T23:59:59-15:00",
+        "0001-01-01T00:00:00+01:00",
+    ],
 }
 REFUSED = {
     syntax.is_did: ["", "did:", "did:a:", "did:A:b", "did:a:b:", "did:a:b%", "did:a:b?c", "did:a:b#c",
@@ -47,7 +52,7 @@ REFUSED = {
                          "en-a-foo-a-bar", "en-A-foo-a-bar", "x" * 200],
     syntax.is_uri: ["", "x", "https:", "https://a b", "9x:y", "x" + "y" * 9000 + ":z", "https:" + "x" * 8192],
     syntax.is_cid: ["", "short", "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR", "b" * 257, "baf kre1"],
-    syntax.is_datetime: ["", "2026-01-01", "2026-01-01T00:00:00", "2026-01-01t00:00:00Z",
+    syntax.is_datetime: ["", "0000-01-01T00:00:00+01:00", "2026-01-01", "2026-01-01T00:00:00", "2026-01-01t00:00:00Z",
                          "2026-01-01T00:00:00z", "2026-01-01T00:00:00-00:00", "2026-13-01T00:00:00Z",
                          "2026-02-30T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z",
                          "2026-01-01T00:00:61Z", "2026-01-01T00:00:00+24:00", "2026-01-01T00:00:00+01:60",
