@@ -27,6 +27,7 @@ from tests.oracle import wait_until_equal
 LIST = "com.atproto.sync.listRepos"
 BY_COLLECTION = "com.atproto.sync.listReposByCollection"
 DESCRIBE = "com.atproto.repo.describeRepo"
+STATUS = "com.atproto.sync.getRepoStatus"
 GET_REPO = "com.atproto.sync.getRepo"
 POST = "app.bsky.feed.post"
 
@@ -195,7 +196,7 @@ def track(database: Path, url: str, extras: list[Extra]) -> None:
             "INSERT INTO repo (did, state, account_status, account_at, pds_url, identity_at, rev,"
             " data, scope_id, wanted, claimed, claim, priority, retry_at, attempts, desyncs,"
             " synced_at, verified_at, tracked_since, updated_at)"
-            " VALUES (?, 'active', 'active', 0, ?, 0, ?, 'bafy', ?, 0, 0, 0, 2, 0, 0, 0, 0, 0,"
+            " VALUES (?, 'active', 'active', 0, ?, unixepoch(), ?, 'bafy', ?, 0, 0, 0, 2, 0, 0, 0, 0, 0,"
             " '', '')",
             [(extra.did, url, extra.rev, scope_id) for extra in extras],
         )
@@ -291,6 +292,80 @@ async def test_a_scan_goes_on_with_its_page_after_a_restart(tmp_path: Path):
         pages = [each.query.get("cursor") for each in net.pds[0].server.seen
                  if each.endpoint == LIST]  # fmt: skip
         assert [cursor for cursor, times in Counter(pages).items() if times > 1] == [pages[1]]
+
+
+def track_unread(database: Path, url: str, accounts: list[Account]) -> None:
+    """Repos of which nothing has been read yet, and that wait for nobody but a scan."""
+    with closing(sqlite3.connect(database)) as db, db:
+        db.executemany(
+            "INSERT INTO repo (did, state, account_status, account_at, pds_url, identity_at,"
+            " wanted, claimed, claim, priority, retry_at, attempts, desyncs, synced_at,"
+            " verified_at, tracked_since, updated_at)"
+            " VALUES (?, 'desynchronized', 'active', 0, ?, unixepoch(), 1, 0, 0, 2, 4e9, 0, 0, 0, 0, '', '')",
+            [(account.did, url) for account in accounts],
+        )
+
+
+async def scan_of_a_page(folder: Path, *, is_killed: bool) -> tuple[Any, ...]:
+    """What a scan of one host comes to, which may be killed over the only page of its list."""
+    folder.mkdir()
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        differing = [await unheard(net) for _ in range(8)]
+        newer = [await unheard(net) for _ in range(2)]
+        equal = net.pds[0].add_extras(20, (TAG,), at=time.time() - DAY_S)
+        net.pds[0].add_extras(15, (POST,), at=time.time() - DAY_S)
+        url, values = net.pds[0].url, scanning(folder, net)
+        async with running_daemon(folder, values) as daemon:
+            database = daemon.database
+        track(database, url, equal)
+        track_unread(database, url, differing)
+        if is_killed:
+            config = folder / "killed.toml"
+            config.write_text(to_toml(values))
+            hang = net.faults.schedule(
+                FaultKind.HTTP_HANG, times=None, skip=3, endpoint=STATUS, host=0
+            )
+            async with process(config) as (killed, admin_url):
+                await call(admin_url, ADMIN + "rescanPDS", pdsUrl=url)
+                count = "SELECT count(*) FROM operation_unit"
+                await wait_until(
+                    lambda: hang.fired == ASKERS and stored(database, count) == [(3,)],
+                    what="the middle of the page",
+                )
+                assert stored(database, "SELECT pages FROM host") == [(0,)]
+                killed.send_signal(signal.SIGKILL)
+                await killed.wait()
+            net.faults.clear()
+        async with running_daemon(folder, values) as daemon:
+            if is_killed:
+                (identifier,) = daemon.rows("SELECT id FROM operations")[0]
+                done = await ended(daemon, identifier)
+            else:
+                done = await daemon.backfill("pdsScan", pdsUrl=url)
+            _, told = await daemon.query(ADMIN + "getBackfillStatus", id=done["id"])
+            host = (await hosts_of(daemon))[url]
+            known = {account.did for account in (*differing, *newer)}
+            fetched = daemon.rows("SELECT did FROM repo WHERE data IS NOT NULL AND data <> 'bafy'")
+            assert {row[0] for row in fetched} == known
+            for account in (*differing, *newer):
+                rows = daemon.rows(
+                    "SELECT collection || '/' || rkey, cid FROM records WHERE did = ?", account.did
+                )
+                assert dict(rows) == dict(net.cids(account))
+        (of_host,) = told["operation"]["hosts"]
+        return (
+            done["status"], outcomes(done), done["recordsProcessed"], done["unitsProcessed"],
+            of_host["state"], of_host["outcomes"], host["recordCount"], host["repoCount"],
+        )  # fmt: skip
+
+
+async def test_a_scan_that_is_killed_over_a_page_ends_as_one_that_is_not(tmp_path: Path):
+    whole = await scan_of_a_page(tmp_path / "whole", is_killed=False)
+    assert whole[:2] == (
+        "completed", {"current": 20, "fetched": 10, "out_of_scope": 15, "scanned": 1}
+    )  # fmt: skip
+    assert await scan_of_a_page(tmp_path / "killed", is_killed=True) == whole
 
 
 async def test_only_the_newest_strangers_are_asked_about_and_the_rest_is_said_to_be_left(
