@@ -455,6 +455,34 @@ async def test_a_host_that_gives_no_list_is_not_said_to_be_scanned(
             await wait_until_equal(net, daemon.database, 5.0, heads=True)
 
 
+async def test_a_named_host_whose_list_breaks_off_fails_the_scan_by_its_name(tmp_path: Path):
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        net.pds[0].add_extras(1500, (POST,), at=time.time() - DAY_S)
+        url, values = net.pds[0].url, scanning(tmp_path, net, ask_repos_max=5)
+        async with running_daemon(tmp_path, values) as daemon:
+            fault = net.faults.schedule(
+                FaultKind.HTTP_STATUS, times=None, skip=1, endpoint=LIST, host=0,
+                status=400, error="InvalidRequest",
+            )  # fmt: skip
+            done = await daemon.backfill("pdsScan", pdsUrl=url)
+            assert fault.fired == 1
+            assert (done["status"], done["unitsFailed"]) == ("failed", 1), done
+            assert url in done["error"]
+            _, told = await daemon.query(ADMIN + "getBackfillStatus", id=done["id"])
+            (failure,) = told["operation"]["failures"]
+            assert (failure["unit"], failure["outcome"]) == (url, "unreachable")
+            assert "scanned" not in outcomes(done)
+            host = (await hosts_of(daemon))[url]
+            assert "lastScan" not in host and host["consecutiveErrors"] == 1
+            net.faults.clear()
+            # What the list told before it broke off is not asked again.
+            again = await daemon.backfill("pdsScan", pdsUrl=url)
+            assert (again["status"], outcomes(again)["scanned"]) == ("completed", 1)
+            asked = asked_about(net.pds[0])
+            assert asked and set(asked.values()) == {1}
+
+
 async def test_a_host_that_describes_nothing_is_left_after_a_few_questions(tmp_path: Path):
     async with Devnet(seed=8) as net:
         net.relay.serves_collections = False
