@@ -62,6 +62,14 @@ def _upgrade_submission_2(value: Value, context: RecordContext) -> dict[str, obj
     upgraded.setdefault("licenseSlug", _FALLBACK_LICENSE)
     if "document" in value:
         upgraded["document"] = _upgrade_blob(value["document"])
+    materials = value.get("supplementaryMaterials")
+    if isinstance(materials, list):
+        upgraded["supplementaryMaterials"] = [
+            {**each, "blob": _upgrade_blob(each["blob"])}
+            if isinstance(each, Mapping) and "blob" in each
+            else each
+            for each in materials
+        ]
     authors = value.get("authors")
     if isinstance(authors, list):
         upgraded["authors"] = [
@@ -120,10 +128,11 @@ def _upgrade_license(upgraded: dict[str, object], context: RecordContext) -> Non
 
 
 def _upgrade_blob(blob: object) -> object:
-    """A reference written as bare text becomes a link; everything else stays."""
-    if isinstance(blob, Mapping) and isinstance(ref := blob.get("ref"), str):
-        return {**blob, "$type": "blob", "ref": {"$link": ref}}
-    return blob
+    """A reference written as bare text becomes a link, and what has one a blob; the rest stays."""
+    if not isinstance(blob, Mapping) or "ref" not in blob:
+        return blob
+    ref = blob["ref"]
+    return {"$type": "blob", **blob, "ref": {"$link": ref} if isinstance(ref, str) else ref}
 
 
 def _upgrade_author(author: Value, position: int) -> dict[str, object]:

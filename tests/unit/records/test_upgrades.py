@@ -135,9 +135,34 @@ def test_upgrade_never_breaks_a_limit_of_its_own():
     assert authors[0]["affiliations"] == [{"name": "MIT"}]
 
 
-def test_blob_with_a_bare_reference_is_read_in_legacy_records():
-    document = {"ref": CID, "mimeType": "application/pdf", "size": 10}
-    assert row_of(SUBMISSION, legacy_submission(document=document))["document_blob_cid"] == CID
+LINK = {"$link": CID}
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        {"$type": "blob", "ref": LINK, "mimeType": "application/pdf", "size": 10},
+        {"ref": LINK, "mimeType": "application/pdf", "size": 10},
+        {"ref": CID, "mimeType": "application/pdf", "size": 10},
+        {"cid": CID, "mimeType": "application/pdf"},
+    ],
+    ids=["today's", "without type", "bare reference", "legacy"],
+)
+def test_blobs_are_read_in_all_forms_that_legacy_records_have(blob):
+    value = legacy_submission(
+        document=blob, supplementaryMaterials=[{"label": "Data", "blob": blob}]
+    )
+    assert row_of(SUBMISSION, value)["document_blob_cid"] == CID
+
+
+def test_blobs_of_the_current_revision_are_typed_or_of_the_legacy_form():
+    current = full(SUBMISSION)
+    for blob, problem in (
+        ({"cid": CID, "mimeType": "application/pdf"}, None),
+        ({"ref": LINK, "mimeType": "application/pdf", "size": 10}, "document: must be a blob"),
+    ):
+        path, value = f"{SUBMISSION}/3kabcdefghi2b", current | {"document": blob}
+        assert assess_value(DID, path, value, REGISTRY)[0] == problem
 
 
 def test_profile_departments_become_children():
@@ -155,7 +180,9 @@ def test_profile_departments_become_children():
 
 
 @pytest.mark.parametrize("value", [7, "x", [1], [{"affiliations": 5}], [[]], None, True])
-@pytest.mark.parametrize("name", ["abstract", "title", "authors", "document", "license"])
+@pytest.mark.parametrize(
+    "name", ["abstract", "title", "authors", "document", "license", "supplementaryMaterials"]
+)
 def test_any_shape_of_a_legacy_field_is_judged_and_never_raises(name, value):
     legacy = legacy_submission(**{name: value})
     problem, projection = assess_value(DID, f"{SUBMISSION}/3kabcdefghi2b", legacy, REGISTRY)
