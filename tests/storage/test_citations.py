@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from indexer.citations.merging import CITATIONS_MAX, Citation
 from indexer.citations.reference import CitationSource, Reference
 from indexer.citations.result import Extraction, ExtractionOutcome
-from indexer.model import Operation, OperationMode, OperationStatus, OperationType, SettledUnit
+from indexer.extraction.process import DocumentReader
+from indexer.model import (
+    FailedUnit,
+    Operation,
+    OperationMode,
+    OperationStatus,
+    OperationType,
+    SettledUnit,
+)
+from indexer.operations.citation_extraction import CitationExtraction
+from indexer.operations.citation_sources import Sources
 from storage.citations import PART_CITATIONS, CitationStore
+from tests.storage.test_operations import engine
 from tests.storage.typed_world import ALICE, BOB, CAROL, TypedWorld, typed_world
 from tests.unit.records.record_examples import minimal
 
@@ -169,6 +183,39 @@ async def test_an_eprint_that_changed_meanwhile_keeps_what_it_has(world):
     row = await world.cite(citing, work("Of another document"), document_cid="bafkother")
     assert row.outcomes == {"changed": 1}
     assert await world.citations() == []
+
+
+class Blobs:
+    """Hosts that have the same text for every document."""
+
+    @asynccontextmanager
+    async def fetch(self, did: str, cid: str, size: int | None) -> AsyncIterator[IO[bytes]]:
+        with tempfile.TemporaryFile() as document:
+            document.write(b"References\n\n1. Roe, A. (2001). A title of words. X.")
+            document.seek(0)
+            yield document
+
+
+async def test_where_no_process_can_be_started_the_run_fails_and_no_eprint_is_settled(tmp_path):
+    async with typed_world(tmp_path) as opened:
+        shelf = Shelf(opened)
+        for n in "345":
+            await shelf.add(ALICE, f"3keprint{n}2222", f"Eprint {n}", documentFormatSlug="txt")
+
+        async def run(**options: object) -> tuple[Operation, list[FailedUnit]]:
+            documents = DocumentReader(processes_max=2, start_retry_s=0.0, **options)
+            kind = CitationExtraction(shelf.store, Blobs(), documents, Sources(), workers=2)
+            async with engine(opened, kind) as one:
+                started = await one.runner.start("citationExtraction", {}, started_by=None)
+                return await one.ended(started), await one.units.failures(started.id)
+
+        ended, failures = await run(python=str(tmp_path / "absent"))
+        assert (ended.status, ended.units_processed, failures) == (OperationStatus.FAILED, 0, [])
+        assert "no process for a document in 10 attempts: No such file" in ended.error
+        assert await shelf.citations() == []
+        ended, _ = await run()
+        assert (ended.status, ended.outcomes) == (OperationStatus.COMPLETED, {"extracted": 3})
+        assert [row[0] for row in await shelf.citations()] == ["A title of words"] * 3
 
 
 async def test_only_eprints_without_a_current_extraction_are_lacking(world):
