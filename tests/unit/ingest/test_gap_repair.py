@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,37 @@ async def test_only_what_was_lost_is_fetched_and_the_gap_is_closed(rig: Rig):
     assert rig.asked("getRepo") + rig.asked("getBlocks") - before[0] <= 2
     assert rig.asked("getRepoStatus") - before[1] == 2
     assert rig.asked("listRepos") <= 2 * len(rig.net.pds)
+
+
+def requests(rig: Rig) -> Counter[str]:
+    """All that anybody was asked, without the lists of the relay."""
+    servers = [pds.server for pds in rig.net.pds] + [rig.net.plc_server]
+    return sum((server.requests for server in servers), Counter())
+
+
+async def test_requests_are_proportional_to_what_changed_however_much_is_held(rig: Rig):
+    """And gaps that come while one is repaired cost one more look at the lists together."""
+    held = await followed(rig, 4)
+    costs = []
+    for more, changed, gaps in ((0, 1, 1), (6, 1, 1), (0, 0, 1), (0, 3, 1), (0, 3, 3)):
+        held += await followed(rig, more)
+        before = requests(rig)
+        for account in held[:changed]:
+            tag(rig, account)
+        for _ in range(gaps):
+            rig.clock.ahead_s += SURVEY_S_MIN
+            await lose(rig)
+            await rig.repair.go_on()
+        await repair(rig)
+        costs.append(requests(rig) - before)
+    few, few_of_many, none, more, flood = costs
+    assert few_of_many == few
+    lists = "com.atproto.sync.listRepos"
+    assert set(none) == {lists, "plc.export"} and none[lists] == few[lists] == more[lists]
+    assert more.total() - none.total() == 3 * (few.total() - none.total()) > 0
+    assert flood[lists] <= 3 * none[lists]
+    assert flood.total() - flood[lists] - flood["plc.export"] == more.total() - none.total()
+    assert_equal(rig)
 
 
 async def test_an_account_that_appeared_unheard_is_discovered(rig: Rig):
