@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -252,6 +252,7 @@ class file_lock:  # noqa: N801 - used as a statement, not as a type
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            give_to_owner(self._path, self._path.parent)
         except OSError as error:
             raise ConfigurationError(
                 f"storage.path: cannot write in {self._path.parent}: {error.strerror}"
@@ -266,6 +267,16 @@ class file_lock:  # noqa: N801 - used as a statement, not as a type
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+
+def give_to_owner(path: Path, like: Path) -> None:
+    """Let what root has made belong to the owner of `like`, or the daemon could not open it."""
+    if os.geteuid() == 0:
+        owner = like.stat()
+        # A root without that right, as in some containers, runs the daemon too. No link that the
+        # owner has left there may make root give away another file.
+        with suppress(OSError):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:

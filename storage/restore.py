@@ -1,5 +1,6 @@
 """A copy put back in the place of the store, which is kept aside.
 
+It belongs to whom the store belonged: operators work as root, the daemon does not.
 Refused while a daemon has the file, and for a copy that is no sound store of ours: nothing has been
 changed then. The old file takes its log with it, because a log beside another file would ruin it.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from indexer.errors import ConfigurationError
 from indexer.model import FROM_NOW_ON
 from storage.backup import copy_store, sync_folder
-from storage.database import file_lock
+from storage.database import file_lock, give_to_owner
 from storage.schema import APPLICATION_ID, schema_version
 
 INCOMING = ".incoming"
@@ -82,6 +83,7 @@ def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
             raise ConfigurationError(f"{copy} is the store itself; name a copy of it")
         incoming = database.with_name(database.name + INCOMING)
         copy_store(copy, incoming, place=str(database.parent))
+        give_to_owner(incoming, database if database.exists() else database.parent)
         aside = _set_aside(database)
         incoming.rename(database)
         sync_folder(database.parent)

@@ -113,6 +113,26 @@ def test_a_restore_is_refused_while_a_daemon_has_the_store(here, database: Path,
     assert cursor(database) == 8
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("is_fresh", [False, True], ids=["over a store", "on a new machine"])
+def test_what_root_restores_belongs_to_the_account_of_the_daemon(
+    here, database: Path, tmp_path: Path, *, is_fresh: bool
+):
+    copy = tmp_path / "copy.db"
+    with store(database) as daemon:
+        put(daemon, 7)
+        assert here("backup", copy)[0] == 0
+    os.chown(database.parent, 2580, 2581)
+    os.chown(database, 2580, 2581)
+    if is_fresh:
+        database.unlink()
+    assert here("restore", copy)[0] == 0
+    owners = {each.name: each.stat().st_uid for each in database.parent.glob("index.db*")}
+    assert set(owners) >= {"index.db", "index.db.lock"}
+    assert set(owners.values()) == {2580}, owners
+    assert database.stat().st_gid == 2581
+
+
 def damaged(path: Path) -> None:
     with store(path) as connection:
         connection.execute("CREATE TABLE filler (x)")
