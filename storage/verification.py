@@ -292,6 +292,12 @@ class Verification:
                 yield Difference(self._search.table, chunk.name(record_id), detail)
 
 
+def is_known(connection: sqlite3.Connection, did: str) -> bool:
+    """Whether the index has the account, with records or without."""
+    found = connection.execute("SELECT EXISTS (SELECT 1 FROM repo WHERE did = ?)", (did,))
+    return bool(found.fetchone()[0])
+
+
 def check_search_index(path: Path, search: SearchIndex) -> Difference | None:
     """Whether the index of words agrees with the texts beside it, by FTS5's own check.
 

@@ -55,6 +55,8 @@ def search(  # the options are the command's interface
     words in double quotes to find them in this order; end a word with * to find what begins so.
     Options without QUERY list all eprints that fit them, the newest first.
     """
+    for text in (query, author, field, licence):
+        (text or "").encode()  # what is not UTF-8 would be looked for as something else
     wanted = SearchFilter(author=author, field=field, year=year, licence=licence)
     with open_reader(load_settings(config).storage.path) as reader:
         found = search_eprints(reader, query, wanted, limit=limit, offset=offset)

@@ -20,7 +20,7 @@ from indexer.records.registry import load_registry
 from indexer.settings import Settings, load_settings
 from storage.projections import Projections
 from storage.reading import open_reader
-from storage.verification import Difference, Verification, check_search_index
+from storage.verification import Difference, Verification, check_search_index, is_known
 
 EXIT_DIFFERENT = 1
 SHOWN_MAX = 100
@@ -53,7 +53,8 @@ class _Findings:
 def verify(*, did: str | None, is_json: bool, config: Path | None) -> int:
     """Recompute every CID, compare typed tables, search and totals with the records.
 
-    Reads the local file only. Exit codes: 0 all is as it must be, 1 something is different.
+    Reads the local file only. Exit codes: 0 all is as it must be, 1 something is different,
+    64 there is no such account.
     """
     settings = load_settings(config)
     findings = _Findings(is_json=is_json)
@@ -104,6 +105,8 @@ def _compare(settings: Settings, did: str | None, findings: _Findings) -> int:
                 f"storage.path: the typed tables of {path} were made by another version or for"
                 " another governance.did; start the daemon once, which makes them anew"
             )
+        if did is not None and not is_known(reader, did):
+            raise click.BadParameter(f"the index has no account {did!r}", param_hint="'--did'")
         prepare = partial(prepare_stored, registry=registry)
         verification = Verification(reader, registry.types, SEARCH, prepare)
         for difference in verification.differences(did, on_chunk=_show_progress):

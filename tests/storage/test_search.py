@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.cli import commands
+from indexer.cli import commands, main
 from indexer.records.projection import SEARCH_TEXT_CHARS_MAX
 from storage.search import BEGIN_MARK, END_MARK, SearchFilter, search_eprints
 from storage.search_rows import INLINE_CHARS
@@ -272,6 +273,19 @@ def test_the_command_prints_results_that_steer_no_terminal(index):
     assert "Émile Dûpont; 2024; CC-BY-4.0" in shown.output
     assert not set(shown.output) & {"\x1b", BEGIN_MARK, END_MARK}
     assert "Nothing was found." in run(index, "search", "nowhere").output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("x\udcff",), ("--author", "\udcff"), ("--field", "\udcff"), ("--licence", "\udcff")],
+)
+def test_the_command_looks_for_nothing_that_is_no_text(index, capsys, arguments):
+    run(index, "search", "danube")  # writes the settings
+    with pytest.raises(SystemExit) as ended:
+        main(["search", *arguments, "--config", str(index.with_suffix(".toml"))])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (os.EX_USAGE, "")
+    assert err.startswith("chive-indexer: an argument is not UTF-8: ") and err.count("\n") == 1
 
 
 def test_the_command_prints_json(index):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,7 +13,7 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from indexer.cli import commands
+from indexer.cli import commands, main
 from indexer.records.projection import SEARCH
 from storage.database import open_database
 from storage.verification import CHUNK_ROWS, check_search_index
@@ -83,13 +84,23 @@ def test_a_sound_index_has_no_difference(index: Path):
     assert output == f"{len(RECORD_NSIDS) + 6} records verified, 0 differences found.\n"
     assert code == 0
     assert verify(index, "--did", BOB) == (0, "4 records verified, 0 differences found.\n")
-    assert verify(index, "--did", "did:plc:nobody")[0] == 0
     code, output = verify(index, "--json")
     assert (code, json.loads(output)) == (
         0,
         {"records": len(RECORD_NSIDS) + 6, "differences": 0, "searchIndexChecked": True,
          "first": []},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("did", ["did:plc:nobody", "", "alice.example", "x\udcff"])
+def test_an_account_that_the_index_does_not_have_is_wrong_usage(index: Path, capsys, did: str):
+    config = index.with_suffix(".toml")
+    config.write_text(f"[storage]\npath = {json.dumps(str(index))}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--did", did, "--config", str(config)])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (os.EX_USAGE, "")
+    assert "the index has no account" in err or "an argument is not UTF-8" in err
 
 
 @pytest.mark.parametrize(
