@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from threading import Lock
 from typing import Any, Literal
 
 import structlog
@@ -91,15 +93,28 @@ def configure_logging(
 
 
 class _Lines:
-    """Writes whole lines past Python's buffers, so that a failed write leaves nothing behind."""
+    """Writes lines past Python's buffers, without ever waiting for who reads them.
+
+    A pipe or socket that is said to be writable takes PIPE_BUF bytes at once, so a line goes in
+    such parts. What finds no room is lost.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
+        self._is_cut = False
+        # Between the look and the write no other thread may take the room.
+        self._turn = Lock()
 
     def error(self, line: str) -> None:
-        """Write the line, or lose it: a full disk or a vanished reader must not end the work."""
-        with suppress(OSError):
-            os.write(self._descriptor, f"{line}\n".encode(errors="backslashreplace"))
+        """Write the line, or lose it: no full disk, and no reader that stalls, may end the work."""
+        text = f"{line}\n".encode(errors="backslashreplace")
+        with self._turn, suppress(OSError):
+            rest = memoryview(b"\n" + text if self._is_cut else text)
+            while rest and self._room.poll(0):
+                rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
+                self._is_cut = bool(rest)
 
     debug = info = warning = critical = error
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,18 @@ except ValueError:
 log.critical("daemon.failed")
 print("carries on")
 """
+FLOOD = """
+import structlog
+from indexer.logs import configure_logging
+configure_logging("json", "info")
+log = structlog.get_logger()
+for number in range(10):
+    log.info("log.filled", number=number, text="x" * 6000)
+print("carries on", flush=True)
+input()
+log.info("log.again")
+"""
+STALL_S = 20.0
 LEVELS = ["debug", "info", "warning", "error", "critical"]
 NAMES = ["store.opened", "repo.resynced", "host.slow", "resync.crashed", "daemon.failed"]
 
@@ -120,6 +134,35 @@ def test_under_the_journal_every_line_has_its_priority(form: str):
 def test_a_line_that_cannot_be_written_is_lost_and_nothing_else():
     with Path("/dev/full").open("wb") as full:
         written(stderr=full)  # asserts that the process carries on
+
+
+def test_a_reader_of_the_log_that_stalls_holds_up_nothing_and_later_lines_are_whole_again():
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with (
+        os.fdopen(reader, "rb") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", FLOOD], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=writer,
+        ) as process,
+    ):  # fmt: skip
+        os.close(writer)
+        try:
+            # It says so only after it has written more than the pipe takes.
+            output, answer = process.stdout, process.stdin
+            assert select.select([output], [], [], STALL_S)[0], "the log held up the work"
+            assert output.readline() == b"carries on\n"
+            os.set_blocking(reader, False)
+            first = log.read()
+            answer.write(b"\n")
+            answer.close()
+            process.wait(STALL_S)
+            *_, cut, last = (first + log.read()).splitlines()
+        finally:
+            process.kill()
+    assert json.loads(last)["event"] == "log.again"
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(cut)
 
 
 def test_an_event_that_repeats_is_held_back_until_the_minute_is_over():
