@@ -11,7 +11,7 @@ from indexer.citations.lines import Line, without_furniture
 from indexer.citations.markup import html_lines, markdown_lines, rtf_lines
 from indexer.citations.packages import docx_lines, epub_lines, notebook_lines, odt_lines
 from indexer.citations.parsing import is_reference, parse_reference
-from indexer.citations.reference import REFERENCES_MAX, Reference
+from indexer.citations.reference import Reference
 
 EXTRACTOR_VERSION = 1
 """Raised whenever a document would give other references: then all are read again."""
@@ -25,7 +25,7 @@ def references_of_lines(lines: Sequence[Line], *, is_wrapped: bool) -> list[Refe
     """The references of a document given as lines; `is_wrapped` where a page's width broke them."""
     section = reference_section(without_furniture(lines[-LINES_MAX:]))
     parsed = map(parse_reference, split_entries(section, is_wrapped=is_wrapped))
-    return [each for each in parsed if is_reference(each)][:REFERENCES_MAX]
+    return [each for each in parsed if is_reference(each)]
 
 
 def references_of_text(data: bytes, form: str) -> list[Reference]:
@@ -59,10 +59,10 @@ def _latex(data: bytes) -> list[Reference]:
     text = decoded(data)
     entries = bibtex_references(text)
     if entries:
-        return entries[:REFERENCES_MAX]
+        return entries
     items = [parse_reference(item) for item in bibitems(text)]
     if items:
-        return [each for each in items if is_reference(each)][:REFERENCES_MAX]
+        return [each for each in items if is_reference(each)]
     lines = [Line(plain_latex(line)) for line in text.splitlines()]
     return references_of_lines(lines, is_wrapped=True)
 

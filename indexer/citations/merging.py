@@ -29,8 +29,12 @@ class Citation:
 
 def merged(
     references: Iterable[Reference], *, own_keys: Collection[str] = frozenset()
-) -> tuple[Citation, ...]:
-    """Every work once, in the order of its first mention; the citing work itself is left out."""
+) -> tuple[tuple[Citation, ...], int]:
+    """Every work once, in the order of its first mention; the citing work itself is left out.
+
+    With them, how many mentions of others there was no room for.
+    """
+    left_out = 0
     citations: list[Citation] = []
     places: dict[str, list[int]] = {}  # key -> the first citations that have it
     for reference in references:
@@ -43,6 +47,7 @@ def merged(
         place = _place(reference, keys, citations, places)
         if place is None:
             if len(citations) == CITATIONS_MAX:
+                left_out += 1
                 continue
             place = len(citations)
             citations.append(Citation(reference, (reference.source,)))
@@ -53,7 +58,7 @@ def merged(
             known = places.setdefault(key, [])
             if len(known) < SAME_KEY_MAX and place not in known:
                 known.append(place)
-    return tuple(citations)
+    return tuple(citations), left_out
 
 
 def filled(references: Sequence[Reference], works: Mapping[str, Reference]) -> list[Reference]:

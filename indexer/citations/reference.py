@@ -81,6 +81,14 @@ class Reference:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ReferenceList:
+    """What one source says that a document cites: no more of it than is taken of one source."""
+
+    references: list[Reference]
+    left_out: int = 0  # how many more there are, at least
+
+
 def work_keys(
     *,
     doi: str | None = None,

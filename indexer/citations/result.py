@@ -13,6 +13,8 @@ class ExtractionOutcome(StrEnum):
 
     EXTRACTED = "extracted"
     """There are citations."""
+    SHORTENED = "shortened"
+    """There are citations, and more of them than are kept of one document."""
     NO_REFERENCES = "no_references"
     """The document was read, and no source knows of a reference."""
     INCOMPLETE = "incomplete"
@@ -36,6 +38,7 @@ class ExtractionOutcome(StrEnum):
 LASTING = frozenset(
     {
         ExtractionOutcome.EXTRACTED,
+        ExtractionOutcome.SHORTENED,
         ExtractionOutcome.NO_REFERENCES,
         ExtractionOutcome.INCOMPLETE,
         ExtractionOutcome.UNSUPPORTED,

@@ -18,6 +18,7 @@ from indexer.citations.reference import (
     REFERENCES_MAX,
     CitationSource,
     Reference,
+    ReferenceList,
     bounded,
     clipped,
 )
@@ -26,15 +27,17 @@ from indexer.errors import Check, InvalidUpstream
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 
 
-def crossref_references(answer: object) -> tuple[list[Reference], int]:
-    """What a publisher deposited, from the answer to `/works/{doi}`, and how much more there is."""
+def crossref_references(answer: object) -> ReferenceList:
+    """What a publisher deposited, from the answer to `/works/{doi}`."""
     message = _member(answer, "message")
     if not isinstance(message, Mapping):
         raise InvalidUpstream(Check.RESPONSE, "Crossref: no work in the answer")
     entries = _list(message.get("reference"))
     found = [_deposited(each) for each in entries[:REFERENCES_MAX]]
-    cut = max(len(entries) - REFERENCES_MAX, 0)
-    return [each for each in found if each.match_keys() or each.raw is not None], cut
+    return ReferenceList(
+        [each for each in found if each.match_keys() or each.raw is not None],
+        max(len(entries) - REFERENCES_MAX, 0),
+    )
 
 
 def crossref_works(answer: object) -> dict[str, Reference]:

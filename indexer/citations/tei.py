@@ -7,13 +7,19 @@ from collections.abc import Iterable
 from xml.etree import ElementTree as ET
 
 from indexer.citations.packages import parse_xml
-from indexer.citations.reference import REFERENCES_MAX, CitationSource, Reference, bounded
+from indexer.citations.reference import (
+    REFERENCES_MAX,
+    CitationSource,
+    Reference,
+    ReferenceList,
+    bounded,
+)
 
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 _MONOGRAPH = "monogr"
 
 
-def tei_references(data: bytes) -> list[Reference]:
+def tei_references(data: bytes) -> ReferenceList:
     """The references in an answer. Raises `InvalidUpstream` for what is not plain XML."""
     root = parse_xml(data)
     structures = [each for each in root.iter() if _name(each) == "biblStruct"]
@@ -21,7 +27,10 @@ def tei_references(data: bytes) -> list[Reference]:
     listed = {id(each) for group in root.iter() if _name(group) == "listBibl" for each in group}
     wanted = [each for each in structures if not listed or id(each) in listed]
     found = [_reference(each) for each in wanted[:REFERENCES_MAX]]
-    return [each for each in found if each.match_keys() or each.raw is not None]
+    return ReferenceList(
+        [each for each in found if each.match_keys() or each.raw is not None],
+        max(len(wanted) - REFERENCES_MAX, 0),
+    )
 
 
 def _reference(structure: ET.Element) -> Reference:

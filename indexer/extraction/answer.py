@@ -11,5 +11,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The references of one document, or the reason why it could not be read."""
 
     references: list[Reference] = []
+    left_out: int = 0  # references beyond those that are taken, at least
     problem: str | None = None
     is_of_machine: bool = False  # whether the problem is not the document's but this machine's

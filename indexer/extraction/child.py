@@ -14,6 +14,7 @@ import msgspec
 
 from indexer.citations.extraction import PDF, references_of_lines, references_of_text
 from indexer.citations.packages import Unreadable
+from indexer.citations.reference import REFERENCES_MAX
 from indexer.extraction.answer import Answer
 from indexer.extraction.pdf import pdf_lines
 from indexer.extraction.sandbox import NoSandbox, forbid_calls, limit_resources
@@ -53,10 +54,12 @@ def _read(form: str) -> Answer:
     data = b"".join(parts)
     try:
         if form == PDF:
-            return Answer(references=references_of_lines(pdf_lines(data), is_wrapped=True))
-        return Answer(references=references_of_text(data, form))
+            found = references_of_lines(pdf_lines(data), is_wrapped=True)
+        else:
+            found = references_of_text(data, form)
     except Unreadable as error:
         return Answer(problem=error.detail)
+    return Answer(references=found[:REFERENCES_MAX], left_out=max(len(found) - REFERENCES_MAX, 0))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ WALL_S_MAX = 60.0
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 CHUNK_BYTES = 65536
 PROBLEM_CHARS_MAX = 300
+LEFT_OUT_MAX = 1_000_000
 
 
 class NoProcess(ChiveIndexerError):
@@ -141,6 +142,7 @@ def _checked(output: bytes) -> Answer:
         return Answer(problem=f"reading it gave no answer: {error}"[:PROBLEM_CHARS_MAX])
     return Answer(
         references=[bounded(each) for each in answer.references[:REFERENCES_MAX]],
+        left_out=min(max(answer.left_out, 0), LEFT_OUT_MAX),
         problem=None if answer.problem is None else answer.problem[:PROBLEM_CHARS_MAX],
         is_of_machine=answer.is_of_machine,
     )

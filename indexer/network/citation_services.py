@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from typing import IO
 from urllib.parse import quote
 
-import structlog
-
 from indexer.citations.eprint import EprintDocument
 from indexer.citations.identifiers import arxiv_id_of_doi
-from indexer.citations.reference import REFERENCES_MAX, Reference
+from indexer.citations.reference import REFERENCES_MAX, Reference, ReferenceList
 from indexer.citations.services import (
     crossref_references,
     crossref_works,
@@ -26,8 +24,6 @@ from indexer.citations.tei import tei_references
 from indexer.errors import Check, InvalidUpstream
 from indexer.network.answers import NOT_FOUND, XrpcFailure
 from indexer.network.http import Form, HttpClient
-
-log = structlog.get_logger(__name__)
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 GROBID_S = 120.0
@@ -54,7 +50,7 @@ class Grobid:
         self._http = http
         self._url = url
 
-    async def of_pdf(self, document: IO[bytes]) -> list[Reference]:
+    async def of_pdf(self, document: IO[bytes]) -> ReferenceList:
         """The references of a PDF. Raises `InvalidUpstream` or `Unavailable`."""
         form: Form = {
             "input": document,
@@ -63,14 +59,14 @@ class Grobid:
         }
         return await self._ask("processReferences", form)
 
-    async def of_entries(self, entries: Sequence[str]) -> list[Reference]:
+    async def of_entries(self, entries: Sequence[str]) -> ReferenceList:
         """The same for entries as texts."""
         if not entries:
-            return []
+            return ReferenceList([])
         form: Form = {"citations": list(entries[:ENTRIES_MAX]), "includeRawCitations": "1"}
         return await self._ask("processCitationList", form)
 
-    async def _ask(self, method: str, form: Form) -> list[Reference]:
+    async def _ask(self, method: str, form: Form) -> ReferenceList:
         try:
             data = await self._http.post_form(
                 f"{self._url}/api/{method}",
@@ -83,7 +79,9 @@ class Grobid:
         except XrpcFailure as error:
             raise _refused(error) from error
         # 204: there is nothing that could be structured.
-        return await asyncio.to_thread(tei_references, data) if data.strip() else []
+        if not data.strip():
+            return ReferenceList([])
+        return await asyncio.to_thread(tei_references, data)
 
 
 class Crossref:
@@ -94,10 +92,10 @@ class Crossref:
         self._url = url
         self._who = {} if mailto is None else {"mailto": mailto}
 
-    async def references(self, eprint: EprintDocument) -> list[Reference]:
+    async def references(self, eprint: EprintDocument) -> ReferenceList:
         """What the published version cites, if there is one that Crossref knows."""
         if eprint.doi is None or arxiv_id_of_doi(eprint.doi) is not None:
-            return []
+            return ReferenceList([])
         try:
             answer = await self._http.get_json(
                 f"{self._url}/works/{quote(eprint.doi, safe='')}",
@@ -108,11 +106,8 @@ class Crossref:
                 is_configured=True,
             )
         except XrpcFailure as error:
-            return _nothing(error)
-        found, cut = await asyncio.to_thread(crossref_references, answer)
-        if cut:
-            log.warning("citations.list_cut", uri=eprint.uri, source="crossref", left_out=cut)
-        return found
+            return ReferenceList(_nothing(error))
+        return await asyncio.to_thread(crossref_references, answer)
 
     async def works(self, dois: Sequence[str]) -> dict[str, Reference]:
         """Works by DOI, those that Crossref knows."""
@@ -149,11 +144,11 @@ class SemanticScholar:
         self._http = http
         self._url = url
 
-    async def references(self, eprint: EprintDocument) -> list[Reference]:
+    async def references(self, eprint: EprintDocument) -> ReferenceList:
         """What the paper cites, if it can be named there."""
         paper = _paper_id(eprint)
         if paper is None:
-            return []
+            return ReferenceList([])
         found: list[Reference] = []
         offset: int | None = 0
         for _ in range(PAGES_MAX):
@@ -167,15 +162,14 @@ class SemanticScholar:
                     is_configured=True,
                 )
             except XrpcFailure as error:
-                return _nothing(error) or found
+                return ReferenceList(_nothing(error) or found)
             before = offset
             page, offset = await asyncio.to_thread(semantic_scholar_references, answer)
             found += page
             if offset is None or offset <= (before or 0):
                 break
-        if offset is not None or len(found) > REFERENCES_MAX:
-            log.warning("citations.list_cut", uri=eprint.uri, source="semantic-scholar")
-        return found[:REFERENCES_MAX]
+        left_out = max(len(found) - REFERENCES_MAX, 0) + (offset is not None)
+        return ReferenceList(found[:REFERENCES_MAX], left_out)
 
 
 def _paper_id(eprint: EprintDocument) -> str | None:

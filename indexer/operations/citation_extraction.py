@@ -47,6 +47,10 @@ class Reading(Protocol):
         """The references in it."""
 
     @property
+    def left_out(self) -> int:
+        """How many more are in it, at least."""
+
+    @property
     def problem(self) -> str | None:
         """Why it could not be read."""
 
@@ -173,12 +177,18 @@ class CitationExtraction:
         if not await context.begin(eprint.uri):
             return
         outcome, asked, message = await self._outcome(eprint)
-        unit = _settled(eprint, outcome, message, after_id)
         if outcome not in LASTING:
-            await context.settle(unit)
+            await context.settle(_settled(eprint, outcome, message, after_id))
             return
         # By a thread: a few thousand references take it a second.
-        citations = await asyncio.to_thread(merged, asked.references, own_keys=eprint.keys)
+        citations, left_out = await asyncio.to_thread(
+            merged, asked.references, own_keys=eprint.keys
+        )
+        if left_out := left_out + asked.left_out:
+            cut = f"about {left_out} more references than are kept of one document"
+            message = cut if message is None else f"{message}; {cut}"
+            if outcome is ExtractionOutcome.EXTRACTED:
+                outcome = ExtractionOutcome.SHORTENED
         extraction = Extraction(
             record_id=eprint.record_id,
             uri=eprint.uri,
@@ -188,6 +198,7 @@ class CitationExtraction:
             outcome=outcome,
             citations=citations,
         )
+        unit = _settled(eprint, outcome, message, after_id)
         changed = _settled(eprint, ExtractionOutcome.CHANGED, None, after_id)
         row = await insist(
             partial(self._extractions.replace, context.operation.id, extraction, unit, changed)
@@ -235,6 +246,7 @@ class CitationExtraction:
                 raise Unavailable(reading.problem)
             document.seek(0)
             asked = await self._sources.ask(eprint, document, reading.references, known)
+            asked.left_out = max(asked.left_out, reading.left_out)
         return asked, reading.problem
 
     async def _known(self, did: str, path: str) -> None:
@@ -243,6 +255,8 @@ class CitationExtraction:
                 "InvalidRequest", f"parameter uri: no eprint at://{did}/{path} is indexed"
             )
 
+
+PARTIAL = frozenset({ExtractionOutcome.INCOMPLETE, ExtractionOutcome.SHORTENED})
 
 _REFUSALS = {
     Check.LIMITS: ExtractionOutcome.TOO_LARGE,
@@ -268,7 +282,7 @@ def _eprint_uri(value: Json) -> tuple[str, str]:
 def _settled(
     eprint: EprintDocument, outcome: ExtractionOutcome, message: str | None, after_id: int | None
 ) -> SettledUnit:
-    is_partial = outcome is ExtractionOutcome.INCOMPLETE and after_id is None
+    is_partial = outcome in PARTIAL and after_id is None
     return SettledUnit(
         unit=eprint.uri,
         outcome=outcome.value,

@@ -15,7 +15,7 @@ import structlog
 from indexer.citations.eprint import EprintDocument
 from indexer.citations.extraction import EXTRACTOR_VERSION, PDF
 from indexer.citations.merging import Citation, filled
-from indexer.citations.reference import CitationSource, Reference
+from indexer.citations.reference import CitationSource, Reference, ReferenceList
 from indexer.errors import InvalidUpstream, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -24,17 +24,17 @@ log = structlog.get_logger(__name__)
 class Grobid(Protocol):
     """References as a GROBID service reads them."""
 
-    async def of_pdf(self, document: IO[bytes]) -> list[Reference]:
+    async def of_pdf(self, document: IO[bytes]) -> ReferenceList:
         """The references of a PDF."""
 
-    async def of_entries(self, entries: Sequence[str]) -> list[Reference]:
+    async def of_entries(self, entries: Sequence[str]) -> ReferenceList:
         """The references that these entries are."""
 
 
 class ReferenceService(Protocol):
     """A service that knows what published works cite."""
 
-    async def references(self, eprint: EprintDocument) -> list[Reference]:
+    async def references(self, eprint: EprintDocument) -> ReferenceList:
         """What an eprint cites; nothing where the service does not know it."""
 
 
@@ -103,13 +103,12 @@ class Asked:
     known: Sequence[Citation] = ()  # of the same document, from before
     references: Sequence[Reference] = ()
     failures: dict[CitationSource, str] = field(default_factory=dict)  # source -> reason
+    left_out: int = 0  # references that one of them has beyond those that were taken, at least
 
-    async def of(
-        self, source: CitationSource, answer: Awaitable[list[Reference]]
-    ) -> list[Reference]:
+    async def of(self, source: CitationSource, answer: Awaitable[ReferenceList]) -> list[Reference]:
         """One source's references; where it fails, which is kept, those that it gave before."""
         try:
-            return await answer
+            found = await answer
         except (InvalidUpstream, Unavailable) as error:
             self._keep(source, error)
             return [
@@ -117,6 +116,8 @@ class Asked:
                 for each in self.known
                 if source in each.sources
             ]
+        self.left_out = max(self.left_out, found.left_out)
+        return found.references
 
     async def filled(
         self,

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -188,10 +189,13 @@ async def test_an_eprint_that_changed_meanwhile_keeps_what_it_has(world):
 class Blobs:
     """Hosts that have the same text for every document."""
 
+    def __init__(self, text: str = "References\n\n1. Roe, A. (2001). A title of words. X.") -> None:
+        self.text = text
+
     @asynccontextmanager
     async def fetch(self, did: str, cid: str, size: int | None) -> AsyncIterator[IO[bytes]]:
         with tempfile.TemporaryFile() as document:
-            document.write(b"References\n\n1. Roe, A. (2001). A title of words. X.")
+            document.write(self.text.encode())
             document.seek(0)
             yield document
 
@@ -216,6 +220,34 @@ async def test_where_no_process_can_be_started_the_run_fails_and_no_eprint_is_se
         ended, _ = await run()
         assert (ended.status, ended.outcomes) == (OperationStatus.COMPLETED, {"extracted": 3})
         assert [row[0] for row in await shelf.citations()] == ["A title of words"] * 3
+
+
+async def test_a_list_that_is_cut_is_counted_as_such_and_not_read_again(tmp_path):
+    entries = [
+        f"{n}. Roe, A. (2001). Title number {n} of many. Letters, 3." for n in range(1, 1012)
+    ]
+    kind_of = partial(
+        CitationExtraction, blobs=Blobs("References\n\n" + "\n".join(entries)),
+        documents=DocumentReader(processes_max=1), sources=Sources(), workers=1,
+    )  # fmt: skip
+    async with typed_world(tmp_path) as opened:
+        shelf = Shelf(opened)
+        uri = await shelf.add(ALICE, "3keprint22222", "A long survey", documentFormatSlug="txt")
+        async with engine(opened, kind_of(shelf.store)) as one:
+            every = await one.ended(
+                await one.runner.start("citationExtraction", {}, started_by=None)
+            )
+            assert (every.status, every.outcomes) == (OperationStatus.COMPLETED, {"shortened": 1})
+            assert (every.units_failed, len(await shelf.citations())) == (0, CITATIONS_MAX)
+            again = await one.ended(
+                await one.runner.start("citationExtraction", {}, started_by=None)
+            )
+            assert again.units_processed == 0
+            named = await one.ended(
+                await one.runner.start("citationExtraction", {"uri": uri}, started_by=None)
+            )
+            assert named.outcomes == {"shortened": 1}
+            assert named.note == "about 11 more references than are kept of one document"
 
 
 async def test_only_eprints_without_a_current_extraction_are_lacking(world):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from indexer.citations.extraction import FORMATS, TEXT_FORMATS, references_of_text
 from indexer.citations.packages import Unreadable
+from indexer.citations.reference import ReferenceList
 from indexer.citations.tei import tei_references
 from indexer.errors import InvalidUpstream
 from tests.documents.hostile import laughing_docx
@@ -127,4 +128,4 @@ def test_a_damaged_document_gives_references_or_is_unreadable(form: str, at: int
 @settings(deadline=None, max_examples=30)
 def test_any_bytes_are_tei_or_refused(data: bytes):
     with contextlib.suppress(InvalidUpstream):
-        assert isinstance(tei_references(data), list)
+        assert isinstance(tei_references(data), ReferenceList)

@@ -16,7 +16,7 @@ from loopback import Loopback, Script, Wire, answering, hanging
 
 from indexer.citations.eprint import EprintDocument
 from indexer.citations.merging import Citation
-from indexer.citations.reference import REFERENCES_MAX, CitationSource, Reference
+from indexer.citations.reference import REFERENCES_MAX, CitationSource, Reference, ReferenceList
 from indexer.errors import InvalidUpstream, Unavailable
 from indexer.network.citation_services import (
     WORKS_ASKED,
@@ -86,7 +86,7 @@ async def test_grobid_is_sent_the_pdf_and_its_tei_is_read(client):
         document.write(b"%PDF " + b"x" * 200_000)  # and the place in it is its end
         async with serving(web.post("/api/processReferences", references)) as url:
             http = await client(allow_private=False, exempt=[url])
-            found = await Grobid(http, url).of_pdf(document)
+            found = (await Grobid(http, url).of_pdf(document)).references
     assert got == {"data": b"%PDF " + b"x" * 200_000, "raw": "1", "accept": "application/xml"}
     assert found == [
         Reference(
@@ -108,9 +108,9 @@ async def test_grobid_reads_entries_of_other_formats_and_may_find_nothing(client
 
     async with serving(web.post("/api/processCitationList", citations)) as url:
         grobid = Grobid(await client(exempt=[url]), url)
-        assert len(await grobid.of_entries(["one & two", "drei"])) == 2
-        assert await grobid.of_entries(["again"]) == []
-        assert await grobid.of_entries([]) == []
+        assert len((await grobid.of_entries(["one & two", "drei"])).references) == 2
+        assert await grobid.of_entries(["again"]) == ReferenceList([])
+        assert await grobid.of_entries([]) == ReferenceList([])
     assert got == [["one & two", "drei"], ["again"]]
 
 
@@ -130,7 +130,7 @@ async def test_crossref_gives_what_publishers_deposited(client):
     handler = recorded(asked, lambda _: web.json_response(reply))
     async with serving(web.get("/works/{doi:.*}", handler)) as url:
         crossref = Crossref(await client(exempt=[url]), url, mailto="me@example.org")
-        first, second = await crossref.references(EPRINT)
+        first, second = (await crossref.references(EPRINT)).references
     assert asked == [("/works/10.1000/own.(1)", {"mailto": "me@example.org"})]
     assert (first.title, first.year, first.doi, first.authors, first.venue) == (
         "First of the deposited", 2001, "10.1000/a", ("Roe",), "Letters",
@@ -156,7 +156,8 @@ async def test_a_long_deposited_list_holds_up_nothing_else(client):
         while not asking.done():
             await asyncio.sleep(0.001)
             turns += 1
-        assert len(await asking) == REFERENCES_MAX
+        found = await asking
+        assert (len(found.references), found.left_out) == (REFERENCES_MAX, 5_000 - REFERENCES_MAX)
         assert turns > 10
 
 
@@ -203,7 +204,7 @@ async def test_semantic_scholar_is_read_page_by_page(client):
     route = web.get("/graph/v1/paper/{id}/references", recorded(asked, reply))
     async with serving(route) as url:
         scholar = SemanticScholar(await client(exempt=[url]), url)
-        found = await scholar.references(EPRINT)
+        found = (await scholar.references(EPRINT)).references
     assert [path for path, _ in asked] == ["/graph/v1/paper/DOI:10.1000/own.(1)/references"] * 2
     assert [query["offset"] for _, query in asked] == ["0", "500"]
     assert [each.title for each in found] == ["Paper from offset 0", "Paper from offset 500"]
@@ -215,7 +216,7 @@ async def test_a_work_that_a_service_does_not_know_has_no_references(client, ser
     async with Loopback(answering("Resource not found.", status=404, kind="text/plain")) as server:
         http = await client(exempt=[server.url])
         asked = services(http, server.url)[service]
-        assert await asked.references(EPRINT) == []
+        assert await asked.references(EPRINT) == ReferenceList([])
         assert len(server.asked) == 1
 
 
@@ -336,7 +337,7 @@ async def test_questions_come_no_faster_than_the_services_rate(client):
 async def test_an_origin_in_the_settings_is_exempt_for_its_own_client_alone(client):
     async with Loopback(answering('{"data": []}')) as server:
         own = await client(allow_private=False, exempt=[server.url])
-        assert await SemanticScholar(own, server.url).references(EPRINT) == []
+        assert await SemanticScholar(own, server.url).references(EPRINT) == ReferenceList([])
         other = await client(allow_private=False, exempt=["http://127.0.0.1:1"])
         with pytest.raises(InvalidUpstream):
             await SemanticScholar(other, server.url).references(EPRINT)
