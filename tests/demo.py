@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import secrets
 import shutil
 import signal
@@ -17,13 +18,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.devnet import Activity, Devnet, realistic_record
+from tests.devnet import Activity, Devnet
 from tests.documents import styles
 from tests.documents.layout import Paragraph, set_pages
 from tests.documents.pdf import write_pdf
 from tests.documents.works import works
 
-SUBMISSION = "pub.chive.eprint.submission"
 GRAPH = ["pub.chive.graph.node", "pub.chive.graph.edge"]
 DOCUMENTS = 3
 HISTORY = 300
@@ -78,9 +78,10 @@ async def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with Devnet(seed=options.seed) as net:
-        activity = Activity(net, RATE, accounts_max=ACCOUNTS)
+        documents = [_document(net.rng) for _ in range(DOCUMENTS)]
+        activity = Activity(net, RATE, accounts_max=ACCOUNTS, documents=documents)
         await activity.steps(HISTORY)
-        governance = await _furnished(net)
+        governance = await _governance(net)
         config = folder / "config.toml"
         config.write_text(
             CONFIG.format(
@@ -109,22 +110,21 @@ async def run(options: argparse.Namespace) -> int:
             await daemon.wait()
 
 
-async def _furnished(net: Devnet) -> str:
-    """What a governance sync and a citation extraction are about; the governance account's DID."""
+async def _governance(net: Devnet) -> str:
+    """An account with a graph for a governance sync; its DID."""
     authority = await net.create_account()
     net.import_records(authority, 24, GRAPH)
-    author = await net.create_account()
-    for _ in range(DOCUMENTS):
-        entries = enumerate(works(net.rng, 12), 1)
-        text = [
-            Paragraph("References"),
-            *(Paragraph(f"[{at}] {styles.ieee(w)}") for at, w in entries),
-        ]
-        value = realistic_record(net.rng, SUBMISSION, did=author.did)
-        value.pop("documentFormatSlug", None)
-        value["document"] = net.add_blob(author, write_pdf(set_pages(text)), "application/pdf")
-        net.create(author, SUBMISSION, value)
     return authority.did
+
+
+def _document(rng: random.Random) -> bytes:
+    """A PDF with a reference list, for a citation extraction."""
+    entries = enumerate(works(rng, 12), 1)
+    text = [
+        Paragraph("References"),
+        *(Paragraph(f"[{at}] {styles.ieee(work)}") for at, work in entries),
+    ]
+    return write_pdf(set_pages(text))
 
 
 async def _watch(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tests.devnet.account import Account
-from tests.devnet.records import COLLECTIONS, FOREIGN, SINGLETONS, realistic_record
+from tests.devnet.records import COLLECTIONS, FOREIGN, SINGLETONS, Record, realistic_record
 
 if TYPE_CHECKING:
     from tests.devnet.network import Devnet
 
+SUBMISSION = "pub.chive.eprint.submission"
+
 _POPULAR = (
-    "pub.chive.eprint.submission",
+    SUBMISSION,
     "pub.chive.eprint.userTag",
     "pub.chive.review.comment",
     "pub.chive.review.endorsement",
@@ -27,15 +30,26 @@ _POPULAR = (
 
 
 class Activity:
-    """Traffic on `net`. `rate`: deeds a second. `is_calm` leaves out what happens to accounts."""
+    """Traffic on `net`. `rate`: deeds a second. `is_calm` leaves out what happens to accounts.
+
+    With `documents`, each a PDF, every eprint has one of them; else it names a blob that is not
+    there.
+    """
 
     def __init__(
-        self, net: Devnet, rate: float = 10.0, *, accounts_max: int = 20, is_calm: bool = False
+        self,
+        net: Devnet,
+        rate: float = 10.0,
+        *,
+        accounts_max: int = 20,
+        is_calm: bool = False,
+        documents: Sequence[bytes] = (),
     ) -> None:
         self.net = net
         self.rate = rate
         self.accounts_max = accounts_max
         self.is_calm = is_calm
+        self.documents = documents
         self.done: Counter[str] = Counter()  # kind of deed -> times
         self._rng = net.rng
         self._eprints: list[str] = []
@@ -93,10 +107,18 @@ class Activity:
         rng = self._rng
         collection = rng.choice(_POPULAR if rng.random() < 0.7 else COLLECTIONS)
         about = rng.choice(self._eprints) if self._eprints else None
-        value = realistic_record(rng, collection, did=account.did, eprint_uri=about)
+        value = self._record(account, collection, about)
         written = self.net.create(account, collection, value)
-        if collection == "pub.chive.eprint.submission":
+        if collection == SUBMISSION:
             self._eprints.append(written.uri)
+
+    def _record(self, account: Account, collection: str, about: str | None = None) -> Record:
+        value = realistic_record(self._rng, collection, did=account.did, eprint_uri=about)
+        if self.documents and collection == SUBMISSION:
+            content = self._rng.choice(self.documents)
+            value["document"] = self.net.add_blob(account, content, "application/pdf")
+            value["documentFormatSlug"] = "pdf"
+        return value
 
     def _some_path(self, account: Account) -> tuple[str, str] | None:
         paths = self.net.repo(account).paths
@@ -110,8 +132,7 @@ class Activity:
         if chosen is None:
             return
         self._count("update")
-        value = realistic_record(self._rng, chosen[0], did=account.did)
-        self.net.update(account, *chosen, value)
+        self.net.update(account, *chosen, self._record(account, chosen[0]))
 
     def _remove(self, account: Account) -> None:
         chosen = self._some_path(account)
