@@ -2,7 +2,9 @@
 
 A row of `turn` says when a host has a repo that is due, or earlier: triggers lower it with every
 repo that is to be worked on, and whoever finds nothing due puts it right. A host that was served
-stands behind all that have waited since, however many repos of it are due.
+stands behind all that have waited since, however many repos of it are due. Tracked repos whose
+identity is in doubt have turns apart, one for each host where they were last seen (`lanes.doubt`):
+nothing that is known of the host holds them up.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from indexer.claims import Claim
 from indexer.clock import Clock
-from indexer.lanes import TRACKED, Lane, Standing
+from indexer.lanes import DOUBT, TRACKED, Lane, Standing
 from indexer.model import Wanted
 from storage.database import Database, Row
 from storage.repos import COLUMNS, repo_from_row
@@ -29,7 +31,8 @@ _WAITING = "wanted <> 0 AND claimed = 0"
 
 _HELD = (
     f"FROM repo INDEXED BY repo_work WHERE {_WAITING} AND state <> 'pending'"
-    " AND (priority = 0 OR rev IS NOT NULL) AND coalesce(pds_url, '') = ?1"
+    " AND (priority = 0 OR rev IS NOT NULL)"
+    f" AND coalesce(iif(wanted & {Wanted.IDENTITY:d}, '{DOUBT}', '') || pds_url, '') = ?1"
     " AND min(priority, 1) = {:d}"
 )
 _LATER = (
@@ -182,7 +185,10 @@ def give_back_all(connection: sqlite3.Connection) -> None:
     """Nobody holds a claim, and nothing is known of any host."""
     connection.execute(_BOOT)
     connection.execute("DELETE FROM turn WHERE due_at >= ?", (NEVER,))
-    connection.execute("UPDATE turn SET standing = ?, not_before = 0", (Standing.UNKNOWN,))
+    connection.execute("UPDATE turn SET not_before = 0")
+    connection.execute(
+        "UPDATE turn SET standing = ? WHERE standing <> ?", (Standing.UNKNOWN, Standing.IN_DOUBT)
+    )
 
 
 def next_due(lanes: Sequence[Lane]) -> str:

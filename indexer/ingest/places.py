@@ -3,7 +3,8 @@
 A host that hangs costs a place for as long as it is waited for, so places are dealt out by
 standing: hosts that answer have theirs, those that nobody has asked yet and those that failed have
 others, and none takes another's. At one host few attempts wait at the same time. Tracked repos and
-new ones have a set of places each.
+new ones have a set of places each. A tracked repo that may have left its host waits at the
+directory, and takes a place at the host only where it is found there.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from types import MappingProxyType
 from typing import Protocol
 
 from indexer.claims import Claim, Identity
-from indexer.lanes import Standing
+from indexer.lanes import DOUBT, Standing, doubt
 
 PLACES: Mapping[Standing, int] = MappingProxyType(
-    {Standing.ANSWERS: 16, Standing.UNKNOWN: 96, Standing.FAILED: 8}
+    {Standing.ANSWERS: 16, Standing.UNKNOWN: 96, Standing.FAILED: 8, Standing.IN_DOUBT: 16}
 )
 """Attempts under way at hosts of each standing. One waits for an answer, with next to no memory."""
 
-AT_HOST = {Standing.ANSWERS: 2, Standing.UNKNOWN: 1, Standing.FAILED: 1}
+AT_HOST: Mapping[Standing, int] = MappingProxyType(
+    {Standing.ANSWERS: 2, Standing.UNKNOWN: 1, Standing.FAILED: 1, Standing.IN_DOUBT: 2}
+)
 """Attempts at the same host."""
 
 NOWHERE = ""
@@ -44,6 +47,8 @@ class Hosts:
 
     def standing(self, host: str) -> Standing:
         """What is known of it."""
+        if host.startswith(DOUBT):
+            return Standing.IN_DOUBT
         failures = self._failures.get(host)
         if failures is None:
             return Standing.UNKNOWN
@@ -81,10 +86,18 @@ class Places:
 
     def busy(self) -> list[str]:
         """Hosts at which no further attempt may wait."""
-        return [host for host, attempts in self._at.items() if attempts >= self._most_at(host)]
+        asked = (name for host in self._at for name in (host, doubt(host)))
+        return [host for host in asked if self._is_full(host)]
 
-    def _most_at(self, host: str) -> int:
-        return AT_DIRECTORY if host == NOWHERE else AT_HOST[self._hosts.standing(host)]
+    def _is_full(self, host: str) -> bool:
+        if host == NOWHERE:
+            return self._at[host] >= AT_DIRECTORY
+        attempts = self._at[host]
+        known = host.removeprefix(DOUBT)
+        if known != host and self._hosts.standing(known) is Standing.ANSWERS:
+            # Most repos are where they were, and go on there: without a place it would be in vain.
+            attempts += self._at[known]
+        return attempts >= AT_HOST[self._hosts.standing(host)]
 
     def is_crowded(self, standing: Standing) -> bool:
         """Whether more than half of the places are taken."""
@@ -93,7 +106,7 @@ class Places:
     def enter(self, host: str) -> Standing | None:
         """Take a place; None where there is none left."""
         standing = self._hosts.standing(host)
-        if self._taken[standing] >= PLACES[standing] or self._at[host] >= self._most_at(host):
+        if self._taken[standing] >= PLACES[standing] or self._is_full(host):
             return None
         self._taken[standing] += 1
         self._at[host] += 1
@@ -141,11 +154,13 @@ class Seat:
         host: str,
         *,
         key_of: Callable[[str], str],
+        closed_s: Callable[[str], float],  # seconds until a host's window opens
         admission: Admission | None,  # None: all are held already
     ) -> None:
         self._places = places
         self._transfers = transfers
         self._key_of = key_of
+        self.closed_s = closed_s
         self._admission = admission
         self.host = host
         """Host or group at which the attempt waits."""
@@ -164,9 +179,11 @@ class Seat:
         return self._standing is not None and self._places.is_crowded(self._standing)
 
     def move(self, pds_url: str | None) -> bool:
-        """Go on at the place of this PDS; False where none is left there."""
+        """Go on at the place of this PDS; False where it is closed, or none is left there."""
         if pds_url is None:
             return True
+        if self.closed_s(pds_url) > 0.0:
+            return False
         host = self._key_of(pds_url)
         if host != self.host:
             standing = self._places.enter(host)

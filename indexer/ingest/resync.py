@@ -48,7 +48,7 @@ from indexer.ingest.merging import RepoMerge
 from indexer.ingest.places import Admission, Seat
 from indexer.ingest.reading import RepoReader
 from indexer.ingest.verification import Verifier
-from indexer.lanes import put_back
+from indexer.lanes import kept_waiting
 from indexer.metrics import Metrics
 from indexer.model import AccountStatus, DeadLetterDraft, FetchMethod, RepoState, Wanted
 from indexer.ports import RepoRows, WorkQueue
@@ -216,7 +216,7 @@ class Resyncer:
         )
         return replace(outcome, changes=route.changes)
 
-    async def _attempt(self, claim: Claim, route: Route, *, is_operator: bool) -> Resync:  # noqa: PLR0911 - one a way that it can end
+    async def _attempt(self, claim: Claim, route: Route, *, is_operator: bool) -> Resync:
         try:
             document = await self._hosts.resolve(claim.did)
         except DidGone as gone:
@@ -230,10 +230,14 @@ class Resyncer:
             )
         identity = Identity(handle=None, signing_key=document.signing_key, pds_url=document.pds_url)
         is_about_host = bool(claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
-        refused = await self._sit_down(claim, route, identity) if is_about_host else None
-        if refused is not None:
-            return refused
-        handle = await self._hosts.verify_handle(document)
+        seat = route.seat
+        is_seated = is_about_host and (seat is None or seat.move(document.pds_url))
+        if is_seated and not await _is_admitted(claim, route, identity):
+            return Resync(result=Result.LIMITED, reason="too many new repos at its host today")
+        former_url = claim.pds_url
+        handle = None
+        if is_seated or not is_about_host or claim.repo.rev is not None:
+            handle = await self._hosts.verify_handle(document)
         claim = await self._rows.save_identity(claim, replace(identity, handle=handle))
         if document.signing_key is None or document.pds_url is None:
             raise InvalidUpstream(Check.KEY, f"{claim.did} has no signing key or no PDS")
@@ -241,8 +245,22 @@ class Resyncer:
         if not is_about_host:
             return await self._merge.finish(claim, route, None, key, is_confirmed=False)
         claim = await self._merge.catch_up(claim, route, key)
+        if not is_seated and seat is not None:
+            ending = partial(
+                kept_waiting,
+                closed_s=seat.closed_s(document.pds_url),
+                has_moved=former_url not in {None, document.pds_url},
+                now=self._clock.now(),
+            )
+            return await self._settle(claim, Result.QUEUED, "waits for its host", ending, None)
+        return await self._ask(claim, route, document.pds_url, key, is_operator=is_operator)
+
+    async def _ask(
+        self, claim: Claim, route: Route, pds_url: str, key: VerifyingKey, *, is_operator: bool
+    ) -> Resync:
+        """Ask the repo's own host how the account is, and for the repo where it differs."""
         is_hurried = route.seat is not None and route.seat.is_awaited
-        status = await self._hosts.fetch_status(document.pds_url, claim.did, is_hurried=is_hurried)
+        status = await self._hosts.fetch_status(pds_url, claim.did, is_hurried=is_hurried)
         route.host_rev = None if status is None else status.rev
         if status is None or status.status is AccountStatus.DELETED:
             is_known = claim.repo.account_status is AccountStatus.DELETED
@@ -268,19 +286,7 @@ class Resyncer:
                     claim, route, None, key, is_confirmed=True, look_again_at=later
                 )
         async with route.transfer():
-            return await self._fetch(claim, route, document.pds_url, key, status.rev)
-
-    async def _sit_down(self, claim: Claim, route: Route, identity: Identity) -> Resync | None:
-        """Go on at the repo's own host; how the attempt ends where there is no place for it."""
-        seat = route.seat
-        if seat is not None and not seat.move(identity.pds_url):
-            known = await self._rows.save_identity(claim, identity)
-            ending = partial(put_back, pds_url=claim.pds_url, now=self._clock.now())
-            return await self._settle(known, Result.QUEUED, "waits for its host", ending, None)
-        admission = route.admission if seat is None else seat
-        if admission is None or await admission.admit(claim, identity):
-            return None
-        return Resync(result=Result.LIMITED, reason="too many new repos at its host today")
+            return await self._fetch(claim, route, pds_url, key, status.rev)
 
     async def _worth_waiting_until(self, claim: Claim, host_rev: str | None) -> float | None:
         """Unix seconds at which to compare again, where a fetch may be spared; None: fetch now."""
@@ -371,3 +377,9 @@ class Resyncer:
         except StaleClaim:
             return Resync(result=Result.STALE, reason=reason)
         return Resync(result=result, reason=reason)
+
+
+async def _is_admitted(claim: Claim, route: Route, identity: Identity) -> bool:
+    """Whether the repo may be fetched; its claim is ended where it may not."""
+    admission = route.admission if route.seat is None else route.seat
+    return admission is None or await admission.admit(claim, identity)

@@ -23,7 +23,8 @@ from indexer.errors import LocalBusy
 from indexer.ingest.attempts import Result
 from indexer.ingest.places import NOWHERE, Admission, Hosts, Places, Seat, Transfers
 from indexer.ingest.resync import Resyncer
-from indexer.lanes import NEW, TRACKED, Lane, Standing, left_alone, put_back
+from indexer.lanes import NEW, TRACKED, Lane, Standing, doubt, left_alone, put_back
+from indexer.model import Wanted
 from indexer.ports import WorkQueue
 from indexer.protocol.hosts import host_group
 
@@ -40,7 +41,14 @@ BLOCKED_S = 1.0
 HELD_S = 1.0
 """Between two looks whether anything may be begun."""
 
-PREFERRED = (Standing.ANSWERS, Standing.UNKNOWN, Standing.ANSWERS, Standing.FAILED)
+PREFERRED = (
+    Standing.ANSWERS,
+    Standing.UNKNOWN,
+    Standing.ANSWERS,
+    Standing.IN_DOUBT,
+    Standing.ANSWERS,
+    Standing.FAILED,
+)
 """Who is served first, by turns: hosts that answer have half of what the store can do."""
 
 BUSY_RETRY_S = 1.0
@@ -91,7 +99,11 @@ class _Pool:
 
     def key(self, claim: Claim) -> str:
         """The host or group for which a repo was claimed."""
-        return NOWHERE if claim.pds_url is None else self.key_of(claim.pds_url)
+        if claim.pds_url is None:
+            return NOWHERE
+        host = self.key_of(claim.pds_url)
+        is_turn_of_host = self.lanes != TRACKED or not claim.repo.claimed & Wanted.IDENTITY
+        return host if is_turn_of_host else doubt(host)
 
 
 class ResyncWorkers:
@@ -183,20 +195,28 @@ class ResyncWorkers:
         """The place for a claim; None where it has to wait for its host, and is given back."""
         host = pool.key(claim)
         now = self._clock.now()
-        closed_s = 0.0 if claim.pds_url is None else self._manners.closed_s(claim.pds_url)
+        closed_s = 0.0
+        # With its identity in doubt, it is not known to be at that host.
+        if claim.pds_url is not None and not claim.repo.claimed & Wanted.IDENTITY:
+            closed_s = self._manners.closed_s(claim.pds_url)
         if closed_s == 0.0:
             seat = Seat(
-                pool.places, self._transfers, host, key_of=pool.key_of, admission=pool.admission
+                pool.places,
+                self._transfers,
+                host,
+                key_of=pool.key_of,
+                closed_s=self._manners.closed_s,
+                admission=pool.admission,
             )
             if seat.is_taken:
                 return seat
-        ending = partial(put_back, pds_url=None, now=now)
-        if closed_s > 0.0:
-            ending = partial(left_alone, until=now + closed_s)
+        ending = partial(put_back, has_moved=False, now=now)
+        until = now + closed_s
+        if closed_s > 0.0 and host != claim.pds_url:
+            # The others of a group may be at hosts that are open.
+            ending, until = partial(left_alone, until=until), 0.0
         with suppress(StaleClaim):
             await self._insist(partial(self._queue.settle, claim, ending))
-        # The others of a group may be at hosts that are open.
-        until = now + closed_s if host == claim.pds_url else 0.0
         await self._judge(host, self._hosts.standing(host), until)
         return None
 

@@ -11,18 +11,21 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.lanes import Lane, Standing
+from indexer.lanes import Lane, Standing, doubt
+from indexer.model import Wanted
 from storage.schema import migrate
-from storage.turns import claim_due, judge
+from storage.turns import claim_due, give_back_all, judge
 
 NOW = 1_800_000_000.0
 ALL = tuple(Standing)
+AT_HOST_ONLY = Wanted.ACCOUNT | Wanted.CONTENT
+IN_DOUBT = AT_HOST_ONLY | Wanted.IDENTITY
 
 _INSERT = """
 INSERT INTO repo (did, pds_url, host_group, state, account_status, account_at, identity_at, rev,
                   wanted, claimed, claim, priority, retry_at, attempts, desyncs, synced_at,
                   verified_at, tracked_since, updated_at)
-VALUES (?, ?, ?, ?, 'active', 0, 0, ?, 6, 0, 0, ?, ?, 0, 0, 0, 0, '2026-11-25T00:00:00Z', '')
+VALUES (?, ?, ?, ?, 'active', 0, 0, ?, ?, 0, 0, ?, ?, 0, 0, 0, 0, '2026-11-25T00:00:00Z', '')
 """
 
 
@@ -42,12 +45,14 @@ class Queue:
         self.now = NOW
         self.repos = 0
 
-    def add(self, host: str, *, is_new: bool, retry_at: float = 0.0) -> None:
+    def add(
+        self, host: str, *, is_new: bool, retry_at: float = 0.0, wanted: Wanted = AT_HOST_ONLY
+    ) -> None:
         self.repos += 1
         state, rev, priority = ("pending", None, 2) if is_new else ("desynchronized", "3k", 1)
         self.connection.execute(
             _INSERT,
-            (f"did:{self.repos}", f"https://{host}", host, state, rev, priority, retry_at),
+            (f"did:{self.repos}", f"https://{host}", host, state, rev, wanted, priority, retry_at),
         )
 
     def claim(self, lane: Lane, *, busy: tuple[str, ...] = ()) -> tuple[int, str] | None:
@@ -132,6 +137,40 @@ def test_a_host_that_is_busy_or_left_alone_is_passed_over():
         assert queue.claim(Lane.REPAIR) is None
         queue.now += 61
         assert queue.claim(Lane.REPAIR) == (1, "a")
+
+
+def test_a_repo_whose_identity_is_in_doubt_does_not_wait_for_its_host():
+    """Nor for a busy one, nor for hosts of its standing, nor after a restart."""
+    with Queue() as queue:
+        queue.add("a", is_new=False)
+        judge(queue.connection, "https://a", Standing.FAILED, queue.now + 3600)
+        queue.add("a", is_new=False, wanted=IN_DOUBT)
+        give_back_all(queue.connection)
+        judge(queue.connection, "https://a", Standing.FAILED, queue.now + 3600)
+        queue.add("a", is_new=False, wanted=IN_DOUBT)
+        busy = ("https://a",)
+        row = claim_due(queue.connection, [Lane.REPAIR], [Standing.IN_DOUBT], busy, now=queue.now)
+        assert row is not None and row[0] == 2
+        assert queue.claim(Lane.REPAIR, busy=(doubt("https://a"),)) is None
+        assert queue.claim(Lane.REPAIR, busy=busy) == (3, "a")
+        assert queue.claim(Lane.REPAIR) is None
+        queue.now += 3601
+        assert queue.claim(Lane.REPAIR) == (1, "a")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(hosts, min_size=2, max_size=30), st.integers(1, 100))
+def test_many_doubts_about_repos_of_one_host_do_not_hold_up_those_about_others(
+    owners: list[str], flood: int
+):
+    with Queue() as queue:
+        for _ in range(flood):
+            queue.add("flood", is_new=False, wanted=IN_DOUBT)
+        for host in owners:
+            queue.add(host, is_new=False, wanted=IN_DOUBT)
+        others = set(owners)
+        first = [queue.claim(Lane.REPAIR) for _ in range(len(others) + 1)]
+        assert {claimed[1] for claimed in first if claimed} == others | {"flood"}
 
 
 def test_a_repo_that_is_not_due_waits_and_its_host_with_it():

@@ -17,6 +17,7 @@ from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.places import AT_HOST, PLACES
 from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.lanes import Standing
+from indexer.model import Wanted
 from storage.admissions import AdmissionStore
 from storage.room import Room
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
@@ -28,6 +29,8 @@ from tests.unit.ingest.resync_rig import Rig, open_rig
 TAG = "pub.chive.eprint.userTag"
 RNG = random.Random(11)
 DEADLINE_S = 60.0
+
+AT_HOST_ONLY = Wanted.ACCOUNT | Wanted.CONTENT
 
 
 class SilentHosts:
@@ -115,21 +118,21 @@ def change_unheard(net: Devnet, accounts: Sequence[Account]) -> None:
         net.import_records(account, 2, [TAG])
 
 
-async def strand(rig: Rig, urls: Sequence[str], each: int) -> None:
+async def strand(rig: Rig, urls: Sequence[str], each: int, wanted: Wanted = AT_HOST_ONLY) -> None:
     """Tracked repos at these hosts, due for longer than any other."""
     net = rig.net
     rows = []
     for number in range(len(urls) * each):
         did, url = net.plc.new_did(100_000 + number), urls[number % len(urls)]
         net.plc.publish(Identity(did, None, derive_key("p256", 1, number), url))
-        rows.append((did, url))
+        rows.append((did, url, wanted))
 
     def insert(connection: sqlite3.Connection) -> None:
         connection.executemany(
             "INSERT INTO repo (did, pds_url, host_group, state, account_status, account_at,"
             " identity_at, rev, wanted, claimed, claim, priority, retry_at, attempts, desyncs,"
             " synced_at, verified_at, is_admitted, tracked_since, updated_at)"
-            " VALUES (?, ?, '', 'desynchronized', 'active', 0, 0, '3kaaaaaaaaaaa', 6, 0, 0, 1, 1,"
+            " VALUES (?, ?, '', 'desynchronized', 'active', 0, 0, '3kaaaaaaaaaaa', ?, 0, 0, 1, 1,"
             " 0, 0, 0, 0, 1, '2026-01-01T00:00:00Z', '')",
             rows,
         )
@@ -137,7 +140,10 @@ async def strand(rig: Rig, urls: Sequence[str], each: int) -> None:
     await rig.database.write(insert)
 
 
-async def test_repos_of_hosts_that_answer_do_not_wait_for_five_hundred_that_hang(tmp_path: Path):
+@pytest.mark.parametrize("wanted", [AT_HOST_ONLY, AT_HOST_ONLY | Wanted.IDENTITY])
+async def test_repos_of_hosts_that_answer_do_not_wait_for_five_hundred_that_hang(
+    tmp_path: Path, wanted: Wanted
+):
     """All places at unknown hosts are taken throughout, and none of them was needed."""
     async with (
         Devnet(seed=3, pds_count=20) as net,
@@ -147,7 +153,7 @@ async def test_repos_of_hosts_that_answer_do_not_wait_for_five_hundred_that_hang
         accounts = await followed(net, rig, 20, 2)
         async with working(rig):
             await until_active(rig, accounts)
-            await strand(rig, silent.urls, 1)
+            await strand(rig, silent.urls, 1, wanted)
             change_unheard(net, accounts)
             rig.resyncer.wake()
             async with asyncio.timeout(DEADLINE_S):
