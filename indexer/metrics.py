@@ -135,6 +135,9 @@ class Metrics:
             for action in ACTIONS:
                 for source in Source:
                     self.records.labels(collection, action, source)
+        self.invalid_records = _counter(
+            "invalid_records", "Records kept that are not valid", registry, collection=labels
+        )
         self.records_indexed = _gauge(
             "records_indexed", "Record rows held", registry, collection=labels
         )
@@ -279,9 +282,13 @@ class Metrics:
         self.count_records(applied.records, source)
 
     def count_records(self, records: Mapping[tuple[str, str], int], source: str) -> None:
-        """Count written rows: (collection, action) -> number."""
+        """Count written rows: (collection, action) -> number; `refuse` is one of the others too."""
         for (collection, action), count in records.items():
-            self.records.labels(self.collection_label(collection), action, source).inc(count)
+            label = self.collection_label(collection)
+            if action == "refuse":
+                self.invalid_records.labels(label).inc(count)
+            else:
+                self.records.labels(label, action, source).inc(count)
 
     def count_sqlite_error(self, code: str) -> None:
         """Count a failed transaction by SQLite's symbolic code; extended ones by their primary."""

@@ -79,7 +79,8 @@ class RecordTable:
     ) -> Counter[tuple[str, str]]:
         """Make the rows say what `writes` say; the number of rows by (collection, action).
 
-        A record that already has the same CID and verdict is left alone and not counted.
+        A record that already has the same CID and verdict is left alone and not counted. One that
+        is kept without being valid counts as `refuse` too.
         """
         counts: Counter[tuple[str, str]] = Counter()
         if not writes:
@@ -121,6 +122,7 @@ class RecordTable:
                 settled.append(f"at://{write.did}/{path}")
             if record is not None and record.problem not in (None, DENIED_PROBLEM):
                 letters.append(_record_letter(write.did, path, f"{record.problem}"))
+                counts[path[: path.index("/")], "refuse"] += 1
             projections.append(
                 ProjectionWrite(
                     record_id, repo_id, write.did, path, at, record, is_new=action == "create"

@@ -38,7 +38,7 @@ class SyncResult(Protocol):
 
     @property
     def changes(self) -> Mapping[tuple[str, str], int]:
-        """Rows that were changed: (collection, create | update | delete) -> number."""
+        """Rows that were changed: (collection, create | update | delete | refuse) -> number."""
 
 
 class RepoSync(Protocol):

@@ -229,7 +229,10 @@ async def test_an_inactive_account_is_hidden_in_the_events_own_transaction(world
 
 async def test_an_invalid_record_is_a_row_and_a_letter_until_it_is_mended(world: World):
     await activate(world, "r1")
-    await world.apply(commit("r2", "r1", put("bad", "c1", "tag: missing"), put("f", "c2", "float")))
+    applied = await world.apply(
+        commit("r2", "r1", put("bad", "c1", "tag: missing"), put("f", "c2", "float"))
+    )
+    assert applied.records == {(POST, "create"): 2, (POST, "refuse"): 2}
     rows = await world.rows("SELECT rkey, valid, value IS NULL FROM records ORDER BY rkey")
     assert rows == [("bad", 0, 0), ("f", 0, 1)]
     letters = await world.rows("SELECT uri, message FROM dead_letters ORDER BY id")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from indexer.cli import commands
 from indexer.metrics import Metrics
@@ -50,6 +51,26 @@ def test_every_metric_that_is_named_exists(document: Path):
     for name in re.findall(r"\bchive_[a-z_]+(?=[{`\s)])", document.read_text()):
         if name not in OTHER_NAMES:
             assert any(each.startswith(name.removesuffix("_total")) for each in exposed), name
+
+
+def test_every_metric_of_the_contract_exists_with_its_labels():
+    contract = Path(__file__).parents[3] / "shared" / "contract.md"
+    if not contract.exists():
+        pytest.skip(f"{contract} is absent")
+    section = contract.read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    named = re.findall(r"`(chive_\w+)(?:\{([\w,]+)\})?`", section)
+    assert len(named) > 30
+    metrics = Metrics(load_registry().types)
+    exposed = {
+        metric._name: set(metric._labelnames)
+        for metric in vars(metrics).values()
+        if isinstance(metric, MetricWrapperBase)
+    }
+    for name, labels in named:
+        if name != "chive_build_info":
+            assert exposed.get(name.removesuffix("_total")) == set(
+                filter(None, labels.split(","))
+            ), name
 
 
 def test_every_file_of_the_map_exists():

@@ -30,3 +30,17 @@ def test_a_failed_transaction_is_counted_under_its_primary_code(code: str, label
     metrics = Metrics()
     metrics.count_sqlite_error(code)
     assert sqlite_errors(metrics) == {label: 1.0}
+
+
+def test_records_that_are_not_valid_are_counted_by_type_and_beside_their_rows():
+    metrics = Metrics(["pub.chive.graph.node"])
+    metrics.count_records(
+        {("pub.chive.graph.node", "create"): 3, ("pub.chive.graph.node", "refuse"): 2,
+         ("com.example.unknown", "refuse"): 1},
+        "live",
+    )  # fmt: skip
+    value = metrics.registry.get_sample_value
+    labels = {"collection": "pub.chive.graph.node"}
+    assert value("chive_invalid_records_total", labels) == 2
+    assert value("chive_invalid_records_total", {"collection": "other"}) == 1
+    assert value("chive_records_total", {**labels, "action": "create", "source": "live"}) == 3
