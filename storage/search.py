@@ -21,7 +21,7 @@ TERMS_MAX = 32
 TERM_CHARS_MAX = 100
 
 RANKED_MAX = 1_000
-"""Matches that are ranked, newest first. Ranking all that hold a common word takes seconds."""
+"""Matches that are ranked, those indexed last. Ranking all with a common word takes seconds."""
 
 WEIGHTS = "10.0, 2.0, 5.0, 5.0, 4.0, 4.0"
 """Of a word in title, abstract, keywords, authors, fields, tags."""
@@ -100,7 +100,7 @@ _FIELD = f"""
 _YEAR = """
           AND eprint.created_at BETWEEN :year || '-' AND :year || '.'"""
 _LICENCE = """
-          AND eprint.license = :licence COLLATE NOCASE"""
+          AND eprint.license = :licence"""
 _WORDS = """
           AND eprint.record_id IN (
               SELECT rowid FROM eprint_search WHERE eprint_search MATCH :match)"""

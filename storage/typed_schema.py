@@ -44,7 +44,10 @@ def create_tables(
     """Statements for all derived tables of one generation."""
     for kind in types:
         table = generation.table(kind.table)
-        columns = "".join(f', "{column.name}" {column.type}' for column in kind.columns)
+        columns = "".join(
+            f', "{column.name}" {column.type}{" COLLATE NOCASE" if column.is_caseless else ""}'
+            for column in kind.columns
+        )
         yield f'CREATE TABLE "{table}" (record_id INTEGER PRIMARY KEY{columns}) STRICT'
         for column in kind.columns:
             if column.is_indexed:

@@ -54,6 +54,9 @@ def search(  # the options are the command's interface
     All words of QUERY must occur, in any form of their letters: "cafe" finds "Café". Put several
     words in double quotes to find them in this order; end a word with * to find what begins so.
     Options without QUERY list all eprints that fit them, the newest first.
+
+    Of more than 1,000 matches those 1,000 are ranked and shown that were indexed last: add words or
+    options to find others.
     """
     for text in (query, author, field, licence):
         (text or "").encode()  # what is not UTF-8 would be looked for as something else

@@ -83,6 +83,7 @@ class Column:
     fields: tuple[str, ...]  # top-level fields of the record that it is made from
     is_indexed: bool = False
     indexed_with: tuple[str, ...] = ()  # further columns of the same index
+    is_caseless: bool = False  # letters of ASCII are equal in both cases
 
 
 @dataclass(frozen=True, slots=True)

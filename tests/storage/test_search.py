@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from indexer.cli import commands, main
 from indexer.records.projection import SEARCH_TEXT_CHARS_MAX
-from storage.search import BEGIN_MARK, END_MARK, SearchFilter, search_eprints
+from storage.search import BEGIN_MARK, END_MARK, RANKED_MAX, SearchFilter, search_eprints
 from storage.search_rows import INLINE_CHARS
+from tests.storage.column_reference import DOCUMENT
+from tests.storage.query_plans import plan_of, scans, scans_in_loops
 from tests.storage.typed_world import ALICE, BOB, GOVERNANCE, typed_world
 from tests.unit.records.record_examples import minimal
 
@@ -179,6 +181,41 @@ def test_what_matched_is_marked_in_title_and_snippet(reader):
     assert found.title == f"{BEGIN_MARK}Herons{END_MARK} of the Danube"
     assert f"{BEGIN_MARK}" in found.snippet
     assert found.authors == ("Émile Dûpont",)
+
+
+FILTERS = [
+    {"author": ALICE}, {"author": "@ada.example.com"}, {"author": "0000-0002-1825-0097"},
+    {"author": "Ada"}, {"field": FIELD}, {"field": "Ornithology"}, {"year": 2024},
+    {"licence": "mit"}, {"year": 2024, "licence": "mit"}, {"author": ALICE, "field": FIELD},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", ["", "danube", "dan*"], ids=["alone", "word", "prefix"])
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+def test_no_search_reads_a_whole_table(reader, query, wanted):
+    statements: list[str] = []
+    reader.set_trace_callback(statements.append)
+    search_eprints(reader, query, SearchFilter(**wanted), limit=10)
+    reader.set_trace_callback(None)
+    [statement] = [each for each in statements if each.lstrip().startswith("WITH")]
+    plan = plan_of(reader, statement)
+    assert (scans(plan), scans_in_loops(plan)) == ([], [])
+
+
+async def test_a_licence_is_found_in_either_case_with_words_and_without(tmp_path):
+    async with typed_world(tmp_path) as world:
+        slugs = {"3ka": "MIT", "3kb": "mit", "3kc": "GPL-3.0"}
+        values = {f"{EPRINT}/{rkey}": eprint("Herons", licenseSlug=s) for rkey, s in slugs.items()}
+        await world.commit(ALICE, values)
+        with closing(sqlite3.connect(world.path)) as connection:
+            for query in ("", "herons"):
+                found = search_eprints(connection, query, SearchFilter(licence="Mit"), limit=9)
+                assert {each.licence for each in found} == {"MIT", "mit"}
+
+
+def test_how_many_matches_are_ranked_is_said_where_one_searches(index):
+    for text in (run(index, "search", "--help").output, DOCUMENT.read_text()):
+        assert f"of more than {RANKED_MAX:,} matches" in " ".join(text.split()).lower()
 
 
 def test_pages_do_not_overlap(reader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from indexer.citations.eprint import submission_keys
 from indexer.protocol.syntax import is_at_uri
@@ -166,7 +167,10 @@ RECORD_TYPE = RecordType(
         computed("version", SqlType.INTEGER, _version, "versionNumber", "version"),
         json_text("semantic_version", "version"),
         text("previous_version_uri", "previousVersion", is_indexed=True),
-        text("license", "licenseSlug", is_indexed=True),
+        replace(
+            text("license", "licenseSlug", is_indexed=True, indexed_with=("created_at",)),
+            is_caseless=True,
+        ),
         text("license_uri", "licenseUri"),
         text("publication_status", "publicationStatusSlug", default="preprint"),
         text("publication_status_uri", "publicationStatusUri"),
