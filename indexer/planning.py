@@ -3,8 +3,7 @@
 Every way into the store (live event, buffered commit, snapshot) ends in a function of this module,
 called by the writer inside its transaction with the repo row as it is then. Nothing has effects.
 
-A change never carries rows of a commit that does not continue the stored chain: that raises
-`wanted` bits, and a resync worker does the rest.
+A commit that does not continue the stored chain changes no rows: it raises `wanted` for a resync.
 """
 
 from __future__ import annotations
@@ -284,10 +283,8 @@ def _plan_commit(  # noqa: PLR0911 - a table of cases, first match wins
 def follow_chain(event: CommitSeen, repo: Repo, *, now: float) -> Change:
     """Apply a commit verified with the repo's key if it continues the stored commit."""
     if event.since == repo.rev and event.prev_data == repo.data:
-        # What a host has said counts until its next commit: one from before that shows it wrong.
-        is_refuted = repo.host_rev is not None and repo.host_rev > event.rev
-        host_rev = None if is_refuted else repo.host_rev
-        moved = replace(repo, rev=event.rev, data=event.data, host_rev=host_rev)
+        known = repo.host_rev if (repo.host_rev or "") <= event.rev else None  # it was wrong
+        moved = replace(repo, rev=event.rev, data=event.data, host_rev=known)
         return Change(Outcome.APPLIED, moved, writes=event.writes)
     detail = f"commit {event.rev} follows {event.since}, we hold {repo.rev}"
     return _refused(event, repo, InvalidUpstream(Check.CHAIN, detail), now)
