@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parents[2] / ".network"
 STOP_S = 20.0
 WRITES_PER_BATCH = 200  # what applyWrites takes at most
 PAGE = 100
+STARTS_MAX = 3
 
 Json = dict[str, Any]
 _serial = itertools.count(1)
@@ -40,21 +41,37 @@ class Refused(Exception):
 @contextmanager
 def real_network(folder: Path, *options: str) -> Iterator[Json]:
     """A PLC directory and PDSes with empty stores in `folder`: what they said when all listened."""
-    process = subprocess.Popen(
-        [FOLDER / "start", "--data", folder, *options], stdout=subprocess.PIPE, text=True
-    )
+    process, line = _started(folder, *options)
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, f"the network did not start: exit code {process.wait(STOP_S)}"
         yield json.loads(line)
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
+
+
+def _started(folder: Path, *options: str) -> tuple[subprocess.Popen[str], str]:
+    """The process and its line. It chooses its ports before it listens: others may be quicker."""
+    for attempt in range(STARTS_MAX):
+        process = subprocess.Popen(
+            [FOLDER / "start", "--data", folder / str(attempt), *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if line:
+            return process, line
+        _end(process)
+    raise AssertionError(f"the network did not start {STARTS_MAX} times; stderr says why")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
         process.stdout.close()
 
 
