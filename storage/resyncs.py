@@ -45,6 +45,7 @@ from storage.buffers import drop_pending, drop_replayed, has_pending, replay
 from storage.database import Database
 from storage.dead_letters import IS_TRIED_AGAIN, insert_dead_letters, settle_retried
 from storage.denied import judged_by_host
+from storage.portions import portions
 from storage.records import RecordTable, RowWrite
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
 from storage.room import Room, untrack
@@ -233,12 +234,18 @@ class ResyncStore:
         Until `finish` the repo's rows count as incomplete. Raises `RepoLimited` for more than a
         repo may have.
         """
+        changes: Counter[tuple[str, str]] = Counter()
+        for portion in portions(chunk):
+            changes += await self._apply(claim, portion)
+        return changes
+
+    async def _apply(self, claim: Claim, portion: SnapshotChunk) -> Counter[tuple[str, str]]:
         self._room.check()
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]]:
             update_repos(connection, [(repo, replace(repo, scope_id=None))], at=utc_text(now))
-            changes = self._merge(connection, repo, chunk, now)
+            changes = self._merge(connection, repo, portion, now)
             self._room.check_repo(connection, _id(repo))
             return changes
 
@@ -299,19 +306,24 @@ class ResyncStore:
         """Set the fetched commit, replay verified buffered commits upon it, release the claim.
 
         `last_chunk` is the end of the snapshot, applied here so that a small repo changes in one
-        transaction. `commits` are all buffered ones up to `upto_id`. If more have been buffered
-        since, the claim stays and `is_done` is False: call again with those and `fetched` None.
+        transaction; of a long one only the last portion is. `commits` are all buffered ones up to
+        `upto_id`. If more have been buffered since, the claim stays and `is_done` is False: call
+        again with those and `fetched` None.
         With `look_again_at` (unix seconds) the repo is to be compared with its host once more.
         """
+        parts = [] if last_chunk is None else list(portions(last_chunk))
+        last = parts.pop() if parts else None
+        merged: Counter[tuple[str, str]] = Counter()
+        for portion in parts:
+            merged += await self._apply(claim, portion)
         self._room.check()
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, stored: Repo) -> Finish:
             session = self._session(connection, now)
             session.load((stored.did,))
-            if last_chunk is not None:
-                merged = self._merge(connection, stored, last_chunk, now)
-                session.applied.records += merged
+            if last is not None:
+                session.applied.records += merged + self._merge(connection, stored, last, now)
             session.replace(resumed(stored, fetched, is_confirmed=is_confirmed, now=now))
             rounds = replay(connection, session, stored, fetched, commits, now=now)
             left = drop_replayed(connection, stored, upto_id)
