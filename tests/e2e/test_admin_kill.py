@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ def sections(folder: Path, net: Devnet) -> dict[str, dict[str, Any]]:
 
 
 @asynccontextmanager
-async def process(config: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A daemon in a process of its own and its admin URL."""
+async def process(
+    config: Path, *, within: Sequence[str] = ()
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A daemon in a process of its own and its admin URL. `within`: a command that becomes it."""
     started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "indexer", "run", "--config", str(config),
+        *within, sys.executable, "-m", "indexer", "run", "--config", str(config),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert started.stderr is not None
