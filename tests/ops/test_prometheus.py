@@ -25,7 +25,7 @@ RULES = PROMETHEUS / "chive-indexer.rules.yml"
 RULE_TESTS = PROMETHEUS / "chive-indexer.rules.test.yml"
 DASHBOARDS = sorted((ROOT / "config/grafana/dashboards").glob("*.json"))
 README = ROOT / "README.md"
-COMMAND_S = 60.0
+COMMAND_S = 300.0
 SCRAPES_S = 60.0
 OPERATION_S = 60.0
 
