@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,35 @@ async def test_a_body_is_asked_for_only_behind_a_good_credential(stage: Stage):
         assert (await connection.answer()).status == 200
     bad = request(RESUME, JSON, expects, ("Content-Length", "2"), method="POST")
     assert (await exchange(admin_port(stage), bad)).status == 401
+
+
+async def test_paths_and_bodies_beyond_what_is_served_have_their_own_answers(stage: Stage):
+    port = admin_port(stage)
+    wanted = {
+        "/xrpc/com.example.nothing.ofOurs": (501, "MethodNotImplemented"),
+        f"/xrpc/{ADMIN}getoverview": (501, "MethodNotImplemented"),
+        "/xrpc/../x": (400, "InvalidRequest"),
+        "/xrpc/": (400, "InvalidRequest"),
+        "/xrpc/a": (400, "InvalidRequest"),
+        f"/xrpc/{ADMIN}getOverview/": (400, "InvalidRequest"),
+    }
+    for path, expected in wanted.items():
+        answer = await exchange(port, request(path, BASIC))
+        assert (answer.status, answer.error) == expected, path
+    long = request(RESUME, BASIC, JSON, method="POST", body=b"{" + b" " * 2_000_000 + b"}")
+    async with connected(port) as connection:
+        with suppress(ConnectionError):
+            await connection.send(long)
+        answer = await connection.answer()
+    assert (answer.status, answer.error) == (413, "PayloadTooLarge")
+    for body in (b"[]", b"{", b'{"a":1,"a":2}', b'{"a":NaN}'):
+        answer = await exchange(port, request(RESUME, BASIC, JSON, method="POST", body=body))
+        assert (answer.status, answer.error) == (400, "InvalidRequest"), body
+
+
+async def test_a_cancel_of_what_is_not_running_says_so(stage: Stage):
+    cancel = ADMIN + "cancelBackfill"
+    assert await stage.refused(cancel, id="nothing") == (400, "InvalidRequest")
+    done = await stage.daemon.backfill("governanceSync")
+    answer = await stage.do(cancel, id=done["id"])
+    assert answer == {"success": False, "id": done["id"], "status": done["status"]}

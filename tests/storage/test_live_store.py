@@ -92,6 +92,27 @@ async def test_a_broken_chain_keeps_rows_and_wants_a_fetch(world: World):
     assert await world.rows("SELECT reason, did FROM dead_letters") == [("chain", DID)]
 
 
+async def test_of_two_commits_upon_the_same_the_first_counts_and_the_second_desynchronizes(
+    world: World,
+):
+    await activate(world, "r1", ("a", "c1"))
+    first = commit("r2", "r1", put("a", "first"))
+    second = commit("r3", "r1", put("a", "second"), put("b", "c2"))
+    applied = await world.apply(first, second)
+    assert applied.outcomes == {"applied": 1, "desynchronized": 1}
+    assert await cids(world) == {"a": "first"}
+    assert (await world.repo())[:3] == ("desynchronized", "active", "r2")
+
+
+async def test_a_delete_of_what_we_do_not_hold_changes_no_row(world: World):
+    await activate(world, "r1", ("a", "c1"))
+    applied = await world.apply(commit("r2", "r1", gone("never-held")))
+    assert applied.outcomes == {"applied": 1} and not applied.records
+    assert await cids(world) == {"a": "c1"}
+    assert (await world.repo())[2] == "r2"
+    assert await world.rows("SELECT total FROM tally WHERE kind='collection'") == [(1,)]
+
+
 async def test_commits_during_a_fetch_are_buffered_and_replayed_on_the_snapshot(world: World):
     await activate(world, "r1", ("a", "c1"))
     await world.apply(commit("r3", "r2", put("x", "cx")))

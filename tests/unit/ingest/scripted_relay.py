@@ -221,6 +221,10 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         self.elapsed += seconds
 
+    def set_wall(self, now: float) -> None:
+        """Set the wall clock and leave the monotonic one alone."""
+        self._wall = now - self.elapsed
+
 
 class TopRandom(random.Random):
     """Draws the upper end of every range: jitter becomes its ceiling."""

@@ -273,6 +273,20 @@ async def test_a_relay_that_sends_us_away_is_left_alone_for_so_long(status, head
         assert waits_s == [wait_s] * 2
 
 
+@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
+async def test_a_wall_clock_that_jumps_changes_no_wait(jump_s):
+    async with ScriptedRelay(answering("404 Not Found")) as relay:
+        world = World(relay.url)
+        async with consuming(world.firehose):
+            await until(lambda: world.reconnects() == {"refused": 1})
+            world.clock.set_wall(world.clock.now() + jump_s)
+            world.clock.advance(299)
+            await asyncio.sleep(0.02)
+            assert len(world.dials) == 1
+            await until(lambda: len(world.dials) == 2, lambda: world.clock.advance(1))
+        assert 300 <= world.gaps_s[0] < 320
+
+
 # Failover.
 
 

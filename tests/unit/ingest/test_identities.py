@@ -60,6 +60,25 @@ async def test_commits_behind_a_rotation_wait_for_the_new_key_and_no_archive_is_
     assert rig.archives_sent() == sent
 
 
+async def test_commits_wait_for_a_directory_that_fails_and_none_is_dropped(rig: Rig):
+    account = await followed(rig)
+    away = rig.net.faults.schedule(FaultKind.HTTP_STATUS, service="plc", status=503, times=None)
+    rig.net.rotate_key(account)
+    tag(rig, account)
+    await rig.hear()
+    await rig.work()
+    tag(rig, account)
+    await rig.hear()
+    await rig.work(ahead_s=120.0)
+    assert away.fired >= 2
+    assert await records(rig) == 1, "what was there stays, and nothing unproven is shown"
+    assert await rig.rows("SELECT count(*) FROM pending_commit") == [(2,)]
+    assert await rig.rows("SELECT count(*) FROM dead_letters") == [(0,)]
+    rig.net.faults.clear()
+    await rig.work(ahead_s=4000.0)
+    assert_equal(rig)
+
+
 async def test_a_revoked_key_never_verifies_a_live_commit(rig: Rig):
     account = await followed(rig)
     revoked = account.key

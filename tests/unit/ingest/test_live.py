@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from indexer.errors import LocalFault
 from indexer.ingest.continuity import RECONNECTS_MAX
@@ -16,7 +17,8 @@ from indexer.ingest.live import FUTURE_CURSOR_S
 from indexer.ingest.portions import WRITES_MAX, portions
 from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
 from tests.devnet import Account, FaultKind
-from tests.devnet.frames import error_message, info_message
+from tests.devnet.cbor import decode_at, encode
+from tests.devnet.frames import error_message, identity_event, info_message, message
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.live_stage import URL, Stage, open_stage, tag
 
@@ -108,6 +110,64 @@ async def test_an_error_frame_gives_the_connection_up(stage: Stage):
     await stage.script.send([error_message("ConsumerTooSlow", "x" * 5000), b"\x00 unread"])
     await stage.drained()
     assert stage.script.reconnects == [ReconnectReason.CONSUMER_TOO_SLOW]
+
+
+async def test_an_error_of_any_name_gives_the_connection_up_and_is_logged_in_part(stage: Stage):
+    with capture_logs() as logs:
+        await stage.script.send([error_message("Nonsense" * 100, "x" * 500_000), b"\x00 unread"])
+        await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.ERROR_FRAME]
+    [told] = [each for each in logs if each["event"] == "firehose.error_received"]
+    assert (len(told["error"]), len(told["message"])) == (100, 1000)
+
+
+async def test_what_the_relay_says_in_words_of_the_future_changes_nothing(stage: Stage):
+    account = await followed(stage)
+    cursor = await stage.cursor() or 0
+    states = "SELECT state, wanted, rev FROM repo"
+    before = await stage.rig.rows(states)
+    await stage.script.send(
+        [
+            info_message("Maintenance", "soon"),
+            encode({"op": 7, "t": "#commit"}) + encode({"seq": cursor + 900}),
+            message("#labels", {"labels": []}),
+        ]
+    )
+    await stage.drained()
+    assert stage.script.reconnects == [] and await stage.gaps() == []
+    assert (await stage.cursor(), await stage.rig.rows(states)) == (cursor, before)
+    await stage.script.send([message("#labels", {"seq": cursor + 5, "labels": []})])
+    await stage.drained()
+    assert await stage.cursor() == cursor + 5
+    assert (await stage.rig.repo(account))[0] == "active"
+
+
+async def test_numbers_that_are_left_out_are_no_gap(stage: Stage):
+    account = await followed(stage)
+    cursor = await stage.cursor() or 0
+    frames = [identity_event(account.did, 0.0, account.handle).frame(cursor + n) for n in (9, 1000)]
+    await stage.script.send(frames)
+    await stage.drained()
+    assert await stage.cursor() == cursor + 1000
+    assert stage.script.reconnects == [] and await stage.gaps() == []
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "soon", ""])
+async def test_an_absurd_time_of_an_event_changes_nothing_but_what_is_told_of_the_lag(
+    stage: Stage, time: str
+):
+    account = await followed(stage)
+    before = await stage.cursor() or 0
+    tag(stage, account)
+    (true,) = (entry.frame for entry in stage.rig.net.relay.stream.after(before))
+    header, start = decode_at(true, 0)
+    body, _ = decode_at(true, start)
+    await stage.script.send([encode(header) + encode({**body, "time": time})])
+    await stage.drained()
+    assert await stage.cursor() == before + 1
+    assert stage.script.reconnects == [] and not stage.doubt.is_raised
+    assert_store_equals(stage.rig.net, stage.rig.path)
+    assert_heads_equal(stage.rig.net, stage.rig.path)
 
 
 async def test_a_full_disk_delays_and_loses_nothing(stage: Stage):

@@ -129,6 +129,13 @@ def test_an_event_without_a_proper_seq_is_refused(seq):
     assert_refused(Check.FRAME, decode_frame, encode(HEADER) + encode({**BODY, "seq": seq}))
 
 
+def test_a_seq_that_is_a_float_is_refused():
+    one = encode({**BODY, "seq": 10**9})
+    float_one = one.replace(b"\x1a\x3b\x9a\xca\x00", b"\xfb\x3f\xf0" + bytes(6))
+    assert float_one != one
+    assert_refused(Check.FRAME, decode_frame, encode(HEADER) + float_one)
+
+
 def test_an_event_without_a_did_is_refused():
     for did in (None, 5, b"did:plc:x", [DID]):
         assert_refused(Check.FRAME, decode_frame, encode(HEADER) + encode({**BODY, "did": did}))

@@ -1,0 +1,80 @@
+"""Archives that a host should not have sent: nothing of them is shown."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from indexer.ingest.attempts import Result
+from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.devnet.car import car_header, varint
+from tests.devnet.keys import derive_key
+from tests.oracle import assert_heads_equal, assert_store_equals
+from tests.unit.ingest.resync_rig import Rig, open_rig
+
+TAG = "pub.chive.eprint.userTag"
+GET_REPO = "com.atproto.sync.getRepo"
+RNG = random.Random(19)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with Devnet(seed=19) as net, open_rig(net, tmp_path) as opened:
+        yield opened
+
+
+async def written(rig: Rig) -> Account:
+    account = await rig.net.create_account()
+    for _ in range(3):
+        rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+    return account
+
+
+@pytest.mark.parametrize("is_other_account", [True, False])
+async def test_an_archive_of_another_account_or_of_another_key_brings_nothing(
+    rig: Rig, is_other_account: bool
+):
+    account = await written(rig)
+    if is_other_account:
+        archive = rig.net.car(await written(rig))
+    else:
+        true, account.key = account.key, derive_key("k256", "forger")
+        rig.net.repo(account).key = account.key
+        rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+        archive = rig.net.car(account)
+        rig.net.repo(account).key = account.key = true
+        rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+    false = rig.net.faults.schedule(
+        FaultKind.HTTP_BODY, endpoint=GET_REPO, did=account.did, body=archive
+    )
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.FAILED
+    assert false.fired == 1
+    assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
+    await rig.hear()
+    await rig.work(ahead_s=4000.0)
+    assert_store_equals(rig.net, rig.path)
+    assert_heads_equal(rig.net, rig.path)
+
+
+async def test_an_archive_beyond_what_is_read_is_a_state_of_the_repo_and_not_fetched_again(
+    rig: Rig,
+):
+    account = await written(rig)
+    block_bytes = 3 << 20  # more than any block may have
+    root = rig.net.repo(account).commit_cid
+    rig.net.faults.schedule(
+        FaultKind.HTTP_BODY, endpoint=GET_REPO, times=None,
+        body=car_header([root]) + varint(block_bytes) + bytes(block_bytes),
+    )  # fmt: skip
+    await rig.hear()
+    await rig.work()
+    assert (await rig.repo(account))[0] == "too_large"
+    sent = rig.archives_sent()
+    rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+    await rig.hear()
+    assert await rig.work(ahead_s=90_000.0) == []
+    assert rig.archives_sent() == sent
+    assert await rig.rows("SELECT count(*) FROM records") == [(0,)]
