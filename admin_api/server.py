@@ -50,7 +50,7 @@ OPEN_PER_S = 100.0
 """Requests a second without a credential that one client may make; twice as many after a rest."""
 
 SCRAPES_PER_S = 20.0
-"""The same of expositions, each of which is some 20 ms of work beside the stream."""
+"""The same of expositions, each of which is some milliseconds of work beside the stream."""
 
 
 @asynccontextmanager

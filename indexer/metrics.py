@@ -27,6 +27,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from indexer.errors import Check
+from indexer.exposition import encode
 from indexer.hosts import HostState
 from indexer.limits import Limit
 from indexer.model import (
@@ -50,6 +51,8 @@ SQLITE_CODES = ("busy", "full", "ioerr", "corrupt", "notadb", "readonly", "other
 FAST_S = tuple(0.0001 * 2.0**power for power in range(16))
 SLOW_S = tuple(0.01 * 2.0**power for power in range(16))
 HTTP_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+OPENMETRICS = "application/openmetrics-text"
 
 OTHER = "other"
 """Label of every collection that has no registered type."""
@@ -315,8 +318,9 @@ class Metrics:
         """The exposition and its content type, OpenMetrics if the client asks for it."""
         for refresh in self._refreshers:
             await refresh()
-        encode, content_type = choose_encoder(accept or "")
-        return encode(self.registry), content_type
+        _, content_type = choose_encoder(accept or "")
+        is_openmetrics = content_type.startswith(OPENMETRICS)
+        return encode(self.registry, is_openmetrics=is_openmetrics), content_type
 
 
 def _gauge(name: str, text: str, registry: CollectorRegistry, **label: tuple[str, ...]) -> Gauge:
