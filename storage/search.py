@@ -219,5 +219,5 @@ def _account(author: str) -> str | None:
     if orcid is not None:
         return orcid[1].upper()
     if text.startswith("@"):
-        return text[1:].lower()
+        return text[1:]
     return text if text.startswith("did:") else None

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from indexer.records.projection import LABEL_MARK, Count, Labels, RecordType, SearchIndex
+from indexer.records.projection import (
+    LABEL_MARK,
+    Column,
+    Count,
+    Labels,
+    RecordType,
+    SearchIndex,
+    SideColumn,
+)
 from storage.citation_views import EXTRACTED_COUNTS
 from storage.generations import GENERATION, Generation
 
@@ -44,10 +52,7 @@ def create_tables(
     """Statements for all derived tables of one generation."""
     for kind in types:
         table = generation.table(kind.table)
-        columns = "".join(
-            f', "{column.name}" {column.type}{" COLLATE NOCASE" if column.is_caseless else ""}'
-            for column in kind.columns
-        )
+        columns = _declared(kind.columns)
         yield f'CREATE TABLE "{table}" (record_id INTEGER PRIMARY KEY{columns}) STRICT'
         for column in kind.columns:
             if column.is_indexed:
@@ -55,7 +60,7 @@ def create_tables(
                 yield f'CREATE INDEX "{table}_{column.name}" ON "{table}" ({indexed})'
         for side in kind.side_tables:
             name = generation.table(side.name)
-            columns = "".join(f', "{column.name}" {column.type}' for column in side.columns)
+            columns = _declared(side.columns)
             yield (
                 f'CREATE TABLE "{name}" (record_id INTEGER NOT NULL, position INTEGER NOT NULL'
                 f"{columns}, PRIMARY KEY (record_id, position)) STRICT, WITHOUT ROWID"
@@ -72,6 +77,13 @@ def create_tables(
     yield (
         f'CREATE VIRTUAL TABLE "{search_table}" USING fts5({columns},'
         " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3 4')"
+    )
+
+
+def _declared(columns: Iterable[Column | SideColumn]) -> str:
+    return "".join(
+        f', "{column.name}" {column.type}{" COLLATE NOCASE" if column.is_caseless else ""}'
+        for column in columns
     )
 
 

@@ -93,6 +93,7 @@ class SideColumn:
     name: str
     type: SqlType = SqlType.TEXT
     is_indexed: bool = False
+    is_caseless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

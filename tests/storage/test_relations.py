@@ -107,6 +107,70 @@ async def test_nobody_invites_himself_into_anothers_collection(world):
     assert await world.one("SELECT item_count FROM collections") == 0
 
 
+async def test_only_the_invitee_accepts_an_invitation(world):
+    for name in ("shelf", "foreign item", "invite"):
+        did, path, value = ACTS[name]
+        await world.commit(did, {path: value})
+    await world.commit(CAROL, {f"{ACCEPTANCE}/3kaccept22222": acceptance(SHELF, INVITATION)})
+    states = dict(await world.rows("SELECT did, state FROM collaborations"))
+    assert states[BOB] == "pending-acceptance"
+    assert states.get(CAROL) != "active"
+    assert await world.one("SELECT item_count FROM collections") == 0
+
+
+async def test_an_acceptance_counts_for_the_subject_that_it_names(world):
+    other = node_uri(ALICE, "other")
+    for name in ("shelf", "foreign item", "invite"):
+        did, path, value = ACTS[name]
+        await world.commit(did, {path: value})
+    await world.commit(BOB, {f"{ACCEPTANCE}/3kaccept22222": acceptance(other, INVITATION)})
+    found = await world.rows("SELECT subject_uri, state FROM collaborations ORDER BY subject_uri")
+    assert found == [(other, "pending-invite"), (SHELF, "pending-acceptance")]
+    assert await world.one("SELECT item_count FROM collections") == 0
+
+
+async def test_a_strangers_older_edge_closes_no_circle(world):
+    a, b = node_uri(ALICE, "a"), node_uri(ALICE, "b")
+    await world.commit(BOB, {f"{EDGE}/ba": edge(b, a, "subcollection-of", at=1)})
+    await world.commit(
+        ALICE,
+        {
+            **{f"{NODE}/{rkey}": collection(rkey) for rkey in "ab"},
+            f"{EDGE}/ab": edge(a, b, "subcollection-of", at=2),
+        },
+    )
+    assert await world.rows("SELECT did, rkey FROM collection_edges") == [(ALICE, "ab")]
+    assert await world.rows("SELECT label, parent_uri FROM collections ORDER BY label") == [
+        ("a", b), ("b", None),
+    ]  # fmt: skip
+
+
+async def test_the_label_of_a_hidden_accounts_node_is_not_shown(world):
+    field = node_uri(CAROL, "field")
+    await world.commit(CAROL, {f"{NODE}/field": minimal(NODE) | {"label": "Zoology"}})
+    await world.commit(BOB, {f"{EPRINT}/3kpaper222222": minimal(EPRINT) | {"fieldUris": [field]}})
+    shown = "SELECT fields FROM eprint_submission"
+    for is_active, label in ((True, "Zoology"), (False, None), (True, "Zoology")):
+        await world.set_account(CAROL, active=is_active)
+        [found] = json.loads(await world.one(shown))
+        assert found == {"uri": field, "label": label, "id": "field"}
+
+
+async def test_a_vote_that_is_cast_twice_counts_once(world):
+    kind, vote = "pub.chive.graph.nodeProposal", "pub.chive.graph.vote"
+    proposal = f"at://{ALICE}/{kind}/3kproposal222"
+    await world.commit(ALICE, {f"{kind}/3kproposal222": minimal(kind)})
+    cast = minimal(vote) | {"proposalUri": proposal, "vote": "approve"}
+    await world.commit(BOB, {f"{vote}/3kvote2222222": cast, f"{vote}/3kvote3333333": cast})
+    await world.commit(CAROL, {f"{vote}/3kvote2222222": cast | {"vote": "reject"}})
+    counts = "SELECT approve_count, reject_count FROM graph_node_proposal"
+    assert await world.rows(counts) == [(1, 1)]
+    await world.commit(BOB, {f"{vote}/3kvote2222222": None})
+    assert await world.rows(counts) == [(1, 1)]
+    await world.commit(BOB, {f"{vote}/3kvote3333333": None})
+    assert await world.rows(counts) == [(0, 1)]
+
+
 async def test_an_expired_invitation_admits_nobody(world):
     for name in ("shelf", "foreign item", "acceptance"):
         did, path, value = ACTS[name]

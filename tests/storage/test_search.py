@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sqlite3
@@ -200,6 +201,18 @@ def test_no_search_reads_a_whole_table(reader, query, wanted):
     [statement] = [each for each in statements if each.lstrip().startswith("WITH")]
     plan = plan_of(reader, statement)
     assert (scans(plan), scans_in_loops(plan)) == ([], [])
+
+
+async def test_a_handle_is_found_in_either_case(tmp_path):
+    async with typed_world(tmp_path) as world:
+        authors = [{"name": "Ada", "order": 1, "handle": "Ada.Example.com"}]
+        await world.commit(ALICE, {f"{EPRINT}/3ka": eprint("Herons", authors=authors)})
+        with closing(sqlite3.connect(world.path)) as connection:
+            for query, handle in itertools.product(
+                ("", "herons"), ("@ada.example.com", "@ADA.example.COM")
+            ):
+                found = search_eprints(connection, query, SearchFilter(author=handle), limit=9)
+                assert len(found) == 1, (query, handle)
 
 
 async def test_a_licence_is_found_in_either_case_with_words_and_without(tmp_path):

@@ -192,7 +192,7 @@ RECORD_TYPE = RecordType(
                 SideColumn("author_order", SqlType.INTEGER),
                 SideColumn("author_did", is_indexed=True),
                 SideColumn("name", is_indexed=True),
-                SideColumn("handle", is_indexed=True),
+                SideColumn("handle", is_indexed=True, is_caseless=True),
                 SideColumn("orcid", is_indexed=True),
                 SideColumn("is_corresponding", SqlType.INTEGER),
                 SideColumn("is_highlighted", SqlType.INTEGER),

@@ -24,7 +24,7 @@ ACCEPTED = {
     syntax.is_at_uri: ["at://a.org", "at://did:a:b/com.example.foo", "at://a.org/a.b.c/x"],
     syntax.is_at_identifier: ["a.org", "did:a:b"],
     syntax.is_language: ["de", "de-DE", "zh-Hant-TW", "i-klingon", "en-a-foo-b-bar", "x-a-a"],
-    syntax.is_uri: ["https://x.org/y", "dns:x", "at://x"],
+    syntax.is_uri: ["https://x.org/y", "dns:x", "at://x", "a-b.c:x", "x" + "y" * 80 + ":z"],
     syntax.is_cid: ["bafkreiccldh766hwcnuxnf2wh6jgzepf2nlu2lvcllt63eww5p6chi4ity"],
     syntax.is_datetime: [
         "2026-01-01T00:00:00Z",
@@ -50,7 +50,8 @@ REFUSED = {
     syntax.is_at_identifier: ["", "a", "@a.org", "did:"],
     syntax.is_language: ["", "d", "DE", "de_DE", "de--DE", "de-", "de-1996-1996", "de-Rozaj-rozaj",
                          "en-a-foo-a-bar", "en-A-foo-a-bar", "x" * 200],
-    syntax.is_uri: ["", "x", "https:", "https://a b", "9x:y", "x" + "y" * 9000 + ":z", "https:" + "x" * 8192],
+    syntax.is_uri: ["", "x", "https:", "https://a b", "9x:y", "-x:y", ".x:y", "HTTPS://x.org",
+                    "hTtps://x", "Https://x", "a_b:x", "a1:x", "a b:x", ":x", "x" + "y" * 81 + ":z", "https:" + "x" * 8192],
     syntax.is_cid: ["", "short", "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR", "b" * 257, "baf kre1"],
     syntax.is_datetime: ["", "0000-01-01T00:00:00+01:00", "2026-01-01", "2026-01-01T00:00:00", "2026-01-01t00:00:00Z",
                          "2026-01-01T00:00:00z", "2026-01-01T00:00:00-00:00", "2026-13-01T00:00:00Z",

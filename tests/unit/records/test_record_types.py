@@ -136,6 +136,21 @@ def test_a_second_record_beside_a_literal_key_is_invalid(nsid):
     assert assess(nsid, full(nsid), rkey="other")[0] == "rkey: must be self"
 
 
+@pytest.mark.parametrize("rkey", ["3kabcdefghi2b", "self", "no-tid", "3KABCDEFGHI2B"])
+@pytest.mark.parametrize("nsid", [n for n in RECORD_NSIDS if record_key(n) != "self"])
+def test_a_key_that_is_no_tid_is_the_authors_business(nsid, rkey):
+    assert assess(nsid, full(nsid), rkey=rkey)[0] is None
+
+
+@pytest.mark.parametrize("cites_itself", [True, False])
+def test_a_work_that_cites_itself_is_not_counted_as_cited(cites_itself):
+    nsid = "pub.chive.eprint.citation"
+    value = full(nsid) | {"eprintUri": EPRINT_URI}
+    value["citedWork"]["chiveUri"] = EPRINT_URI if cites_itself else EPRINT_URI + "x"
+    found = {mark.subject for mark in projected(nsid, value).marks if mark.name == "cited_by"}
+    assert found == (set() if cites_itself else {EPRINT_URI + "x"})
+
+
 def test_unknown_values_of_open_enums_are_kept():
     value = full("pub.chive.graph.vote") | {"vote": "abstain"}
     assert row_of("pub.chive.graph.vote", value)["vote"] == "abstain"
