@@ -9,6 +9,7 @@ which is safe because every state of the file is one that a transaction has left
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -80,8 +81,14 @@ async def _run_until_signal(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     world = World(manager=ServiceManager.from_environment(os.environ))
-    await run_daemon_until(stop, settings, world=world)
+    await run_daemon_until(stop, settings, world=world, on_ready=_keep_what_is_loaded)
     log.info("daemon.stopped")
+
+
+def _keep_what_is_loaded(_: Addresses) -> None:
+    """Spare the garbage collector what stays: it would stop the stream to go through modules."""
+    gc.collect()
+    gc.freeze()
 
 
 async def run_daemon_until(
