@@ -20,11 +20,11 @@ from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex
 from storage.generations import GENERATION, Generation
 from storage.rows import insert_rows
 
-INLINE_ROWS = 50
-"""Rows of other records rewritten in the transaction that reaches them: some 20 ms."""
+INLINE_ROWS = 25
+"""Rows of other records rewritten in the transaction that reaches them: some 10 ms."""
 
-INLINE_CHARS = 100_000
-"""Of those rows, whichever comes first: some 100 ms. Only rows of unusual length reach it."""
+INLINE_CHARS = 20_000
+"""Of those rows, whichever comes first: some 20 ms. Only rows of unusual length reach it."""
 
 REPO_TASK, _RECEIVED_TASK = "repo", "received"
 """Kinds of the queue, besides the names of marks whose subject has another label."""
