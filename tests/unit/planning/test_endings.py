@@ -179,7 +179,6 @@ def test_a_hole_in_the_buffer_desynchronizes_once():
         changes.append(plan_buffered(commit(f"r{n + 5}", f"r{n + 4}"), row, now=NOW))
         row = changes[-1].repo
     assert [c.outcome for c in changes] == [Outcome.DESYNCHRONIZED, *[Outcome.IGNORED] * 4]
-    assert row.desyncs == 1
 
 
 def test_no_buffered_commit_is_applied_to_half_merged_rows():
@@ -209,6 +208,26 @@ def test_a_commit_without_a_readable_rev_is_no_replay():
 def test_a_commit_is_applied_only_upon_the_commit_it_names(since, prev_data, outcome):
     event = commit("r2", since, prev_data=prev_data)
     assert plan(event, repo(), POLICY, now=NOW).outcome is outcome
+
+
+def test_a_commit_proved_with_a_key_that_has_changed_since_waits():
+    """It was verified outside of the transaction, with the key that the row had then."""
+    change = plan(commit("r2", "r1", signing_key="former"), repo(), POLICY, now=NOW)
+    assert change.outcome is Outcome.BUFFERED and not change.writes
+    assert change.repo is not None and change.repo.wanted & Wanted.IDENTITY
+    change = plan_buffered(commit("r2", "r1", signing_key="former"), repo(), now=NOW)
+    assert change.failed_check is Check.SIGNATURE
+
+
+def test_a_repo_that_keeps_breaking_its_chain_is_fetched_later_each_time():
+    row, waits = repo(synced_at=NOW), []
+    for _ in range(4):
+        row = seen(commit("r9", "r8"), row)
+        waits.append(row.retry_at - NOW)
+        row = replace(row, state=RepoState.ACTIVE, wanted=Wanted.NOTHING)  # fetched at once
+    assert waits == [0.0, 60.0, 120.0, 240.0]
+    row = seen(commit("r9", "r8"), replace(row, synced_at=NOW - 3601.0))
+    assert row.retry_at == NOW, "that was long ago"
 
 
 def test_account_events_ask_without_holding_up_live_commits():
