@@ -219,17 +219,6 @@ def test_a_commit_proved_with_a_key_that_has_changed_since_waits():
     assert change.failed_check is Check.SIGNATURE
 
 
-def test_a_repo_that_keeps_breaking_its_chain_is_fetched_later_each_time():
-    row, waits = repo(synced_at=NOW), []
-    for _ in range(4):
-        row = seen(commit("r9", "r8"), row)
-        waits.append(row.retry_at - NOW)
-        row = replace(row, state=RepoState.ACTIVE, wanted=Wanted.NOTHING)  # fetched at once
-    assert waits == [0.0, 60.0, 120.0, 240.0]
-    row = seen(commit("r9", "r8"), replace(row, synced_at=NOW - 3601.0))
-    assert row.retry_at == NOW, "that was long ago"
-
-
 def test_account_events_ask_without_holding_up_live_commits():
     row = seen(account(active=False, status="deactivated"), repo())
     assert row.wanted == Wanted.ACCOUNT and not row.is_key_stale
