@@ -23,6 +23,7 @@ from storage.database import Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.denials import DenialStore
 from storage.directory import DirectoryStore
+from storage.file_watch import FileWatch
 from storage.generation_swap import GenerationUpkeep
 from storage.identity_sweep import IdentitySweep
 from storage.live import LiveStore
@@ -116,6 +117,7 @@ async def open_store(
         citations=citations,
         is_outdated=is_outdated,
         upkeep=(
+            FileWatch(settings.storage.path).step,
             search.step,
             GenerationUpkeep(database).step,
             citations.step,

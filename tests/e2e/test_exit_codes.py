@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -107,3 +108,22 @@ async def test_a_failure_in_any_component_ends_the_process(tmp_path: Path, error
                 asyncio.Event(), settings_in(tmp_path), world=World(clock=clock), on_ready=on_ready
             )
     assert caught.group_contains(type(error), match="a test" if "test" in str(error) else "bug")
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+async def test_a_store_that_is_removed_or_replaced_ends_the_process(
+    tmp_path: Path, is_replaced: bool
+):
+    path, copy = tmp_path / "index.db", tmp_path / "copy.db"
+
+    def on_ready(_: object) -> None:
+        if is_replaced:
+            shutil.copy(path, copy)
+            copy.replace(path)
+        else:
+            path.unlink()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(STOP_S):
+            await run_daemon_until(asyncio.Event(), settings_in(tmp_path), on_ready=on_ready)
+    assert caught.group_contains(LocalFault, match="removed or replaced")
