@@ -36,7 +36,7 @@ def asked_for(repo: Repo, *, now: float) -> Repo:
         return repo
     is_given_up = repo.state in {RepoState.NOT_FOUND, RepoState.INVALID, RepoState.DELETED}
     wait_s = throttle_s(repo.attempts) if is_given_up else 0.0
-    due_at = max(now + wait_s, repo.identity_at + AUTHOR_INTERVAL_S)
+    due_at = max(now + wait_s, repo.identity_at + AUTHOR_INTERVAL_S, repo.fetch_at)
     return replace(
         repo,
         wanted=repo.wanted | Wanted.ACCOUNT | Wanted.CONTENT,

@@ -12,36 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from indexer.delays import throttle_s
+from indexer.delays import Trouble, throttle_s, wait_s
 from indexer.errors import ChiveIndexerError
 from indexer.model import AccountStatus, Applied, PreparedRecord, Priority, RepoState, Wanted
 from indexer.planning import Repo
 from indexer.protocol.hosts import host_group
 
-RETRY_DELAY_S_MIN = 60.0
-RETRY_DELAY_S_MAX = 3600.0
-CONFIRM_HIDDEN_S = 60.0
 ROUNDS_MAX = 3
 """Fetches in a row that may be outrun by the stream without any of them showing a newer rev."""
 
-COPIES_LAG_S = 60.0
-"""By how much copies of the directory and of a host may lag behind a new account."""
-
-REPLICA_LAG_S = 60.0
-"""A copy of the directory that was behind is not any more after this time."""
-
-SECOND_LOOK_S = 3600.0
-"""A repo that its host does not know is hidden, and purged if the host still says so then. One that
-the directory does not know is hidden then, and its rows are kept."""
+CALM_S = 3600.0
+"""A repo that stayed in sync this long after its pause starts again with the shortest one."""
 
 ROLLED_BACK = "rolled_back"
 """Why a repo is in state `error` that its host has set back."""
 
 ROLLBACK_S = 86_400.0
 """So long a host must have shown nothing newer before it counts as set back."""
-
-ROLLBACK_LOOK_S = 21_600.0
-"""And so often it is looked at from then on."""
 
 CHUNK_ROWS = 120
 """Leaves of a snapshot, and rows of ours beside them, that one transaction compares: with typed
@@ -136,7 +123,7 @@ def looked_up(repo: Repo, signing_key: str | None, *, is_news: bool, now: float)
         known,
         wanted=Wanted.ACCOUNT,
         priority=Priority.REPAIR,
-        retry_at=now + REPLICA_LAG_S,
+        retry_at=now + wait_s(Trouble.SAME_DOCUMENT),
     )
 
 
@@ -159,13 +146,26 @@ def resumed(repo: Repo, fetched: Fetched | None, *, is_confirmed: bool, now: flo
     if fetched is None:
         return repo
     return replace(
-        repo,
+        _counted(repo, now=now),
         rev=fetched.rev,
         data=fetched.data,
         host_rev=_believed(repo, fetched),
         scope_id=fetched.scope_id,
-        synced_at=now,
+        attempts=0,
+        refusals=0,
     )
+
+
+def _counted(repo: Repo, *, now: float) -> Repo:
+    """The repo whose content has just been fetched, and when it may be fetched again.
+
+    After the first fetch that is at once, after the following in 1 minute, 2, 4 ... up to a day, so
+    that a repo which keeps breaking its own chain, and a host which keeps showing another state,
+    cost little. Whatever is heard of the repo meanwhile does not shorten the pause.
+    """
+    calm_at = repo.synced_at + throttle_s(repo.desyncs + 1) + CALM_S
+    desyncs = repo.desyncs + 1 if now < calm_at else 0
+    return replace(repo, desyncs=desyncs, synced_at=now, fetch_at=now + throttle_s(desyncs + 1))
 
 
 def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
@@ -174,33 +174,44 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
     A trigger raised since the claim keeps the repo out of `active`: what was fetched may be
     older than what it announced. With `look_again_at` the content is compared once more then.
     """
-    if look_again_at is not None and repo.state is RepoState.ACTIVE:
-        return replace(
-            repo,
-            claimed=Wanted.NOTHING,
-            wanted=repo.wanted | Wanted.CONTENT,
-            retry_at=min(repo.retry_at, look_again_at) if repo.wanted else look_again_at,
-            attempts=0,
-        )
-    if repo.state in {RepoState.DESYNCHRONIZED, RepoState.ERROR}:
-        left = replace(repo, claimed=Wanted.NOTHING, attempts=0)
+    left = replace(repo, claimed=Wanted.NOTHING)
+    if repo.state is RepoState.RESYNCING:
+        if look_again_at is not None or repo.wanted & Wanted.CONTENT:
+            due_at = _second_look_at(repo, now) if look_again_at is None else look_again_at
+            return _owing(replace(left, state=RepoState.DESYNCHRONIZED), due_at)
+        left = replace(left, state=RepoState.ACTIVE)
+    if left.state is RepoState.ACTIVE:
+        left = replace(left, attempts=0, refusals=0, reason=None)
+        if look_again_at is not None:
+            return _owing(left, look_again_at)
+    elif left.state in {RepoState.DESYNCHRONIZED, RepoState.ERROR}:
         if not repo.is_visible or repo.wanted & Wanted.CONTENT:
             return left
         # The claim was for its account or key alone: without this nobody would fetch it again.
-        retry_at = min(repo.retry_at, now) if repo.wanted else now
-        return replace(left, wanted=repo.wanted | Wanted.CONTENT, retry_at=retry_at)
-    state: RepoState = repo.state
-    if state is RepoState.RESYNCING:
-        is_outrun = bool(repo.wanted & Wanted.CONTENT)
-        state = RepoState.DESYNCHRONIZED if is_outrun else RepoState.ACTIVE
+        return _owing(left, max(now, repo.fetch_at))
+    return replace(
+        left,
+        priority=Priority.DISCOVERY if not repo.wanted else repo.priority,
+        retry_at=max(now, repo.fetch_at) if repo.wanted == Wanted.CONTENT else repo.retry_at,
+    )
+
+
+def _second_look_at(repo: Repo, now: float) -> float:
+    """When to look again because of what was announced during a fetch, or instead of one.
+
+    Where the host itself had nothing new, whoever goes on announcing it is not hurried after.
+    """
+    was_fetched = repo.synced_at >= repo.identity_at
+    due_at = now if was_fetched else repo.identity_at + wait_s(Trouble.SAME_DOCUMENT)
+    return max(due_at, repo.fetch_at)
+
+
+def _owing(repo: Repo, due_at: float) -> Repo:
+    """The repo to be compared with its host then, or together with what else is wanted of it."""
     return replace(
         repo,
-        state=state,
-        claimed=Wanted.NOTHING,
-        priority=Priority.DISCOVERY if not repo.wanted else repo.priority,
-        retry_at=now if repo.wanted & Wanted.CONTENT else repo.retry_at,
-        attempts=0,
-        reason=None if state is RepoState.ACTIVE else repo.reason,
+        wanted=repo.wanted | Wanted.CONTENT,
+        retry_at=min(repo.retry_at, due_at) if repo.wanted & ~Wanted.CONTENT else due_at,
     )
 
 
@@ -211,47 +222,48 @@ def outrun(repo: Repo, rounds: int, *, now: float) -> Repo:
     `rounds` is how often in a row this has brought no newer rev; beyond a few it is a failure.
     """
     is_failure = rounds > ROUNDS_MAX
-    delay_s = retry_delay_s(rounds - ROUNDS_MAX - 1, 0.0) if is_failure else 0.0
+    delay_s = wait_s(Trouble.FAILED, rounds - ROUNDS_MAX) if is_failure else 0.0
     return replace(
         repo,
         state=RepoState.ERROR if is_failure else RepoState.DESYNCHRONIZED,
         wanted=repo.wanted | Wanted.CONTENT,
         priority=min(repo.priority, Priority.REPAIR),
         retry_at=now + delay_s,
+        fetch_at=now + delay_s,
         reason="more commits came during the fetch than are kept",
     )
 
 
-def failed(repo: Repo, reason: str, *, delay_s: float, now: float) -> Repo:
+def failed(
+    repo: Repo, reason: str, *, delay_s: float, now: float, is_refusal: bool = False
+) -> Repo:
     """The attempt came to nothing for a passing reason: the same work again after `delay_s`.
 
-    Sooner where an event since the claim says that the account or its host is not what it was.
+    Sooner where an event since the claim says that the account or its host is not what it was; but
+    after the first failure nothing is fetched sooner. With `is_refusal` there was an answer, and it
+    was wrong; only so many of those lead to a verdict.
     """
     state = RepoState.ERROR if repo.state is RepoState.RESYNCING else repo.state
     retry_at = now + delay_s
     if repo.wanted & (Wanted.IDENTITY | Wanted.ACCOUNT):
         retry_at = min(retry_at, max(now, repo.retry_at))
+    is_fetch_put_off = bool(repo.claimed & Wanted.CONTENT) and repo.attempts > 0
     return replace(
         repo,
         state=state,
         wanted=repo.wanted | repo.claimed,
         claimed=Wanted.NOTHING,
         retry_at=retry_at,
+        fetch_at=max(repo.fetch_at, now + delay_s) if is_fetch_put_off else repo.fetch_at,
         attempts=repo.attempts + 1,
+        refusals=repo.refusals + is_refusal,
         reason=reason,
     )
 
 
 def retry_delay_s(attempts: int, jitter: float, retry_after_s: float | None = None) -> float:
-    """Seconds until a failed fetch is tried again: 1 minute, 2, 4 ... 1 hour, plus up to a half.
-
-    `jitter` is a random number in [0, 1). A host's own word (`retry_after_s`) is a lower bound,
-    clamped to an hour.
-    """
-    delay_s = min(RETRY_DELAY_S_MIN * 2.0 ** min(attempts, 20), RETRY_DELAY_S_MAX)
-    if retry_after_s is not None:
-        delay_s = max(delay_s, min(retry_after_s, RETRY_DELAY_S_MAX))
-    return delay_s * (1.0 + jitter / 2.0)
+    """Seconds until a failed fetch is tried again."""
+    return wait_s(Trouble.FAILED, attempts + 1, jitter=jitter, asked_s=retry_after_s)
 
 
 def rolled_back(repo: Repo, *, now: float) -> Repo:
@@ -259,12 +271,14 @@ def rolled_back(repo: Repo, *, now: float) -> Repo:
 
     It is looked at now and then, since a commit of today outranks what was lost.
     """
+    look_at = now + wait_s(Trouble.ROLLED_BACK)
     return replace(
         repo,
         state=RepoState.ERROR,
         wanted=repo.wanted | Wanted.CONTENT,
         claimed=Wanted.NOTHING,
-        retry_at=now + ROLLBACK_LOOK_S,
+        retry_at=look_at,
+        fetch_at=look_at,
         attempts=repo.attempts + 1,
         reason=ROLLED_BACK,
     )
@@ -290,6 +304,7 @@ def ended(repo: Repo, state: RepoState, reason: str, *, host_rev: str | None, no
         scope_id=None,
         claimed=Wanted.NOTHING,
         retry_at=now + throttle_s(attempts),
+        fetch_at=max(repo.fetch_at, now + throttle_s(attempts)),
         attempts=attempts,
         reason=reason,
     )
@@ -308,7 +323,7 @@ def hidden(repo: Repo, status: AccountStatus, *, now: float) -> Repo:
         state=state,
         wanted=Wanted.IDENTITY | Wanted.ACCOUNT if is_news else repo.wanted,
         claimed=Wanted.NOTHING,
-        retry_at=now + CONFIRM_HIDDEN_S if is_news else repo.retry_at,
+        retry_at=now + wait_s(Trouble.HIDDEN) if is_news else repo.retry_at,
         attempts=repo.attempts + 1,
         reason=reason,
     )
@@ -329,7 +344,7 @@ def missing(repo: Repo, reason: str, *, is_hiding: bool, now: float) -> Repo:
             repo, state=RepoState.NOT_FOUND, wanted=repo.wanted | again, claimed=Wanted.NOTHING
         )
     is_asked_again = is_news or repo.rev is not None
-    second_look_s = COPIES_LAG_S if repo.rev is None else SECOND_LOOK_S
+    second_look_s = wait_s(Trouble.NEW_UNKNOWN if repo.rev is None else Trouble.UNKNOWN)
     if is_hiding or not is_news:
         repo = _with_status(repo, AccountStatus.DELETED)
     look = Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT if is_asked_again else Wanted.NOTHING
@@ -370,8 +385,13 @@ def purging(repo: Repo, reason: str) -> Repo:
 
 
 def purged(repo: Repo, *, now: float) -> Repo:
-    """All rows are gone. What was observed since the claim, such as a return, stays wanted."""
-    return replace(repo, claimed=Wanted.NOTHING, retry_at=now, attempts=0)
+    """All rows are gone. What was observed since the claim, such as a return, stays wanted.
+
+    It counts as an attempt that came to nothing: whoever goes on committing in the name of such an
+    account has it looked for more rarely each time.
+    """
+    due_at = max(now, repo.retry_at)
+    return replace(repo, claimed=Wanted.NOTHING, retry_at=due_at, attempts=repo.attempts + 1)
 
 
 def _with_status(repo: Repo, status: AccountStatus) -> Repo:

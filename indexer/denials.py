@@ -192,6 +192,7 @@ def allowed(repo: Repo, *, now: float) -> Repo:
         claim=repo.claim + 1,
         priority=min(repo.priority, Priority.REPAIR),
         retry_at=now,
+        fetch_at=now,
         reason=None,
     )
 
@@ -226,6 +227,7 @@ def refetched(repo: Repo, *, now: float) -> Repo:
         claim=repo.claim + 1,
         priority=Priority.OPERATOR,
         retry_at=now,
+        fetch_at=now,
     )
 
 

@@ -53,7 +53,9 @@ def compared(repo: Repo, listed: Listed, *, now: float) -> Repo:
     work = _work(repo, listed) & ~repo.wanted
     if not work:
         return repo
-    retry_at = repo.retry_at if repo.wanted else now + throttle_s(repo.attempts)
+    retry_at = repo.retry_at
+    if not repo.wanted:
+        retry_at = max(now + throttle_s(repo.attempts), repo.fetch_at)
     return replace(
         repo,
         wanted=repo.wanted | work,

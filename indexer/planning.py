@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
-from indexer.delays import CLOCK_DOUBT_S, throttle_s
+from indexer.delays import Trouble, throttle_s, wait_s
 from indexer.errors import Check, InvalidUpstream
 from indexer.model import (
     AccountStatus,
@@ -31,9 +31,6 @@ DIRECTORY_LAG_S = 5.0
 
 EVENT_TIME_AHEAD_S_MAX = 300.0
 """An event's claimed time counts at most this far ahead of our clock."""
-
-DESYNC_MEMORY_S = 3600.0
-"""A repo that stayed in sync this long starts again with the shortest delay."""
 
 DOUBTFUL = frozenset({Check.SIGNATURE, Check.FUTURE_REV})
 """Failed checks that say as much about us, our key or our clock, as about the event."""
@@ -59,9 +56,11 @@ class Repo:
     claim: int = 0  # number of the current or last claim
     priority: int = Priority.DISCOVERY
     retry_at: float = 0.0  # not to be claimed before
-    attempts: int = 0  # fetches in a row that came to nothing
-    desyncs: int = 0  # desynchronisations within DESYNC_MEMORY_S of a resync, in a row
-    synced_at: float = 0.0  # when a resync last made it active
+    fetch_at: float = 0.0  # nor its content to be fetched before, whatever else is asked of it
+    attempts: int = 0  # attempts in a row that came to nothing
+    refusals: int = 0  # those of them at which an answer was there, and wrong
+    desyncs: int = 0  # fetches in a row, each soon after the pause of another
+    synced_at: float = 0.0  # when its content was last fetched
     reason: str | None = None  # why it is not active
 
     @property
@@ -79,8 +78,7 @@ class Repo:
 class Policy:
     """The settings that decisions depend on."""
 
-    identity_refresh_s: float = 60.0
-    """A DID document is resolved at most once in this time, whatever the events say."""
+    identity_refresh_s: float = 60.0  # a DID document is resolved at most once in this time
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,30 +208,20 @@ def plan(event: Event, repo: Repo | None, policy: Policy, *, now: float) -> Chan
 
 def plan_discovery(did: str) -> Change:
     """Start to track a DID of which nothing is known: its repo waits to be fetched."""
-    repo = Repo(
-        id=None,
-        did=did,
-        state=RepoState.PENDING,
-        wanted=Wanted.IDENTITY | Wanted.CONTENT,
-        priority=Priority.DISCOVERY,
-    )
+    wanted = Wanted.IDENTITY | Wanted.CONTENT
+    repo = Repo(id=None, did=did, state=RepoState.PENDING, wanted=wanted)
     return Change(Outcome.DISCOVERED, repo)
 
 
 def desynchronized(repo: Repo, reason: str, *, now: float) -> Repo:
-    """The repo marked for a resync, later each time it happens within the hour.
-
-    The first resync is due at once, the following after 1 minute, 2, 4 ... up to a day, so that
-    a repo which keeps breaking its own chain costs little.
-    """
-    desyncs = repo.desyncs + 1 if now - repo.synced_at < DESYNC_MEMORY_S else 1
+    """The repo marked for a resync, which comes as soon as its content may be fetched again."""
+    due_at = max(now, repo.fetch_at)
     return replace(
         repo,
         state=RepoState.DESYNCHRONIZED,
         wanted=repo.wanted | Wanted.CONTENT,
         priority=min(repo.priority, Priority.REPAIR),
-        retry_at=now + throttle_s(desyncs),
-        desyncs=desyncs,
+        retry_at=min(repo.retry_at, due_at) if repo.wanted else due_at,
         reason=reason,
     )
 
@@ -330,7 +318,7 @@ def _unproven(event: CommitSeen, repo: Repo, policy: Policy, now: float) -> Chan
             repo,
             wanted=repo.wanted | Wanted.IDENTITY,
             priority=min(repo.priority, Priority.REPAIR),
-            retry_at=now + CLOCK_DOUBT_S if is_early else min(repo.retry_at, now),
+            retry_at=now + wait_s(Trouble.FUTURE_REV) if is_early else min(repo.retry_at, now),
         )
         return Change(Outcome.BUFFERED, stale, buffered=event.frame)
     return _refused(event, repo, event.error, now)
@@ -349,13 +337,8 @@ def _missed_while_inactive(repo: Repo, policy: Policy, now: float) -> Change:
     if repo.state is RepoState.ACTIVE:
         repo = replace(repo, state=RepoState.DESYNCHRONIZED, wanted=repo.wanted | Wanted.CONTENT)
     if not repo.wanted and not repo.claimed:
-        repo = replace(
-            repo,
-            wanted=Wanted.IDENTITY | Wanted.ACCOUNT,
-            retry_at=max(
-                now + throttle_s(repo.attempts), repo.identity_at + policy.identity_refresh_s
-            ),
-        )
+        due_at = _due_at(repo, policy, now + throttle_s(repo.attempts))
+        repo = replace(repo, wanted=Wanted.IDENTITY | Wanted.ACCOUNT, retry_at=due_at)
     return Change(Outcome.IGNORED, repo)
 
 
@@ -367,7 +350,7 @@ def _revived(repo: Repo, policy: Policy, now: float) -> Repo:
     is_given_up = repo.state in {RepoState.NOT_FOUND, RepoState.INVALID}
     if not is_given_up and not (repo.state is RepoState.DELETED and repo.is_visible):
         return repo
-    due_at = max(now + throttle_s(repo.attempts), repo.identity_at + policy.identity_refresh_s)
+    due_at = _due_at(repo, policy, now + throttle_s(repo.attempts))
     return replace(
         repo,
         state=RepoState.DESYNCHRONIZED,
@@ -376,26 +359,32 @@ def _revived(repo: Repo, policy: Policy, now: float) -> Repo:
     )
 
 
-def raised(repo: Repo, work: Wanted, policy: Policy, now: float) -> Repo:
+def raised(
+    repo: Repo, work: Wanted, policy: Policy, now: float, *, is_hurried: bool = False
+) -> Repo:
     """The repo with `work` for a worker, who resolves the DID document not more often than allowed.
 
     A fetch that was put off is not hurried by it, except after its first failure: a host that has
-    just been left answers no more, often before the stream says so.
+    just been left answers no more, often before the stream says so. Where `is_hurried` somebody
+    looks all the same, and fetches nothing before `fetch_at`.
     """
-    retry_at = repo.retry_at
-    due_at = max(now, repo.identity_at + policy.identity_refresh_s)
+    due_at = _due_at(repo, policy, now)
     is_put_off = repo.state is not RepoState.ACTIVE and bool(repo.wanted & Wanted.CONTENT)
     has_just_failed = repo.state is RepoState.ERROR and repo.attempts <= 1
-    if not repo.wanted:
-        retry_at = due_at
-    elif has_just_failed or (work & ~repo.wanted and not is_put_off):
-        retry_at = min(retry_at, due_at)
+    is_sooner = is_hurried or has_just_failed or (work & ~repo.wanted and not is_put_off)
+    if repo.wanted:
+        due_at = min(repo.retry_at, due_at) if is_sooner else repo.retry_at
     return replace(
         repo,
         wanted=repo.wanted | work,
         priority=min(repo.priority, Priority.REPAIR),
-        retry_at=retry_at,
+        retry_at=due_at,
     )
+
+
+def _due_at(repo: Repo, policy: Policy, at: float) -> float:
+    """When to look: then, or when its DID document may be resolved again."""
+    return max(at, repo.identity_at + policy.identity_refresh_s)
 
 
 def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
@@ -407,7 +396,10 @@ def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
         if event.error is None and _is_replay(event, repo):
             return Change(Outcome.REPLAYED, repo)
         # What is being fetched may be older than this: look once more afterwards.
-        return Change(Outcome.NOTED, replace(repo, wanted=repo.wanted | Wanted.CONTENT))
+        due_at = _due_at(repo, policy, max(now, repo.fetch_at))
+        retry_at = repo.retry_at if repo.wanted else due_at
+        noted = replace(repo, wanted=repo.wanted | Wanted.CONTENT, retry_at=retry_at)
+        return Change(Outcome.NOTED, noted)
     if not repo.is_visible and repo.state is not RepoState.NOT_FOUND:
         return _missed_while_inactive(repo, policy, now)
     if repo.state is not RepoState.ACTIVE:
@@ -419,7 +411,7 @@ def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
     if not _is_proven(event, repo):
         # It may show a commit by an earlier key (after a migration), or be forged. Either way it
         # only asks for a look at the repo, at the account's own host.
-        at = now + CLOCK_DOUBT_S if _is_early(event) else now
+        at = now + wait_s(Trouble.FUTURE_REV) if _is_early(event) else now
         return Change(Outcome.NOTED, raised(repo, Wanted.IDENTITY | Wanted.CONTENT, policy, at))
     if event.data == repo.data:
         return Change(Outcome.NOTED, replace(repo, host_rev=event.rev))
@@ -447,4 +439,9 @@ def _plan_account(event: AccountSeen, repo: Repo | None, policy: Policy, now: fl
     if status is AccountStatus.ACTIVE and not repo.is_visible:
         work = Wanted.ACCOUNT | Wanted.CONTENT
     noted = replace(repo, account_status=status, account_at=time)
-    return Change(Outcome.NOTED, raised(noted, work, policy, now) if work else noted)
+    if not work:
+        return Change(Outcome.NOTED, noted)
+    # What is hidden or shown on a host's word is confirmed soon, however long a fetch is put off.
+    # A repo that is looked for has its second look when that proves something.
+    is_hurried = status is not repo.account_status and repo.state is not RepoState.NOT_FOUND
+    return Change(Outcome.NOTED, raised(noted, work, policy, now, is_hurried=is_hurried))

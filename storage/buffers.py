@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 
 from indexer.claims import Fetched, outrun
 from indexer.errors import Check
@@ -33,7 +34,9 @@ def replay(
         repo = session.expect(stored.did)
         change = plan_buffered(commit, repo, now=now)
         if is_holed and change.failed_check is Check.CHAIN:
-            session.replace(outrun(repo, rounds + 1, now=now))
+            # Nothing that the repo did to us: such a fetch does not count towards its throttle.
+            uncounted = replace(repo, desyncs=stored.desyncs, synced_at=stored.synced_at)
+            session.replace(outrun(uncounted, rounds + 1, now=now))
             return int(rounds) + 1
         session.stage(change)
     return 0

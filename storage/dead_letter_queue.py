@@ -148,6 +148,7 @@ def _want(connection: sqlite3.Connection, dids: Iterable[str], priority: int, no
             wanted=repo.wanted | Wanted.IDENTITY | Wanted.ACCOUNT | Wanted.CONTENT,
             priority=min(repo.priority, priority),
             retry_at=now,
+            fetch_at=now,
             scope_id=None if is_to_be_read_again(connection, repo.id) else repo.scope_id,
         )
         update_repos(connection, [(repo, wanted)], at=at)

@@ -12,7 +12,8 @@ from storage.database import Row
 
 COLUMNS = (
     "id, did, state, account_status, account_at, signing_key, identity_at, rev, data, host_rev,"
-    " scope_id, wanted, claimed, claim, priority, retry_at, attempts, desyncs, synced_at, reason"
+    " scope_id, wanted, claimed, claim, priority, retry_at, attempts, desyncs, synced_at, reason,"
+    " fetch_at, refusals"
 )
 
 _INSERT = """
@@ -26,7 +27,7 @@ _UPDATE = """
 UPDATE repo SET state = ?, account_status = ?, account_at = ?, signing_key = ?, identity_at = ?,
                 rev = ?, data = ?, host_rev = ?, scope_id = ?, wanted = ?, claimed = ?, claim = ?,
                 priority = ?, retry_at = ?, attempts = ?, desyncs = ?, synced_at = ?, reason = ?,
-                updated_at = ?
+                fetch_at = ?, refusals = ?, updated_at = ?
 WHERE id = ?
 """
 
@@ -39,6 +40,7 @@ def repo_from_row(row: Row) -> Repo:
     (
         identifier, did, state, status, account_at, key, identity_at, rev, data, host_rev,
         scope_id, wanted, claimed, claim, priority, retry_at, attempts, desyncs, synced_at, reason,
+        fetch_at, refusals,
     ) = row  # fmt: skip
     return Repo(
         id=identifier,
@@ -61,6 +63,8 @@ def repo_from_row(row: Row) -> Repo:
         desyncs=desyncs,
         synced_at=synced_at,
         reason=reason,
+        fetch_at=fetch_at,
+        refusals=refusals,
     )
 
 
@@ -108,7 +112,7 @@ def update_repos(
                 new.state, new.account_status, new.account_at, new.signing_key, new.identity_at,
                 new.rev, new.data, new.host_rev, new.scope_id, new.wanted, new.claimed, new.claim,
                 new.priority, new.retry_at, new.attempts, new.desyncs, new.synced_at, new.reason,
-                at, new.id,
+                new.fetch_at, new.refusals, at, new.id,
             )
         )  # fmt: skip
     if advances:
@@ -126,6 +130,8 @@ def _only_advances(old: Repo, new: Repo) -> bool:
         and old.account_at == new.account_at
         and old.host_rev == new.host_rev
         and old.retry_at == new.retry_at
+        and old.fetch_at == new.fetch_at
+        and old.refusals == new.refusals
         and old.claim == new.claim
         and old.scope_id == new.scope_id
         and old.signing_key == new.signing_key
