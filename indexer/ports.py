@@ -98,6 +98,9 @@ class LiveIndex(Protocol):
     async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
         """Multibase keys of tracked DIDs, as last committed."""
 
+    async def host_groups(self, dids: Iterable[str]) -> dict[str, str]:
+        """The groups of hosts at which tracked DIDs were last seen."""
+
     async def apply(self, batch: EventBatch) -> Applied:
         """Apply a batch and save its cursor, all or nothing. Applying it again changes nothing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 
@@ -49,6 +50,15 @@ class LiveStore:
     async def signing_keys(self, dids: Iterable[str]) -> dict[str, str | None]:
         """Multibase keys of tracked DIDs, as last committed."""
         return await self._tracked.keys(dids)
+
+    async def host_groups(self, dids: Iterable[str]) -> dict[str, str]:
+        """The groups of hosts at which tracked DIDs were last seen."""
+        rows = await self._database.read(
+            "SELECT did, host_group FROM repo WHERE did IN (SELECT value FROM json_each(?))"
+            " AND host_group <> ''",
+            (json.dumps(list(dids)),),
+        )
+        return dict(rows)
 
     async def load_cursor(self, url: str, start: int | None = None) -> int | None:
         """The last durable seq of this stream, `start` before the first; None: from now on."""

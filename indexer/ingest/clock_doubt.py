@@ -2,19 +2,22 @@
 
 Revs from the future of more than `SUSPECTS_MAX` DIDs within a minute mean ours. Then the stream is
 only looked at and its cursor stays: nobody is judged by a clock that is in doubt. The doubt ends
-when those revs have become believable, or when more DIDs than not are seen to commit at what we
-take for the present; after that a few accounts cannot raise it again for an hour.
+when those revs have become believable, or when more hosts than not are seen to be at what we take
+for the present: a host speaks with the majority of its accounts, so that whoever makes accounts by
+the thousand at one has one voice. Where that decides nothing, it ends after some minutes if anybody
+still commits at our present, as nobody honest would if our clock were slow. After that it cannot be
+raised again for an hour.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
 from indexer.clock import Clock
-from indexer.delays import CLOCK_DOUBT_S
+from indexer.delays import Trouble, wait_s
 from indexer.protocol.commit import REV_AHEAD_S_MAX
 from indexer.protocol.frame import Frame
 from indexer.protocol.syntax import is_tid, tid_timestamp_us
@@ -23,7 +26,10 @@ log = structlog.get_logger(__name__)
 
 SUSPECTS_MAX = 3
 WITNESSES_MAX = 1000
-"""DIDs counted on either side while the clock is in doubt."""
+"""DIDs counted on either side while the clock is in doubt, the latest ones."""
+
+DOUBT_S_MAX = 600.0
+"""After this time a few who commit at our present outweigh any number that do not."""
 
 PRESENT_S = 300.0
 """A rev no older than this speaks for our clock; older ones would speak for a slow one too."""
@@ -38,8 +44,9 @@ class ClockDoubt:
         self._clock = clock
         self._on_change = on_change
         self._suspects: OrderedDict[str, tuple[float, float]] = OrderedDict()  # DID -> (when, rev)
-        self._early: set[str] = set()  # while in doubt: DIDs with revs from the future
-        self._present: set[str] = set()  # and those with revs of our present
+        self._early: OrderedDict[str, float] = OrderedDict()  # in doubt: DID -> last rev ahead
+        self._present: OrderedDict[str, float] = OrderedDict()  # and of our present
+        self._raised_at = 0.0  # monotonic, as are those
         self._trusted_until = -1.0  # monotonic
         self.is_raised = False
         """Whether our clock is in doubt."""
@@ -64,11 +71,14 @@ class ClockDoubt:
                 self._suspects.popitem(last=False)
         if self.is_raised:
             return
-        while self._suspects and next(iter(self._suspects.values()))[0] < now - CLOCK_DOUBT_S:
+        while self._suspects and next(iter(self._suspects.values()))[0] < now - wait_s(
+            Trouble.FUTURE_REV
+        ):
             self._suspects.popitem(last=False)
         if len(self._suspects) > SUSPECTS_MAX and now >= self._trusted_until:
-            self.is_raised = True
-            self._early, self._present = set(), set()
+            self.is_raised, self._raised_at = True, now
+            self._early.clear()
+            self._present.clear()
             self._on_change(1)
             log.error("clock.doubted", reason=self.reason)
 
@@ -81,16 +91,30 @@ class ClockDoubt:
             return
         ahead_s = _made_at(rev) - self._clock.now()
         side = self._early if ahead_s > REV_AHEAD_S_MAX else self._present
-        if ahead_s >= -PRESENT_S and len(side) < WITNESSES_MAX:
-            side.add(frame.did)
+        if ahead_s >= -PRESENT_S:
+            side[frame.did] = self._clock.monotonic()
+            side.move_to_end(frame.did)
+            if len(side) > WITNESSES_MAX:
+                side.popitem(last=False)
 
-    def is_over(self) -> bool:
-        """Whether a doubt that was raised has just come to its end."""
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """DIDs that speak for or against our clock."""
+        return (*self._present, *self._early)
+
+    def is_over(self, groups: Mapping[str, str]) -> bool:
+        """Whether a doubt that was raised has just come to its end.
+
+        `groups` are the groups of hosts at which the witnesses are; those that are not tracked make
+        one together.
+        """
         if not self.is_raised:
             return False
         latest = self._clock.now() + REV_AHEAD_S_MAX
         is_believable = sum(rev > latest for _, rev in self._suspects.values()) <= SUSPECTS_MAX
-        is_outvoted = len(self._present) > max(len(self._early), SUSPECTS_MAX)
+        is_outvoted = len(self._present) > SUSPECTS_MAX and (
+            self._is_outvoted(groups) or self._is_worn_out()
+        )
         if not (is_believable or is_outvoted):
             return False
         if is_outvoted:
@@ -100,6 +124,19 @@ class ClockDoubt:
         self._on_change(0)
         log.warning("clock.trusted", is_outvoted=is_outvoted)
         return True
+
+    def _is_outvoted(self, groups: Mapping[str, str]) -> bool:
+        """Whether more groups speak for our clock; where as many do, whether more DIDs."""
+        balance = Counter(groups.get(did, "") for did in self._present)
+        balance.subtract(groups.get(did, "") for did in self._early)
+        votes = sum((voice > 0) - (voice < 0) for voice in balance.values())
+        return votes > 0 or (votes == 0 and len(self._present) > len(self._early))
+
+    def _is_worn_out(self) -> bool:
+        """Whether the doubt is old, and some still speak for our clock."""
+        now = self._clock.monotonic()
+        recent = sum(now - at <= wait_s(Trouble.FUTURE_REV) for at in self._present.values())
+        return now - self._raised_at >= DOUBT_S_MAX and recent > SUSPECTS_MAX
 
 
 def _made_at(rev: str) -> float:

@@ -196,16 +196,18 @@ class LiveIngest:
         for data in batch.frames:
             with suppress(InvalidUpstream):
                 self._doubt.weigh(decode_frame(data))
-        self._look_at_clock()
 
     async def _watch_clock(self) -> None:
         while True:
             await asyncio.sleep(CLOCK_LOOK_S)
-            self._look_at_clock()
+            if self._doubt.is_raised:
+                await self._look_at_clock()
 
-    def _look_at_clock(self) -> None:
+    async def _look_at_clock(self) -> None:
         """Go on from the saved cursor where a doubt has ended."""
-        if self._doubt.is_over():
+        witnesses = self._doubt.witnesses
+        groups = await self._insist(lambda: self._index.host_groups(witnesses))
+        if self._doubt.is_over(groups):
             self._drop_connection(ReconnectReason.CLOCK)
 
     def _take_in(self, frame: Frame, data: bytes, decoded: DecodedBatch) -> bool:

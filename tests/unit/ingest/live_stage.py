@@ -72,6 +72,9 @@ class BusyStore:
         self.fail()
         return await self.store.signing_keys(dids)
 
+    async def host_groups(self, dids: Iterable[str]) -> dict[str, str]:
+        return await self.store.host_groups(dids)
+
     async def apply(self, batch: EventBatch) -> Applied:
         self.fail()
         self.calls.append(batch)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from indexer.ingest.clock_doubt import SUSPECTS_MAX
+from indexer.ingest.clock_doubt import DOUBT_S_MAX, SUSPECTS_MAX, WITNESSES_MAX, ClockDoubt
 from indexer.ingest.endings import ReconnectReason
+from indexer.protocol.frame import Frame
 from tests.devnet import Account, FaultKind
+from tests.devnet.clock import tid
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.live_stage import Stage, open_stage, tag
 
@@ -116,7 +118,7 @@ async def test_a_few_accounts_that_lie_are_outvoted_and_raise_no_second_doubt(st
     entries = stage.rig.net.relay.stream.after(held_from, 1000)
     await stage.script.send(entry.frame for entry in entries)
     await stage.drained()
-    assert not stage.doubt.is_raised
+    await look(stage)
     assert stage.script.reconnects == [ReconnectReason.CLOCK]
     await stage.send_all()
     assert not stage.doubt.is_raised
@@ -134,3 +136,79 @@ async def test_a_sync_from_the_future_waits_like_a_commit(stage: Stage):
     await stage.send_all()
     assert stage.doubt.is_raised
     assert await stage.rig.rows(STATES) == [("active", len(accounts))]
+
+
+class StillClock:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+
+    def now(self) -> float:
+        return 1_800_000_000.0 + self.passed_s
+
+    def monotonic(self) -> float:
+        return self.passed_s
+
+
+class Doubted:
+    """A doubt raised by as many liars as can be counted, at one host, and who else is heard."""
+
+    def __init__(self) -> None:
+        self.clock = StillClock()
+        self.changes: list[int] = []
+        self.doubt = ClockDoubt(self.clock, on_change=self.changes.append)
+        self.groups: dict[str, str] = {}
+        self.lie()
+        assert self.doubt.is_raised
+
+    def lie(self) -> None:
+        """Everything that the liars can do: more of them than are counted."""
+        ahead = self.clock.now() + 1e6
+        dids = [f"did:plc:liar{n}" for n in range(2 * WITNESSES_MAX)]
+        self.doubt.suspect((did, tid(int(ahead * 1e6))) for did in dids)
+        self.commit(dids, "evil.example", ahead)
+
+    def commit(self, dids: list[str], group: str, at: float) -> None:
+        self.groups |= dict.fromkeys(dids, group)
+        for did in dids:
+            self.doubt.weigh(
+                Frame(type="#commit", seq=1, did=did, body={"rev": tid(int(at * 1e6))})
+            )
+
+    def is_over(self) -> bool:
+        return self.doubt.is_over({did: self.groups[did] for did in self.doubt.witnesses})
+
+
+def accounts(name: str, count: int) -> list[str]:
+    return [f"did:plc:{name}{n}" for n in range(count)]
+
+
+def test_a_thousand_accounts_of_one_host_are_outvoted_by_a_few_at_two():
+    world = Doubted()
+    world.commit(accounts("a", SUSPECTS_MAX), "a.example", world.clock.now())
+    assert not world.is_over()
+    world.commit(accounts("b", 1), "b.example", world.clock.now())
+    assert world.is_over()
+    world.lie()
+    assert not world.doubt.is_raised  # nor again within the hour
+    assert world.changes == [1, 0]
+
+
+def test_a_doubt_that_nothing_decides_ends_while_some_commit_at_our_present():
+    world = Doubted()
+    for passed_s in (0.0, DOUBT_S_MAX / 2.0, DOUBT_S_MAX - 1.0, DOUBT_S_MAX):
+        world.clock.passed_s = passed_s
+        world.lie()
+        world.commit(accounts("a", SUSPECTS_MAX + 1), "evil.example", world.clock.now())
+        assert world.is_over() == (passed_s == DOUBT_S_MAX)
+
+
+def test_a_slow_clock_is_doubted_for_as_long_as_nobody_is_at_its_present():
+    world = Doubted()
+    for _ in range(100):
+        world.clock.passed_s += 60.0
+        for host in ("a", "b"):
+            world.commit(accounts(host, 50), f"{host}.example", world.clock.now() + 1e6)
+        world.commit(accounts("c", SUSPECTS_MAX), "c.example", world.clock.now())
+        assert not world.is_over()
