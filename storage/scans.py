@@ -58,18 +58,19 @@ DELETE FROM scan_candidate WHERE operation_id = ?1 AND host_id = ?2 AND did IN (
     ORDER BY rev DESC LIMIT -1 OFFSET ?3)
 """
 
-_OVER = "NOT EXISTS (SELECT 1 FROM operation WHERE id = {0}.operation_id AND status = 'running')"
+_ENDED = """
+SELECT DISTINCT operation_id FROM {0} WHERE NOT EXISTS (
+    SELECT 1 FROM operation WHERE id = {0}.operation_id AND status = 'running')
+"""
 
 _TIDY_CANDIDATES = f"""
 DELETE FROM scan_candidate WHERE (operation_id, host_id, did) IN (
-    SELECT operation_id, host_id, did FROM scan_candidate
-    WHERE {_OVER.format("scan_candidate")} LIMIT {AT_ONCE})
+    SELECT operation_id, host_id, did FROM scan_candidate WHERE operation_id = ? LIMIT {AT_ONCE})
 """  # noqa: S608 - constants
 
 _TIDY_NOMINEES = f"""
 DELETE FROM scan_nominee WHERE (operation_id, did) IN (
-    SELECT operation_id, did FROM scan_nominee
-    WHERE {_OVER.format("scan_nominee")} LIMIT {AT_ONCE})
+    SELECT operation_id, did FROM scan_nominee WHERE operation_id = ? LIMIT {AT_ONCE})
 """  # noqa: S608 - constants
 
 _TIDY_ANSWERS = f"""
@@ -131,19 +132,21 @@ class ScanStore:
 
     async def nominate(self, operation_id: str, dids: Sequence[str]) -> None:
         """Keep for the time of the operation which DIDs the relay has named."""
-        for start in range(0, len(dids), AT_ONCE):
-            rows = [(operation_id, did) for did in dids[start : start + AT_ONCE]]
+        # Not by the writer: it counts up to `NOMINEES_MAX` rows.
+        held = await self._database.read(
+            "SELECT count(*) FROM scan_nominee WHERE operation_id = ?", (operation_id,)
+        )
+        kept = dids[: max(NOMINEES_MAX - held[0][0], 0)]
+        for start in range(0, len(kept), AT_ONCE):
+            rows = [(operation_id, did) for did in kept[start : start + AT_ONCE]]
 
             def change(
                 connection: sqlite3.Connection, rows: Sequence[tuple[str, str]] = rows
             ) -> None:
-                held = connection.execute(
-                    "SELECT count(*) FROM scan_nominee WHERE operation_id = ?", (operation_id,)
-                ).fetchone()[0]
                 connection.executemany(
                     "INSERT INTO scan_nominee (operation_id, did) VALUES (?, ?)"
                     " ON CONFLICT DO NOTHING",
-                    rows[: max(NOMINEES_MAX - held, 0)],
+                    rows,
                 )
 
             await self._database.write(change)
@@ -282,16 +285,20 @@ class ScanStore:
     async def tidy(self) -> None:
         """Forget what ended operations have left, and answers that are old or too many."""
         oldest = self._today() - self._limits.ask_again_days
-        for statement, parameters in (
-            (_TIDY_CANDIDATES, ()), (_TIDY_NOMINEES, ()), (_TIDY_ANSWERS, (oldest,)),
+        for table, statement in (
+            ("scan_candidate", _TIDY_CANDIDATES), ("scan_nominee", _TIDY_NOMINEES),
         ):  # fmt: skip
-            while await self._remove(statement, parameters) == AT_ONCE:
-                pass
+            # Which they are is no question for the writer: it goes through all rows that there are.
+            for (operation_id,) in await self._database.read(_ENDED.format(table)):
+                while await self._remove(statement, (operation_id,)) == AT_ONCE:
+                    pass
+        while await self._remove(_TIDY_ANSWERS, (oldest,)) == AT_ONCE:
+            pass
         held = (await self._database.read("SELECT count(*) FROM asked_repo"))[0][0]
         while held > self._limits.remembered_max:
             held -= await self._remove(_FORGET_OLDEST, (AT_ONCE,))
 
-    async def _remove(self, statement: str, parameters: tuple[int, ...]) -> int:
+    async def _remove(self, statement: str, parameters: tuple[str | int]) -> int:
         return await self._database.write(
             lambda connection: connection.execute(statement, parameters).rowcount
         )
