@@ -237,6 +237,24 @@ def test_a_record_hidden_two_levels_down_is_seen():
     assert_refused(Check.MST, invert, after.root.cid, blocks, [NetOp(separator, NEW, None)])
 
 
+def test_a_record_hidden_two_levels_down_on_the_other_side_is_seen():
+    low, middle = paths_of(0, 300), paths_of(1, 1)[0]
+    separator = next(
+        path for path in paths_of(2, 20) if sum(middle < each < path for each in low) > 1
+    )
+    between = [path for path in low if middle < path < separator][:2]
+    beyond = next(path for path in low if path > separator)
+    before = tree_of([middle, *between, beyond])
+    leaf = mst.Node(tuple(path.encode() for path in (*between, beyond)), (OLD,) * 3, (None,) * 4)
+    left = mst.Node((middle.encode(),), (OLD,), (None, leaf))  # `beyond` belongs to its right
+    after = mst.Tree(mst.Node((separator.encode(),), (NEW,), (left, None)), 2)
+    after.seal()
+    blocks = {node.cid: node.block for node in after.nodes()}
+
+    assert before.root.cid == left.cid
+    assert_refused(Check.MST, invert, after.root.cid, blocks, [NetOp(separator, NEW, None)])
+
+
 def test_an_empty_node_left_behind_is_seen():
     low, middle = paths_of(0, 1)[0], paths_of(1, 1)[0]
     before = tree_of([low, middle])
