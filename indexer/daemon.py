@@ -20,7 +20,7 @@ import structlog
 
 from admin_api.server import AdminSettings, serve_admin, serve_metrics
 from indexer.assembly import Parts, assemble
-from indexer.errors import ConfigurationError, LocalFault
+from indexer.errors import ConfigurationError, LocalBusy, LocalFault
 from indexer.gauges import measure_loop_lag
 from indexer.operations.full_reindex import rebuild_outdated
 from indexer.service_manager import ServiceManager
@@ -37,6 +37,10 @@ EXIT_CONFIGURATION = 78
 EXIT_FORCED = 130
 STOP_S = 8.0
 """Time for what was received to be committed after a signal, within the 10 s promised."""
+
+START_RETRY_S = 1.0
+START_EXTENSION_US = 60_000_000
+"""Between two tries to open a store that has no space, and what each asks of the manager."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,9 @@ async def run_daemon_until(
     """Run all components until `stop` is set, or until one of them fails."""
     world = world or World()
     async with AsyncExitStack() as stack:
-        parts = await assemble(settings, world, stack)
+        parts = await _assembled(stop, settings, world, stack)
+        if parts is None:
+            return
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(parts.workers.run(), name="resync"),
@@ -135,6 +141,29 @@ async def run_daemon_until(
                         await asyncio.wait([live])
             for task in (*background, starting):
                 task.cancel()
+
+
+async def _assembled(
+    stop: asyncio.Event, settings: Settings, world: World, stack: AsyncExitStack
+) -> Parts | None:
+    """The parts; None when the stop comes while the store has no space or is locked.
+
+    To end instead would leave the process ended for good after some tries of the service manager.
+    """
+    told = ""
+    while True:
+        try:
+            return await assemble(settings, world, stack)
+        except LocalBusy as error:
+            await stack.aclose()
+            if str(error) != told:
+                told = str(error)
+                log.warning("daemon.start_waits", reason=told)
+        world.manager.tell(f"STATUS=waiting: {told}", f"EXTEND_TIMEOUT_USEC={START_EXTENSION_US}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_RETRY_S):
+                await stop.wait()
+                return None
 
 
 async def _listen(settings: Settings, parts: Parts, stack: AsyncExitStack) -> Addresses:

@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 
+from indexer.errors import LocalBusy
 from indexer.limits import Limits
 from indexer.metrics import Metrics
 from indexer.planning import Policy
@@ -19,7 +20,7 @@ from indexer.upkeep import Step
 from indexer.world import World
 from storage.admissions import AdmissionStore
 from storage.citations import CitationStore
-from storage.database import Database, open_database
+from storage.database import FULL_CODES, Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.denials import DenialStore
 from storage.directory import DirectoryStore
@@ -64,7 +65,8 @@ async def open_store(
 ) -> StoreParts:
     """Open the file, ready for use; it is closed by the stack.
 
-    Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
+    Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one,
+    `LocalBusy` while there is no space or another program keeps it locked.
     """
     room, reserve = Room(_limits(settings)), Reserve(settings.storage.path)
     database = await _open_file(settings, world, metrics, stack, room=room, reserve=reserve)
@@ -138,19 +140,24 @@ async def _open_file(
     reserve: Reserve,
 ) -> Database:
     def on_error(code: str) -> None:
-        metrics.count_sqlite_error(code)
-        if code == "SQLITE_FULL":
+        is_full = code in FULL_CODES
+        metrics.count_sqlite_error("SQLITE_FULL" if is_full else code)
+        if is_full:
             room.is_disk_full = True
             reserve.free()
 
-    return await stack.enter_async_context(
-        open_database(
-            settings.storage.path,
-            observe_s=metrics.sqlite_transaction_duration_seconds.observe,
-            on_error=on_error,
-            reach=world.reach,
+    try:
+        return await stack.enter_async_context(
+            open_database(
+                settings.storage.path,
+                observe_s=metrics.sqlite_transaction_duration_seconds.observe,
+                on_error=on_error,
+                reach=world.reach,
+            )
         )
-    )
+    except LocalBusy:
+        reserve.free()  # with it the next try may succeed
+        raise
 
 
 def _limits(settings: Settings) -> Limits:

@@ -35,7 +35,10 @@ BUSY_TIMEOUT_S = 5.0
 READ_S_MAX = 5.0
 ORDINARY_READERS = 2
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
-BUSY_CODES = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN"})
+FULL_CODES = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
+"""No space, for the file and its log, or for the index of the log."""
+
+BUSY_CODES = FULL_CODES | {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN"}
 """Conditions that pass: the transaction was rolled back and may be tried again."""
 
 
@@ -220,7 +223,8 @@ async def open_database(
 
     `observe_s` is told how long each transaction took, `on_error` the SQLite code of each that
     failed; `reach` is called at named crash points.
-    Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one.
+    Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one,
+    `LocalBusy` while there is no space or another program keeps it locked.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(file_lock(path))

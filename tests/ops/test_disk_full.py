@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -12,9 +13,13 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from indexer.daemon import run_daemon_until
+from indexer.settings import load_settings
 from tests.devnet import Account, Devnet, realistic_record
-from tests.e2e.daemon import RunningDaemon, running_daemon, wait_until
+from tests.e2e.daemon import RunningDaemon, running_daemon, to_toml, wait_until
+from tests.e2e.test_admin_kill import process, sections
 from tests.e2e.test_operation_runs import metric
 from tests.e2e.test_stream_gaps import settings
 from tests.oracle import wait_until_equal
@@ -40,12 +45,12 @@ async def small_disk(folder: Path) -> AsyncIterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def fill(disk: Path) -> Path:
+def fill(disk: Path, *, left_bytes: int = LEFT_BYTES) -> Path:
     """Take all the room but a little. The file that takes it."""
-    room = os.statvfs(disk)
     ballast = disk / "ballast"
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - LEFT_BYTES)
+    room = os.statvfs(disk)
+    with ballast.open("ab") as file:
+        os.posix_fallocate(file.fileno(), file.tell(), room.f_bavail * room.f_frsize - left_bytes)
     return ballast
 
 
@@ -101,6 +106,40 @@ async def test_live_events_wait_for_room_and_http_does_not(tmp_path: Path):
 
 async def _is_ready(daemon: RunningDaemon) -> bool:
     return (await readiness(daemon))[0] == 200
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped before", "killed before"])
+async def test_a_start_on_a_full_disk_waits_for_room_and_can_be_stopped(
+    tmp_path: Path, *, is_killed: bool
+):
+    async with small_disk(tmp_path / "disk") as disk, Devnet(seed=23) as net:
+        account = await net.create_account()
+        write(net, account, 5)
+        values = sections(tmp_path, net)
+        values["storage"] = {"path": str(disk / "index.db")}
+        config = tmp_path / "config.toml"
+        config.write_text(to_toml(values))
+        async with process(config) as (daemon, _):
+            await wait_until_equal(net, disk / "index.db", PATIENCE_S, heads=True)
+            daemon.send_signal(signal.SIGKILL if is_killed else signal.SIGTERM)
+            await daemon.wait()
+        (disk / "index.db.reserve").unlink()  # as the disk was full before
+        ballast = fill(disk, left_bytes=0)
+        settings_, stop = load_settings(config, {}), asyncio.Event()
+        with capture_logs() as logs:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(run_daemon_until(stop, settings_))
+                await wait_until(
+                    lambda: [each["event"] for each in logs] == ["daemon.start_waits"],
+                    what="a start that waits",
+                )
+                stop.set()
+            async with asyncio.TaskGroup() as group:
+                stop.clear()
+                group.create_task(run_daemon_until(stop, settings_, on_ready=lambda _: stop.set()))
+                await wait_until(lambda: len(logs) == 2, what="another that waits")
+                ballast.unlink()
+        assert [each["event"] for each in logs].count("daemon.started") == 1
 
 
 async def test_a_reindex_that_runs_into_a_full_disk_goes_on_when_there_is_room(tmp_path: Path):
