@@ -102,15 +102,16 @@ SELECT edge.record_id AS rowid, {_URI} AS uri, author.did AS did, author.did AS 
        record.rkey AS rkey, record.cid AS cid, edge.created_at, record.indexed_at, edge.edge_id,
        edge.collection_uri, edge.source_uri, edge.target_uri, edge.relation_slug, edge.weight,
        edge.label, edge.status, edge.metadata, edge.updated_at,
-       {_MAY_SPEAK.format("edge.collection_uri")} AS is_authorised,
-       {_MAY_SPEAK.format("edge.source_uri")} AS is_of_source
+       {_MAY_SPEAK.format("edge.collection_uri")}
+       AND (edge.relation_slug <> 'subcollection-of' OR {_MAY_SPEAK.format("edge.source_uri")})
+       AS is_authorised
 FROM graph_edge{GENERATION} AS edge{_AUTHORED.format("edge")}
 WHERE edge.collection_uri IS NOT NULL AND edge.authority = 0
 """  # noqa: S608 - constants
 """What people say belongs into collections, and whether they may.
 
-Whoever may add to a collection may list another's collection below it. Where that one belongs, its
-`parent_uri`, is for those to say who may speak for it as well (`is_of_source`).
+What puts one collection below another needs somebody who may speak for both: nobody else says where
+a collection belongs, and no stranger's edge can close a circle with its owner's.
 """
 
 _LINKS = f"""
@@ -181,12 +182,10 @@ SELECT node.record_id AS rowid, {_URI} AS uri, author.did AS did, author.did AS 
             SELECT link.target_uri, 1, {_EXISTS.format("link.target_uri")}, link.created_at
             FROM collection_links AS link
             WHERE link.source_uri = {_URI} AND link.relation_slug = 'subcollection-of'
-              AND link.is_of_source
             UNION
             SELECT link.target_uri, depth + 1, {_EXISTS.format("link.target_uri")}, link.created_at
             FROM above JOIN collection_links AS link ON link.source_uri = above.uri
             WHERE NOT above.is_there AND link.relation_slug = 'subcollection-of'
-              AND link.is_of_source
             ORDER BY 2, 4 DESC LIMIT {ANCESTORS_MAX})
         SELECT uri FROM above WHERE is_there ORDER BY depth, said_at DESC, uri LIMIT 1
        ) AS parent_uri
