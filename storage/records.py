@@ -6,10 +6,11 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from indexer.claims import SnapshotChunk
 from indexer.denials import DENIED_PROBLEM, without_content
 from indexer.errors import Check
 from indexer.model import DeadLetterDraft, PreparedRecord, Source
@@ -17,6 +18,14 @@ from indexer.planning import Repo
 from storage.dead_letters import delete_record_letters, insert_dead_letters
 from storage.denied import denied_records
 from storage.rows import insert_rows
+
+PORTION_ROWS = 64
+PORTION_BYTES = 96 * 1024
+"""What one transaction writes of a snapshot: rows, and bytes of their values (of several records).
+
+A row costs its typed row and its search row, and the latter by the length of its text: a hundred
+long records would hold up the live stream for longer than it may be late.
+"""
 
 _EXISTING = """
 SELECT record.repo_id, record.path, record.id, record.cid, record.problem
@@ -183,3 +192,20 @@ def _next_id(connection: sqlite3.Connection) -> int:
 
 def _record_letter(did: str, path: str, problem: str) -> DeadLetterDraft:
     return DeadLetterDraft(Check.RECORD, problem, did=did, uri=f"at://{did}/{path}")
+
+
+def portions(chunk: SnapshotChunk) -> Iterator[SnapshotChunk]:
+    """A chunk in one or more pieces, in key order, that together say what it says."""
+    after, start, rows, size = chunk.after, 0, 0, 0
+    for at, (path, _) in enumerate(chunk.leaves):
+        record = chunk.records.get(path)
+        if record is None:
+            continue  # the row is as it should be
+        length = len(record.value or b"")
+        if rows and (rows == PORTION_ROWS or size + length > PORTION_BYTES):
+            upto = chunk.leaves[at - 1][0]
+            yield replace(chunk, after=after, upto=upto, leaves=chunk.leaves[start:at])
+            after, start, rows, size = upto, at, 0, 0
+        rows += 1
+        size += length
+    yield replace(chunk, after=after, leaves=chunk.leaves[start:])

@@ -45,8 +45,7 @@ from storage.buffers import drop_pending, drop_replayed, has_pending, replay
 from storage.database import Database
 from storage.dead_letters import IS_TRIED_AGAIN, insert_dead_letters, settle_retried
 from storage.denied import judged_by_host
-from storage.portions import portions
-from storage.records import RecordTable, RowWrite
+from storage.records import RecordTable, RowWrite, portions
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
 from storage.room import Room, untrack
 from storage.session import Session

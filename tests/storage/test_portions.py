@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from indexer.claims import CHUNK_ROWS, SnapshotChunk
 from indexer.model import PreparedRecord
-from storage.portions import PORTION_BYTES, PORTION_ROWS, portions
+from storage.records import PORTION_BYTES, PORTION_ROWS, portions
 from tests.storage.conftest import DID, POST, World, commit, put
 from tests.storage.test_live_store import IDENTITY, cids, finish_fetch
 
