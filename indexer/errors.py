@@ -104,6 +104,14 @@ class Unavailable(ChiveIndexerError):
         self.retry_after_s = retry_after_s
 
 
+class NotAsked(Unavailable):
+    """Nothing was sent, by our own manners: says nothing of what was to be asked about."""
+
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.wait_s = retry_after_s
+
+
 class NotServed(Unavailable):
     """A host does not offer a method, or not in the form that we need: use another one there."""
 

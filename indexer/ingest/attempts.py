@@ -21,7 +21,7 @@ class Result(StrEnum):
     FETCHED = "fetched"
     CURRENT = "current"
     QUEUED = "queued"
-    """No place was left at its host; it waits for its turn there."""
+    """Its host, or the directory, has not been asked: it waits for its turn there."""
     PUT_OFF = "put_off"
     """The live stream may yet bring what differs; it is compared again if it does not."""
     HIDDEN = "hidden"

@@ -35,9 +35,11 @@ from indexer.claims import (
 from indexer.clock import Clock
 from indexer.errors import (
     Check,
+    ChiveIndexerError,
     DidGone,
     InvalidUpstream,
     LocalBusy,
+    NotAsked,
     RepoLimited,
     RepoTooLarge,
     Unavailable,
@@ -48,7 +50,7 @@ from indexer.ingest.merging import RepoMerge
 from indexer.ingest.places import Admission, Seat
 from indexer.ingest.reading import RepoReader
 from indexer.ingest.verification import Verifier
-from indexer.lanes import kept_waiting
+from indexer.lanes import kept_waiting, left_alone
 from indexer.metrics import Metrics
 from indexer.model import AccountStatus, DeadLetterDraft, FetchMethod, RepoState, Wanted
 from indexer.ports import RepoRows, WorkQueue
@@ -192,11 +194,9 @@ class Resyncer:
             if error.check in LASTING_CHECKS and claim.repo.attempts + 1 >= LOOKS_MAX:
                 outcome = await self._end(claim, route, RepoState.INVALID, Result.INVALID, error)
             else:
-                outcome = await self._retry(claim, str(error), None)
-        except Unavailable as error:
-            outcome = await self._retry(claim, error.detail, error.retry_after_s)
-        except LocalBusy as error:
-            outcome = await self._retry(claim, str(error), None)
+                outcome = await self._retry(claim, error)
+        except (Unavailable, LocalBusy) as error:
+            outcome = await self._retry(claim, error)
         except asyncio.CancelledError:
             # An operation was cancelled, or the process stops: somebody else will do the work.
             # Where the store is busy for longer, the next start gives the claim back.
@@ -245,15 +245,20 @@ class Resyncer:
         if not is_about_host:
             return await self._merge.finish(claim, route, None, key, is_confirmed=False)
         claim = await self._merge.catch_up(claim, route, key)
-        if not is_seated and seat is not None:
-            ending = partial(
-                kept_waiting,
-                closed_s=seat.closed_s(document.pds_url),
-                has_moved=former_url not in {None, document.pds_url},
-                now=self._clock.now(),
-            )
-            return await self._settle(claim, Result.QUEUED, "waits for its host", ending, None)
-        return await self._ask(claim, route, document.pds_url, key, is_operator=is_operator)
+        try:
+            if is_seated:
+                return await self._ask(claim, route, document.pds_url, key, is_operator=is_operator)
+        except NotAsked:
+            if seat is None or seat.closed_s(document.pds_url) == 0.0:
+                raise
+        closed_s = 0.0 if seat is None else seat.closed_s(document.pds_url)
+        ending = partial(
+            kept_waiting,
+            closed_s=closed_s,
+            has_moved=former_url not in {None, document.pds_url},
+            now=self._clock.now(),
+        )
+        return await self._settle(claim, Result.QUEUED, "waits for its host", ending, None)
 
     async def _ask(
         self, claim: Claim, route: Route, pds_url: str, key: VerifyingKey, *, is_operator: bool
@@ -359,9 +364,15 @@ class Resyncer:
         )
         return await self._settle(claim, result, error.detail, ending, letter)
 
-    async def _retry(self, claim: Claim, reason: str, retry_after_s: float | None) -> Resync:
+    async def _retry(self, claim: Claim, error: ChiveIndexerError) -> Resync:
+        """The same again, later; what nobody was asked for is no failure of the repo."""
+        reason, now = str(error), self._clock.now()
+        if isinstance(error, NotAsked):
+            waiting = partial(left_alone, until=now + error.wait_s)
+            return await self._settle(claim, Result.QUEUED, reason, waiting, None)
+        retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
         delay_s = retry_delay_s(claim.repo.attempts, self._rng.random(), retry_after_s)
-        ending = partial(failed, reason=reason, delay_s=delay_s, now=self._clock.now())
+        ending = partial(failed, reason=reason, delay_s=delay_s, now=now)
         return await self._settle(claim, Result.FAILED, reason, ending, None)
 
     async def _settle(

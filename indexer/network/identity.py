@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from indexer.clock import Clock
-from indexer.errors import Check, DidGone, InvalidUpstream, Unavailable
+from indexer.errors import Check, DidGone, InvalidUpstream, NotAsked, Unavailable
 from indexer.network.answers import NOT_FOUND, XrpcFailure
 from indexer.network.http import HttpClient
 from indexer.network.resolver import PublicResolver
@@ -268,4 +268,6 @@ def _unwrapped(outcome: _Outcome) -> DidDocument:
         return outcome
     if isinstance(outcome, _Refusal):
         raise outcome.error()
+    if isinstance(outcome, NotAsked):
+        raise NotAsked(outcome.detail, retry_after_s=outcome.wait_s)
     raise Unavailable(outcome.detail, retry_after_s=outcome.retry_after_s)

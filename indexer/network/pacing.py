@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from indexer.clock import Clock
-from indexer.errors import Unavailable
+from indexer.errors import NotAsked
 
 PER_HOST_CONCURRENCY = 2
 GROUP_WIDTH = 4
@@ -44,6 +44,9 @@ WAIT_S_MAX = 30.0
 
 TURN_S_MAX = 120.0
 """Nor for a place that others of our own requests hold for so long."""
+
+BUSY_S = 60.0
+"""And it is looked for again after this time."""
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ class Pacing:
 
         Turns at one host come in the order of asking. `is_trusted` spares a host of the
         operator's own choice the bound on all together, so that strangers cannot block it. Raises
-        `Unavailable` when the host's window stays closed, or a place taken, for longer than is
+        `NotAsked` when the host's window stays closed, or a place taken, for longer than is
         worth waiting.
         """
         started = self._clock.monotonic()
@@ -120,10 +123,10 @@ class Pacing:
         return 0.0 if host is None else max(host.closed_until - self._clock.monotonic(), 0.0)
 
     def refuse_closed(self, origin: str, wait_s_max: float = 0.0) -> None:
-        """Raise `Unavailable` for a host that is left alone for longer than `wait_s_max`."""
+        """Raise `NotAsked` for a host that is left alone for longer than `wait_s_max`."""
         closed_s = self.closed_s(origin)
         if closed_s > wait_s_max:
-            raise Unavailable(f"{origin} is left alone for now", retry_after_s=closed_s)
+            raise NotAsked(f"{origin} is left alone for now", retry_after_s=closed_s)
 
     def failures(self, origin: str) -> int:
         """How often in a row the host has not answered, or with a failure of its own."""
@@ -170,7 +173,8 @@ class Pacing:
         """A place among those for all hosts; a host in doubt does not wait for one of its few."""
         if self._host(origin).failures:
             if self._doubtful.locked():
-                raise Unavailable(f"{origin} failed, and other such hosts are asked first")
+                detail = f"{origin} failed, and other such hosts are asked first"
+                raise NotAsked(detail, retry_after_s=BUSY_S)
             await self._take(self._doubtful, origin, stack)
         await self._take(self._all, origin, stack)
 
@@ -179,7 +183,8 @@ class Pacing:
             async with asyncio.timeout(self._turn_s_max):
                 await slots.acquire()
         except TimeoutError as error:
-            raise Unavailable(f"{name} is busy with our own requests") from error
+            detail = f"{name} is busy with our own requests"
+            raise NotAsked(detail, retry_after_s=BUSY_S) from error
         stack.callback(slots.release)
 
     async def _pass(self, host: _Host, name: str) -> None:
@@ -187,7 +192,7 @@ class Pacing:
             now = self._clock.monotonic()
             wait_s = host.closed_until - now
             if wait_s > WAIT_S_MAX:
-                raise Unavailable(f"{name} is left alone for now", retry_after_s=wait_s)
+                raise NotAsked(f"{name} is left alone for now", retry_after_s=wait_s)
             if wait_s <= 0:
                 burst = _burst(host.rate)
                 host.tokens = min(burst, host.tokens + (now - host.filled_at) * host.rate)

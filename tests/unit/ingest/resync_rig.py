@@ -17,7 +17,9 @@ from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.newcomers import Bounds, Newcomers
 from indexer.ingest.resync import Resyncer
+from indexer.ingest.seating import Seating
 from indexer.ingest.verification import RawFrame, Verifier
+from indexer.lanes import Standing
 from indexer.metrics import Metrics
 from indexer.model import Scope
 from indexer.network.directory import DirectoryLog
@@ -68,7 +70,7 @@ class AdvancedClock:
 
 @dataclass
 class Rig:
-    """A store, a live path without a socket, and a resyncer without workers."""
+    """A store, a live path without a socket, and a resyncer that makes one attempt at a time."""
 
     net: Devnet
     database: Database
@@ -77,6 +79,7 @@ class Rig:
     live: LiveStore
     store: ResyncStore
     resyncer: Resyncer
+    seating: Seating
     hosts: RepoNetwork
     verifier: Verifier
     metrics: Metrics
@@ -102,11 +105,28 @@ class Rig:
     async def work(self, *, ahead_s: float = 0.0) -> list[Resync]:
         """Attempt what is due, `ahead_s` from now, until nothing is."""
         self.clock.ahead_s += ahead_s
-        done = []
-        while (claim := await self.store.claim_next()) is not None:
-            done.append(await self.resyncer.attempt(claim))
+        self.clock.monotonic_ahead_s += ahead_s
+        done: list[Resync] = []
+        while (attempted := await self._attempt_next()) is not None:
+            done += attempted
             assert len(done) < 20, done
         return done
+
+    async def _attempt_next(self) -> list[Resync] | None:
+        """One attempt at most; None where nothing is due."""
+        for pool in (self.seating.tracked, self.seating.new):
+            standings = pool.places.free(Standing.ANSWERS)
+            claim = await self.store.claim_next(pool.lanes, standings, pool.places.busy())
+            if claim is None:
+                continue
+            seat = await self.seating.seat(pool, claim)
+            if seat is None:
+                return []
+            done = await self.resyncer.attempt(claim, seat=seat)
+            await self.seating.learn(seat, done.result)
+            seat.leave()
+            return [done]
+        return None
 
     async def rows(self, sql: str) -> list[tuple[object, ...]]:
         return await self.database.read(sql)
@@ -170,6 +190,7 @@ async def open_rig(
         shared = {"clock": clock, "pending_bytes_max": 1_000_000}
         live = LiveStore(database, tracked, records, policy, **shared)
         store = ResyncStore(database, tracked, records, policy, **shared)
+        admission = DailyAdmission(AdmissionStore(database, Room(), clock=clock), hosts, metrics)
         resyncer = Resyncer(
             store,
             store,
@@ -179,7 +200,7 @@ async def open_rig(
             rng=random.Random(1),
             metrics=metrics,
             stream_at=lambda: None,
-            admission=DailyAdmission(AdmissionStore(database, Room(), clock=clock), hosts, metrics),
+            admission=admission,
             is_live=lambda: False,
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
@@ -220,6 +241,7 @@ async def open_rig(
             live,
             store,
             resyncer,
+            Seating(store, hosts, workers=4, clock=clock, admission=admission),
             hosts,
             verifier,
             metrics,
