@@ -90,9 +90,11 @@ def survives(mutant: Mutant, copy: Path) -> str | None:
     """Why the mutant counts as not noticed; None when its tests have failed."""
     file = copy / mutant.file
     text = file.read_text()
-    file.write_text(mutant.applied(text))
     try:
+        file.write_text(mutant.applied(text))
         code, words = run_tests(copy, mutant.tests)
+    except ValueError as error:
+        return str(error)
     finally:
         file.write_text(text)
     if code == FAILED or code is None:

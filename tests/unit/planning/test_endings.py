@@ -219,6 +219,22 @@ def test_a_commit_proved_with_a_key_that_has_changed_since_waits():
     assert change.failed_check is Check.SIGNATURE
 
 
+def test_a_repo_that_keeps_breaking_its_chain_is_fetched_later_each_time():
+    fetched = Fetched(rev="r5", data="d5", host_rev="r5", scope_id="s")
+    row, now, waits = claimed(), NOW, []
+    for _ in range(5):
+        row = resumed(row, fetched, is_confirmed=True, now=now)
+        row = released(row, look_again_at=None, now=now)
+        broken = plan(commit("r9", "r8"), row, POLICY, now=now).repo
+        assert broken is not None and broken.state is RepoState.DESYNCHRONIZED
+        waits.append(broken.retry_at - now)
+        now = broken.retry_at
+        row = replace(
+            broken, state=RepoState.RESYNCING, claimed=broken.wanted, wanted=Wanted.NOTHING
+        )
+    assert waits == [0.0, 60.0, 120.0, 240.0, 480.0]
+
+
 def test_account_events_ask_without_holding_up_live_commits():
     row = seen(account(active=False, status="deactivated"), repo())
     assert row.wanted == Wanted.ACCOUNT and not row.is_key_stale
