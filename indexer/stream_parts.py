@@ -47,6 +47,8 @@ class StreamParts:
     doubt: ClockDoubt
     at: Callable[[], float | None]
     """How far the stream has come, unix seconds: to the present once it has fallen silent."""
+    is_live: Callable[[], bool]
+    """Whether events arrive just now."""
 
 
 def open_stream(
@@ -111,8 +113,9 @@ def open_stream(
         doubt=doubt, skips_future_cursor=settings.firehose.on_future_cursor == "live",
     )  # fmt: skip
     return StreamParts(
-        firehose=firehose, live=live, resyncer=resyncer, workers=workers, doubt=doubt, at=stream_at
-    )
+        firehose=firehose, live=live, resyncer=resyncer, workers=workers, doubt=doubt, at=stream_at,
+        is_live=is_live,
+    )  # fmt: skip
 
 
 def _resync(

@@ -2,13 +2,15 @@
 
 Nothing is fetched. Readers see the old tables until the new ones are complete and have been held
 against the records; whatever ends the operation before leaves the old ones as they are, and what
-there is of the new ones is cleared away by the store's upkeep.
+there is of the new ones is cleared away by the store's upkeep. Beside the live stream the work is
+done in small pieces, one at a time; while the stream is held, reading and writing go on at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -28,6 +30,9 @@ BATCH_SIZE_MAX = 10_000
 
 READ_RECORDS = 1000
 """Records in memory at once, twice: those being written and those being made ready."""
+
+READ_RECORDS_BESIDE = 100
+"""The same beside the live stream, which waits for the interpreter while they are made ready."""
 
 
 class Batch(Protocol):
@@ -73,14 +78,19 @@ class Rebuilds(Protocol[B]):
         """Let readers see the new tables; False when the operation has ended before."""
 
 
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+"""Surrounds a piece of work, so that it leaves the live stream its share."""
+
+
 class FullReindex(Generic[B]):
     """Every record that is stored, whatever its verdict was, in one pass."""
 
     type = OperationType.FULL_REINDEX
     unit = "record"
 
-    def __init__(self, rebuilds: Rebuilds[B]) -> None:
+    def __init__(self, rebuilds: Rebuilds[B], turn: Turn = nullcontext) -> None:
         self._rebuilds = rebuilds
+        self._turn_beside = turn
 
     def parse(self, params: Mapping[str, Json]) -> Request:
         """`batchSize`: how many records at most lie between two checkpoints."""
@@ -98,13 +108,21 @@ class FullReindex(Generic[B]):
         rebuilds, operation_id = self._rebuilds, context.operation.id
         context.operation = await insist(partial(rebuilds.begin, operation_id))
         await self._copy(context)
-        while await insist(partial(rebuilds.catch_up, operation_id)):
+        while await self._catch_up(context):
             pass
         difference = await insist(partial(rebuilds.check, operation_id))
         if difference is not None:
             raise OperationFailed(f"the new tables are not what the records demand: {difference}")
         if not await insist(partial(rebuilds.swap, operation_id)):
             raise OperationFailed("the new tables were given up")
+
+    def _turn(self, context: Context) -> AbstractAsyncContextManager[None]:
+        is_held = context.operation.mode is OperationMode.PAUSE
+        return nullcontext() if is_held else self._turn_beside()
+
+    async def _catch_up(self, context: Context) -> bool:
+        async with self._turn(context):
+            return await insist(partial(self._rebuilds.catch_up, context.operation.id))
 
     async def _copy(self, context: Context) -> None:
         """Make the next batch ready while the writer has the last one."""
@@ -121,19 +139,23 @@ class FullReindex(Generic[B]):
     async def _next(self, context: Context, previous: B | None) -> B | None:
         """The next batch, prepared."""
         size = context.operation.params["batchSize"]
-        limit = min(size, READ_RECORDS) if isinstance(size, int) else BATCH_SIZE
+        is_held = context.operation.mode is OperationMode.PAUSE
+        at_once = READ_RECORDS if is_held else READ_RECORDS_BESIDE
+        limit = min(size, at_once) if isinstance(size, int) else at_once
         load = partial(self._rebuilds.load, context.operation.id, previous, limit)
         batch = await insist(load)
         if batch is None:
             return None
         if not await context.begin(batch.unit):
             raise OperationFailed(f"the process ended over {batch.unit} more than once")
-        return await asyncio.to_thread(self._rebuilds.prepare, batch)
+        async with self._turn(context):
+            return await asyncio.to_thread(self._rebuilds.prepare, batch)
 
     async def _write(self, context: Context, batch: B) -> None:
         left = batch
         while left.records:
-            copied = await insist(partial(self._rebuilds.copy, context.operation.id, left))
+            async with self._turn(context):
+                copied = await insist(partial(self._rebuilds.copy, context.operation.id, left))
             if copied is None:
                 raise OperationFailed("the new tables were given up")
             row, left = copied

@@ -8,8 +8,8 @@ import itertools
 import os
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.model import OperationStatus
+from indexer.model import OperationMode, OperationStatus
 from indexer.operations.full_reindex import FullReindex
 from indexer.operations.operation import OperationFailed
 from indexer.records.prepare import prepare_stored
@@ -342,6 +342,37 @@ async def test_a_full_disk_is_waited_for(folder: Path):
         assert (await running).records_processed == RECORDS
         assert set(errors) == {"SQLITE_FULL"}
         assert differences(world) == []
+
+
+class Turns:
+    """Counts the pieces of work, of which no two may overlap."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        async with self.lock:
+            self.taken += 1
+            yield
+
+
+@pytest.mark.parametrize("mode", OperationMode)
+async def test_beside_the_stream_the_work_is_done_in_turns_and_while_it_is_held_at_once(
+    folder: Path, mode: OperationMode
+):
+    turns = Turns()
+    async with typed_world(folder) as world:
+        context = await world.begin_reindex()
+        context.operation = dataclasses.replace(context.operation, mode=mode)
+        await world.database.write(
+            lambda connection: connection.execute("UPDATE operation SET mode = ?", (mode,)).rowcount
+        )
+        await FullReindex(world.rebuilds, turns.turn).run(context)
+        assert context.operation.records_processed == RECORDS
+        assert differences(world) == []
+    assert (turns.taken > 2) is (mode is OperationMode.SUPPLEMENT)
 
 
 async def test_a_batch_that_ends_the_process_twice_fails_the_rebuild(folder: Path):
