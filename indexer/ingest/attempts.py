@@ -23,7 +23,7 @@ class Result(StrEnum):
     QUEUED = "queued"
     """Its host, or the directory, has not been asked: it waits for its turn there."""
     PUT_OFF = "put_off"
-    """The live stream may yet bring what differs; it is compared again if it does not."""
+    """The live stream may yet bring what differs, or it was fetched too often; compared again."""
     HIDDEN = "hidden"
     DELETED = "deleted"
     NOT_FOUND = "not_found"

@@ -66,13 +66,12 @@ GIVE_BACK_S = 2.0
 """Time for a cancelled attempt to release its claim; a stop must not wait for a busy store."""
 
 LOOKS_MAX = 3
-"""Attempts in a row that must fail on a repo's own content before it counts as invalid: a
-directory that lags behind a key rotation looks the same at first."""
+"""Answers about a repo that must be wrong in a row before it counts as invalid: a directory that
+lags behind a key rotation looks the same at first. Looks that get no answer say nothing."""
 
 LASTING_CHECKS = frozenset(
     {
         Check.DID_DOCUMENT,
-        Check.HOST,
         Check.KEY,
         Check.SIGNATURE,
         Check.COMMIT,
@@ -80,7 +79,13 @@ LASTING_CHECKS = frozenset(
         Check.MST,
     }
 )
-"""What speaks of the account's repo or document, and not of a transfer or a clock."""
+"""What speaks of the account's repo or document, and not of a transfer, a clock, or the way to the
+host: a name that resolves to a private address, or leads elsewhere, may be right again."""
+
+
+def _is_refusal(error: ChiveIndexerError) -> bool:
+    """Whether the account's repo or document was there, and wrong."""
+    return isinstance(error, InvalidUpstream) and error.check in LASTING_CHECKS
 
 
 class Resyncer:
@@ -191,7 +196,7 @@ class Resyncer:
             outcome = await self._end_beyond(claim, route, error)
         except InvalidUpstream as error:
             self._metrics.verify_failures.labels(error.check).inc()
-            if error.check in LASTING_CHECKS and claim.repo.attempts + 1 >= LOOKS_MAX:
+            if _is_refusal(error) and claim.repo.refusals + 1 >= LOOKS_MAX:
                 outcome = await self._end(claim, route, RepoState.INVALID, Result.INVALID, error)
             else:
                 outcome = await self._retry(claim, error)
@@ -284,23 +289,23 @@ class Resyncer:
             return Resync(result=Result.HIDDEN, reason=None if is_operator else status.status)
         if self._is_current(claim, status.rev):
             return await self._merge.finish(claim, route, None, key, is_confirmed=True)
-        if claim.repo.state is RepoState.ACTIVE and not is_operator:
-            later = await self._worth_waiting_until(claim, status.rev)
-            if later is not None:
-                return await self._merge.finish(
-                    claim, route, None, key, is_confirmed=True, look_again_at=later
-                )
+        later = None if is_operator else await self._worth_waiting_until(claim, status.rev)
+        if later is not None:
+            return await self._merge.finish(
+                claim, route, None, key, is_confirmed=True, look_again_at=later
+            )
         async with route.transfer():
             return await self._fetch(claim, route, pds_url, key, status.rev)
 
     async def _worth_waiting_until(self, claim: Claim, host_rev: str | None) -> float | None:
         """Unix seconds at which to compare again, where a fetch may be spared; None: fetch now."""
-        if await self._rows.load_pending(claim, 0):
-            return self._clock.now()  # the host's commit may be a buffered one: replay them first
         now = self._clock.now()
-        if may_yet_come(host_rev, stream_at=self._stream_at(), now=now):
-            return now + STREAM_GRACE_S
-        return None
+        if claim.repo.state is RepoState.ACTIVE:
+            if await self._rows.load_pending(claim, 0):
+                return now  # the host's commit may be a buffered one: replay them first
+            if may_yet_come(host_rev, stream_at=self._stream_at(), now=now):
+                return now + STREAM_GRACE_S
+        return claim.repo.fetch_at if now < claim.repo.fetch_at else None
 
     def _is_current(self, claim: Claim, host_rev: str | None) -> bool:
         """Whether equal revs prove that nothing needs to be fetched."""
@@ -372,7 +377,8 @@ class Resyncer:
             return await self._settle(claim, Result.QUEUED, reason, waiting, None)
         retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
         delay_s = retry_delay_s(claim.repo.attempts, self._rng.random(), retry_after_s)
-        ending = partial(failed, reason=reason, delay_s=delay_s, now=now)
+        is_refusal = _is_refusal(error)
+        ending = partial(failed, reason=reason, delay_s=delay_s, now=now, is_refusal=is_refusal)
         return await self._settle(claim, Result.FAILED, reason, ending, None)
 
     async def _settle(

@@ -42,6 +42,7 @@ from storage.resyncs import ResyncStore
 from storage.room import Room
 from storage.tracked import TrackedRepos
 from tests.devnet import Account, Devnet
+from tests.simulation.clock import SimulatedClock
 
 SCOPE = Scope(("pub.chive.*",))
 REGISTRY = load_registry(governance_did="did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", lexicon_dir=None)
@@ -75,7 +76,7 @@ class Rig:
     net: Devnet
     database: Database
     path: Path
-    clock: AdvancedClock
+    clock: AdvancedClock | SimulatedClock
     live: LiveStore
     store: ResyncStore
     resyncer: Resyncer
@@ -156,9 +157,17 @@ class Rig:
 
 @asynccontextmanager
 async def open_rig(
-    net: Devnet, folder: Path, registry: Registry = REGISTRY, *, bounds: Bounds | None = None
+    net: Devnet,
+    folder: Path,
+    registry: Registry = REGISTRY,
+    *,
+    bounds: Bounds | None = None,
+    reaches_private: bool = True,
+    clock: AdvancedClock | SimulatedClock | None = None,
+    rate: float = 1000.0,  # requests a second, at each host
+    identity_refresh_s: float = 0.0,
 ) -> AsyncIterator[Rig]:
-    clock = AdvancedClock()
+    clock = clock or AdvancedClock()
     metrics = Metrics(registry.types)
     verifier = Verifier(
         scope=SCOPE, prepare=partial(prepare_record, registry=registry), clock=clock
@@ -168,9 +177,9 @@ async def open_rig(
         open_database(path) as database,
         HttpClient(
             user_agent="test",
-            allow_private=True,
+            allow_private=reaches_private,
             exempt=[net.plc_url, net.handle_resolver_url, net.relay.server.url],
-            pacing=Pacing(clock=clock, rate=1000.0),
+            pacing=Pacing(clock=clock, rate=rate),
             clock=clock,
             metrics=metrics,
         ) as http,
@@ -186,7 +195,7 @@ async def open_rig(
         hosts = RepoNetwork(http, identities, spool, idle_s=5.0, total_s=20.0)
         tracked = TrackedRepos(database)
         records = RecordTable(NoProjections())
-        policy = Policy(identity_refresh_s=0.0)
+        policy = Policy(identity_refresh_s=identity_refresh_s)
         shared = {"clock": clock, "pending_bytes_max": 1_000_000}
         live = LiveStore(database, tracked, records, policy, **shared)
         store = ResyncStore(database, tracked, records, policy, **shared)
