@@ -7,11 +7,13 @@ protocol has more than seven methods.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from indexer.claims import Claim, Fetched, Finish, Identity, SnapshotChunk
+from indexer.errors import LocalBusy
 from indexer.lanes import Lane, Standing
 from indexer.model import (
     Applied,
@@ -26,6 +28,24 @@ from indexer.model import (
     StoreCounts,
 )
 from indexer.planning import CommitSeen, EventBatch, Repo
+
+T = TypeVar("T")
+
+BUSY_RETRY_S = 1.0
+"""A step that this machine had no room for is tried again after this time."""
+
+
+async def insist_on(step: Callable[[], Awaitable[T]], on_busy: Callable[[LocalBusy], object]) -> T:
+    """Take a step in the store that has to be taken, however long the machine is short of space.
+
+    `on_busy` is told each time that it has to wait.
+    """
+    while True:
+        try:
+            return await step()
+        except LocalBusy as error:
+            on_busy(error)
+            await asyncio.sleep(BUSY_RETRY_S)
 
 
 class Backfills(Protocol):

@@ -31,7 +31,7 @@ from indexer.ingest.verification import RawFrame, Verifier, is_relevant
 from indexer.metrics import Metrics
 from indexer.model import FROM_NOW_ON, Applied, GapReason, GapSeen, Scope
 from indexer.planning import CommitSeen, Event, EventBatch, FrameRefused, SyncSeen
-from indexer.ports import LiveIndex
+from indexer.ports import LiveIndex, insist_on
 from indexer.protocol.frame import Frame, decode_frame
 
 log = structlog.get_logger(__name__)
@@ -46,8 +46,6 @@ BATCHES_IN_FLIGHT = 2
 
 FUTURE_CURSOR_S = 900.0
 """So long a relay that does not know our cursor yet is asked again, before another is."""
-
-BUSY_RETRY_S = 1.0
 
 CLOCK_LOOK_S = 1.0
 """A clock in doubt is looked at so often."""
@@ -393,16 +391,13 @@ class LiveIngest:
 
     async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
         """A step in the store, tried again while this machine is short of something."""
-        while True:
-            try:
-                result = await step()
-            except LocalBusy as error:
-                self.busy_reason = str(error)
-                log.warning("live.store_busy", reason=str(error))
-                await asyncio.sleep(BUSY_RETRY_S)
-            else:
-                self.busy_reason = None
-                return result
+        result = await insist_on(step, self._wait)
+        self.busy_reason = None
+        return result
+
+    def _wait(self, error: LocalBusy) -> None:
+        self.busy_reason = str(error)
+        log.warning("live.store_busy", reason=self.busy_reason)
 
     def _count(self, decoded: DecodedBatch) -> None:
         for kind, count in decoded.counts.items():

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
@@ -53,14 +52,10 @@ from indexer.ingest.verification import Verifier
 from indexer.lanes import kept_waiting, left_alone
 from indexer.metrics import Metrics
 from indexer.model import AccountStatus, DeadLetterDraft, FetchMethod, RepoState, Wanted
-from indexer.ports import RepoRows, WorkQueue
+from indexer.ports import RepoRows, WorkQueue, insist_on
 from indexer.protocol.keys import VerifyingKey
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
-
-BUSY_RETRY_S = 1.0
 
 GIVE_BACK_S = 2.0
 """Time for a cancelled attempt to release its claim; a stop must not wait for a busy store."""
@@ -81,6 +76,10 @@ LASTING_CHECKS = frozenset(
 )
 """What speaks of the account's repo or document, and not of a transfer, a clock, or the way to the
 host: a name that resolves to a private address, or leads elsewhere, may be right again."""
+
+
+def _wait(error: LocalBusy) -> None:
+    log.warning("resync.store_busy", reason=str(error))
 
 
 def _is_refusal(error: ChiveIndexerError) -> bool:
@@ -138,15 +137,6 @@ class Resyncer:
         """Something has been added to the queue."""
         for bell in self._bells:
             bell.set()
-
-    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """A step in the store that has to be taken, however long the machine is short of space."""
-        while True:
-            try:
-                return await step()
-            except LocalBusy as error:
-                log.warning("resync.store_busy", reason=str(error))
-                await asyncio.sleep(BUSY_RETRY_S)
 
     async def sync_now(self, did: str, *, accepts_rollback: bool = False) -> Resync:
         """One attempt for an operator, whatever state the repo is in.
@@ -390,7 +380,7 @@ class Resyncer:
         letter: DeadLetterDraft | None,
     ) -> Resync:
         try:
-            await self._insist(partial(self._queue.settle, claim, ending, letter=letter))
+            await insist_on(partial(self._queue.settle, claim, ending, letter=letter), _wait)
         except StaleClaim:
             return Resync(result=Result.STALE, reason=reason)
         return Resync(result=result, reason=reason)

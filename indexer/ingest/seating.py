@@ -6,7 +6,6 @@ how long to leave the host alone.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,14 +21,12 @@ from indexer.ingest.attempts import Result
 from indexer.ingest.places import NOWHERE, Admission, Hosts, Places, Seat, Transfers
 from indexer.lanes import NEW, TRACKED, Lane, Standing, doubt, left_alone, put_back
 from indexer.model import Wanted
-from indexer.ports import WorkQueue
+from indexer.ports import WorkQueue, insist_on
 from indexer.protocol.hosts import host_group
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-BUSY_RETRY_S = 1.0
 
 
 class HostManners(Protocol):
@@ -134,10 +131,9 @@ class Seating:
         await self.insist(partial(self._queue.judge, host, standing, until=until))
 
     async def insist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """A step in the store that has to be taken, however long the machine is short of space."""
-        while True:
-            try:
-                return await step()
-            except LocalBusy as error:
-                log.warning("resync.store_busy", reason=str(error))
-                await asyncio.sleep(BUSY_RETRY_S)
+        """A step in the store that has to be taken."""
+        return await insist_on(step, _wait)
+
+
+def _wait(error: LocalBusy) -> None:
+    log.warning("resync.store_busy", reason=str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +12,11 @@ import structlog
 from indexer.errors import ChiveIndexerError, LocalBusy, RequestRefused
 from indexer.model import Json, Operation, OperationType, SettledUnit
 from indexer.operations.rows import OperationUnits
+from indexer.ports import insist_on
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
-BUSY_RETRY_S = 1.0
 
 POISONED = "poisoned"
 """Outcome of a unit that is skipped, because the process crashed over it too often."""
@@ -127,9 +125,8 @@ def refuse_foreign_params(
 
 async def insist(step: Callable[[], Awaitable[T]]) -> T:
     """A step that has to be taken, however long the machine is short of something."""
-    while True:
-        try:
-            return await step()
-        except LocalBusy as error:
-            log.warning("operation.store_busy", reason=str(error))
-            await asyncio.sleep(BUSY_RETRY_S)
+    return await insist_on(step, _wait)
+
+
+def _wait(error: LocalBusy) -> None:
+    log.warning("operation.store_busy", reason=str(error))
