@@ -348,3 +348,23 @@ def test_a_hidden_repo_is_not_fetched_because_its_key_was_looked_up():
         account_status=AccountStatus.DEACTIVATED,
     )
     assert released(row, look_again_at=None, now=NOW).wanted is Wanted.NOTHING
+
+
+def test_a_purged_account_in_whose_name_somebody_goes_on_committing_is_looked_for_ever_more_rarely():
+    row, waits = purging(claimed(identity_at=0.0, fetch_at=NOW + 500.0), "gone"), []
+    for _ in range(4):
+        row = purged(row, now=NOW)
+        assert row.fetch_at == NOW + 500.0
+        row = seen(commit("r2", "r1"), row)
+        waits.append(row.retry_at - NOW)
+        row = replace(row, claimed=row.wanted, wanted=Wanted.NOTHING)
+    assert waits == [0.0, 60.0, 120.0, 240.0]
+
+
+def test_a_claim_for_the_account_alone_leaves_a_repo_s_pause_and_failures_as_they_were():
+    row = claimed(
+        RepoState.ERROR, claimed=Wanted.ACCOUNT, fetch_at=NOW + 500.0, attempts=5, refusals=2
+    )
+    row = released(resumed(row, None, is_confirmed=True, now=NOW), look_again_at=None, now=NOW)
+    assert (row.wanted, row.retry_at) == (Wanted.CONTENT, NOW + 500.0)
+    assert (row.attempts, row.refusals) == (5, 2)
