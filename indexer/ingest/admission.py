@@ -23,11 +23,8 @@ class AdmissionRows(Protocol):
 class HostGroups(Protocol):
     """Who is behind a host."""
 
-    async def groups(self, pds_url: str) -> tuple[str, ...]:
-        """Its registrable domain and its addresses.
-
-        Raises `Unavailable` or `InvalidUpstream` where it has none.
-        """
+    def groups(self, pds_url: str) -> tuple[str, ...] | None:
+        """Its registrable domain and its address; None before it was reached there."""
 
 
 class DailyAdmission:
@@ -38,11 +35,16 @@ class DailyAdmission:
         self._hosts = hosts
         self._refused = metrics.limits_refused.labels(Limit.NEW_REPOS_PER_HOST_DAY)
 
-    async def admit(self, claim: Claim, identity: Identity) -> bool:
-        """Whether the repo may be fetched; its claim is ended where it may not."""
+    async def admit(self, claim: Claim, identity: Identity) -> bool | None:
+        """Whether the repo may be fetched; its claim is ended where it may not.
+
+        None: that is not known before its host has answered, and nothing is counted before.
+        """
         if identity.pds_url is None:
             return True
-        groups = await self._hosts.groups(identity.pds_url)
+        groups = self._hosts.groups(identity.pds_url)
+        if groups is None:
+            return None
         is_admitted = await self._rows.admit(claim, identity, groups)
         if not is_admitted:
             self._refused.inc()

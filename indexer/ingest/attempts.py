@@ -46,6 +46,7 @@ class Route:
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)  # as in `Resync`
     seat: Seat | None = None  # its place among the attempts of the workers
     admission: Admission | None = None  # without a seat: for one that is not held yet
+    is_admitted: bool | None = None  # None: not decided yet
 
     def transfer(self) -> AbstractAsyncContextManager[None]:
         """Wait for a turn at fetching, where others fetch too, and hold it."""

@@ -140,8 +140,11 @@ class Transfers:
 class Admission(Protocol):
     """Who may be fetched for the first time today."""
 
-    async def admit(self, claim: Claim, identity: Identity) -> bool:
-        """Whether the repo may be fetched; its claim is ended where it may not."""
+    async def admit(self, claim: Claim, identity: Identity) -> bool | None:
+        """Whether the repo may be fetched; its claim is ended where it may not.
+
+        None: that is not known before its host has answered.
+        """
 
 
 class Seat:
@@ -194,8 +197,8 @@ class Seat:
         self.asked_url = pds_url
         return True
 
-    async def admit(self, claim: Claim, identity: Identity) -> bool:
-        """Whether the repo may be fetched; its claim is ended where it may not."""
+    async def admit(self, claim: Claim, identity: Identity) -> bool | None:
+        """Whether the repo may be fetched, as `Admission` has it."""
         if self._admission is None or identity.pds_url is None:
             return True
         return await self._admission.admit(claim, identity)

@@ -64,6 +64,8 @@ LOOKS_MAX = 3
 """Answers about a repo that must be wrong in a row before it counts as invalid: a directory that
 lags behind a key rotation looks the same at first. Looks that get no answer say nothing."""
 
+TOO_MANY = "too many new repos at its host today"
+
 LASTING_CHECKS = frozenset(
     {
         Check.DID_DOCUMENT,
@@ -227,8 +229,8 @@ class Resyncer:
         is_about_host = bool(claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
         seat = route.seat
         is_seated = is_about_host and (seat is None or seat.move(document.pds_url))
-        if is_seated and not await _is_admitted(claim, route, identity):
-            return Resync(result=Result.LIMITED, reason="too many new repos at its host today")
+        if is_seated and await _is_refused(claim, route, identity):
+            return Resync(result=Result.LIMITED, reason=TOO_MANY)
         former_url = claim.pds_url
         handle = None
         if is_seated or not is_about_host or claim.repo.rev is not None:
@@ -242,7 +244,7 @@ class Resyncer:
         claim = await self._merge.catch_up(claim, route, key)
         try:
             if is_seated:
-                return await self._ask(claim, route, document.pds_url, key, is_operator=is_operator)
+                return await self._ask(claim, route, identity, key, is_operator=is_operator)
         except NotAsked:
             if seat is None or seat.closed_s(document.pds_url) == 0.0:
                 raise
@@ -256,11 +258,20 @@ class Resyncer:
         return await self._settle(claim, Result.QUEUED, "waits for its host", ending, None)
 
     async def _ask(
-        self, claim: Claim, route: Route, pds_url: str, key: VerifyingKey, *, is_operator: bool
+        self,
+        claim: Claim,
+        route: Route,
+        identity: Identity,
+        key: VerifyingKey,
+        *,
+        is_operator: bool,
     ) -> Resync:
         """Ask the repo's own host how the account is, and for the repo where it differs."""
+        pds_url = identity.pds_url or ""
         is_hurried = route.seat is not None and route.seat.is_awaited
         status = await self._hosts.fetch_status(pds_url, claim.did, is_hurried=is_hurried)
+        if await _is_refused(claim, route, identity):
+            return Resync(result=Result.LIMITED, reason=TOO_MANY)
         route.host_rev = None if status is None else status.rev
         if status is None or status.status is AccountStatus.DELETED:
             is_known = claim.repo.account_status is AccountStatus.DELETED
@@ -386,7 +397,9 @@ class Resyncer:
         return Resync(result=result, reason=reason)
 
 
-async def _is_admitted(claim: Claim, route: Route, identity: Identity) -> bool:
-    """Whether the repo may be fetched; its claim is ended where it may not."""
-    admission = route.admission if route.seat is None else route.seat
-    return admission is None or await admission.admit(claim, identity)
+async def _is_refused(claim: Claim, route: Route, identity: Identity) -> bool:
+    """Whether the repo may not be fetched, as far as that is known; its claim is ended then."""
+    if route.is_admitted is None:
+        admission = route.admission if route.seat is None else route.seat
+        route.is_admitted = admission is None or await admission.admit(claim, identity)
+    return route.is_admitted is False

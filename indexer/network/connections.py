@@ -7,6 +7,7 @@ from aiohttp.connector import Connection
 from aiohttp.resolver import ThreadedResolver
 
 from indexer.network.pacing import Pacing
+from indexer.network.peers import Peers
 from indexer.network.resolver import PublicResolver
 from indexer.network.ssrf import checked_socket, origin_of
 
@@ -44,15 +45,19 @@ def public_connector(resolver: PublicResolver) -> aiohttp.TCPConnector:
     )
 
 
-def heeding_request(pacing: Pacing) -> type[aiohttp.ClientRequest]:
+def heeding_request(pacing: Pacing, peers: Peers) -> type[aiohttp.ClientRequest]:
     """Requests that look at the host's window once more when the connection is there.
 
     Between a turn and the first byte lies a handshake, in which another request may be refused.
+    With it the host has proved its address, which is noted.
     """
 
     class HeedingRequest(aiohttp.ClientRequest):
         async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             origin = origin_of(str(self.url.origin()))
+            peer = conn.transport and conn.transport.get_extra_info("peername")
+            if peer:
+                peers.note(origin, peer[0])
             pacing.refuse_closed(origin)
             return await super().send(conn)
 

@@ -42,13 +42,13 @@ from indexer.network.connections import (
     trusting_connector,
 )
 from indexer.network.pacing import WAIT_S_MAX, Pacing
+from indexer.network.peers import Peers
 from indexer.network.resolver import PublicResolver
 from indexer.network.sockets import SHORTAGES
 from indexer.network.ssrf import (
     AddressRefused,
     HostRefused,
     check_url,
-    is_literal,
     origin_of,
 )
 from indexer.protocol.hosts import host_group, registrable_domain
@@ -120,7 +120,8 @@ class HttpClient:
         self._clock = clock
         self._metrics = metrics
         self._resolver = resolver or PublicResolver(clock=clock)
-        self._request_class = heeding_request(pacing)
+        self.peers = Peers()
+        self._request_class = heeding_request(pacing, self.peers)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -148,15 +149,14 @@ class HttpClient:
         )
         return await self._stack.enter_async_context(session)
 
-    async def groups(self, url: str) -> tuple[str, ...]:
-        """Who is behind a stranger's host: its registrable domain and its addresses.
+    def groups(self, url: str) -> tuple[str, ...] | None:
+        """Who is behind a stranger's host: its registrable domain and its address.
 
-        Raises `Unavailable` or `InvalidUpstream` where it has none. In development each host is
-        its own.
+        None before it was reached there. In development each host is its own.
         """
         if self._allow_private:
             return (host_group(url),)
-        return await self._groups(origin_of(url))
+        return self.peers.groups(origin_of(url))
 
     @property
     def pacing(self) -> Pacing:
@@ -326,18 +326,22 @@ class HttpClient:
                 self._metrics.http_client_requests.labels(request.service, code).inc()
 
     async def _groups(self, origin: str) -> tuple[str, ...]:
-        """The groups that a stranger's host belongs to: its domain and its addresses."""
+        """The groups whose bounds a request to a stranger's host has: its domain and its address.
+
+        Names that have never been reached at an address wait for each other there, and for none of
+        the hosts that have.
+        """
         self._pacing.refuse_closed(origin, WAIT_S_MAX)
+        if (proven := self.peers.groups(origin)) is not None:
+            return proven
         host = urlsplit(origin).hostname or ""
-        if is_literal(host):
-            return (f"address {host}",)
         try:
             found = await self._resolver.resolve(host)
         except OSError as error:
             raise self._unreachable(error, origin) from error
         return (
             f"domain {registrable_domain(host)}",
-            *(f"address {address}" for address in {result["host"] for result in found}),
+            *(f"claimed {address}" for address in {result["host"] for result in found}),
         )
 
     def _redirected(

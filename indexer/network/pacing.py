@@ -215,7 +215,7 @@ class Pacing:
         return host
 
     def _make_room(self) -> None:
-        """Forget the host that was idle longest: one whose window is open, else any.
+        """Forget the host that was idle longest and whose window is open, else opens next.
 
         One in use is never forgotten, and those are as few as the requests under way.
         """
@@ -224,7 +224,9 @@ class Pacing:
         now = self._clock.monotonic()
         idle = [name for name, host in self._hosts.items() if host.users == 0]
         is_open = (name for name in idle if self._hosts[name].closed_until <= now)
-        victim = next(is_open, idle[0] if idle else None)
+        victim = next(is_open, None)
+        if victim is None and idle:
+            victim = min(idle, key=lambda name: self._hosts[name].closed_until)
         if victim is not None:
             del self._hosts[victim]
 

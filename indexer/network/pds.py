@@ -69,9 +69,9 @@ class RepoNetwork:
         self._idle_s = idle_s
         self._total_s = total_s
 
-    async def groups(self, pds_url: str) -> tuple[str, ...]:
-        """Who is behind a host: its registrable domain and its addresses."""
-        return await self._http.groups(pds_url)
+    def groups(self, pds_url: str) -> tuple[str, ...] | None:
+        """Who is behind a host: its registrable domain and its address; None: not reached yet."""
+        return self._http.groups(pds_url)
 
     def closed_s(self, origin: str) -> float:
         """Seconds until the host may be asked again; 0 when it may."""

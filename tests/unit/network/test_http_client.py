@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+from contextlib import AsyncExitStack
 from email.utils import formatdate
 from types import SimpleNamespace
 
@@ -24,7 +25,8 @@ from name_server import serving
 from indexer.errors import Check, InvalidUpstream, LocalBusy, Unavailable
 from indexer.network.answers import XrpcFailure
 from indexer.network.connections import heeding_request
-from indexer.network.pacing import FAILURES_MAX, Pacing
+from indexer.network.pacing import FAILURES_MAX, GROUP_WIDTH, PER_HOST_CONCURRENCY, Pacing
+from indexer.network.peers import Peers
 from indexer.network.resolver import PublicResolver
 from indexer.network.ssrf import HostRefused
 
@@ -236,7 +238,7 @@ async def test_a_window_that_closes_during_the_handshake_is_heeded(clock):
     pacing = Pacing(clock=clock, rate=10.0)
     async with (
         Loopback(answering("{}")) as server,
-        aiohttp.ClientSession(request_class=heeding_request(pacing)) as session,
+        aiohttp.ClientSession(request_class=heeding_request(pacing, Peers())) as session,
     ):
         async with session.get(f"{server.url}/before") as response:
             await response.read()
@@ -421,7 +423,11 @@ async def test_a_name_that_does_not_exist_is_unavailable_and_opens_the_breaker(c
         assert len(names.asked) == 2 * FAILURES_MAX  # not even looked up any more
 
 
-async def test_hosts_are_grouped_by_domain_and_by_every_address(client, clock):
+async def test_hosts_are_grouped_by_domain_and_by_the_address_where_they_were_reached(
+    client, clock
+):
+    """Until then requests wait for others to the same addresses whose names proved nothing."""
+    url = "https://a.pds.example.com"
     records = {
         ("a.pds.example.com", "A"): [["93.184.216.34", "10.0.0.1"]],
         ("a.pds.example.com", "AAAA"): [["2606:4700::1111"]],
@@ -429,12 +435,66 @@ async def test_hosts_are_grouped_by_domain_and_by_every_address(client, clock):
     async with serving(records) as (_, configure):
         resolver = PublicResolver(clock=clock, configure=configure)
         http = await client(allow_private=False, resolver=resolver)
-        assert set(await http._groups("https://a.pds.example.com")) == {
+        assert set(await http._groups(url)) == {
             "domain example.com",
-            "address 93.184.216.34",
-            "address 2606:4700::1111",
+            "claimed 93.184.216.34",
+            "claimed 2606:4700::1111",
         }
-        assert await http._groups("https://[2606:4700::1111]") == ("address 2606:4700::1111",)
+        assert http.groups(url) is None
+        http.peers.note(url, "93.184.216.34")
+        assert http.groups(url) == ("domain example.com", "address 93.184.216.34")
+        assert await http._groups(url) == http.groups(url)
+        assert http.groups("https://[2606:4700::1111]") == ("address 2606:4700::1111",)
+
+
+async def test_names_alone_use_up_nothing_of_an_address(client, clock):
+    """Neither its places, nor what is counted for it, nor the memory of who was reached there."""
+    address, honest = "93.184.216.34", "https://pds.example.com"
+    mere = [f"https://pds{n}.example{n}.org" for n in range(10_000)]
+    records = {(f"pds{n}.example{n}.org", "A"): [[address]] for n in range(50)}
+    async with serving(records) as (_, configure), AsyncExitStack() as stack:
+        resolver = PublicResolver(clock=clock, configure=configure)
+        http = await client(allow_private=False, resolver=resolver)
+        http.peers.note(honest, address)
+        for n, url in enumerate(mere):
+            if n < 50:
+                groups = await http._groups(url)
+                if n < PER_HOST_CONCURRENCY * GROUP_WIDTH:  # they hang, all of them
+                    await stack.enter_async_context(http.pacing.turn(url, groups=groups))
+            elif n < 100:
+                with pytest.raises(Unavailable):
+                    await http._groups(url)
+            http.pacing.failed(url)
+            assert http.groups(url) is None
+        groups = await http._groups(honest)
+        assert groups == ("domain example.com", f"address {address}")
+        async with asyncio.timeout(0.5), http.pacing.turn(honest, groups=groups):
+            pass
+
+
+async def test_a_host_is_known_to_be_where_it_was_reached_and_one_without_a_certificate_is_not(
+    client, tmp_path
+):
+    http = await client()
+    async with (
+        Loopback(answering("{}")) as server,
+        Loopback(answering("{}"), tls=self_signed(tmp_path)) as unproven,
+    ):
+        named = [url.replace("127.0.0.1", "localhost") for url in (server.url, unproven.url)]
+        await get(http, named[0])
+        with pytest.raises(Unavailable):
+            await get(http, named[1])
+        assert http.peers.groups(named[0]) == ("domain localhost", "address 127.0.0.1")
+        assert http.peers.groups(named[1]) is None
+
+
+def test_of_the_hosts_that_were_reached_the_latest_are_remembered():
+    peers = Peers(entries_max=3)
+    for n in range(5):
+        peers.note(f"https://{n}.example.com", "93.184.216.34")
+        peers.note("https://0.example.com", "93.184.216.35")
+    known = [n for n in range(5) if peers.groups(f"https://{n}.example.com")]
+    assert known == [0, 3, 4]
 
 
 # This machine, and the caller.
