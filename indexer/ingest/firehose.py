@@ -308,7 +308,9 @@ class Firehose:
             self._failures_in_a_row += reason is not ReconnectReason.FUTURE_CURSOR
             wait_s = max(wait_s, self._backoff_s(relay.failures))
         relay.not_before = self._clock.monotonic() + wait_s
-        log.warning(
+        # What somebody asked for is no cause for concern.
+        report = log.info if reason is ReconnectReason.PAUSED else log.warning
+        report(
             "firehose.disconnected",
             host=relay.url,
             reason=reason.value,

@@ -513,6 +513,29 @@ async def test_a_pause_delivers_what_came_closes_and_a_resume_goes_on_from_the_c
         assert world.value("firehose_paused") == 0
 
 
+@pytest.mark.parametrize(("is_asked_for", "level"), [(True, "info"), (False, "warning")])
+async def test_a_pause_that_was_asked_for_is_told_and_no_warning(is_asked_for: bool, level: str):
+    async with ScriptedRelay(streaming(binary(b"x")), streaming(binary(b"later"))) as relay:
+        world = World(relay.url)
+        firehose = world.firehose
+        with structlog.testing.capture_logs() as events:
+            async with aclosing(firehose.batches()) as batches:
+                await world.next(batches)
+                if is_asked_for:
+                    firehose.pause()
+                    firehose.resume()
+                else:
+                    firehose.reconnect("poison")
+                world.cursors[relay.url] = 1
+                request = asyncio.ensure_future(anext(batches))
+                await until(lambda: any(e["event"] == "firehose.disconnected" for e in events))
+                request.cancel()
+                await asyncio.wait([request])
+        ends = [e for e in events if e["event"] == "firehose.disconnected"]
+        assert ends[0]["log_level"] == level
+        assert ends[0]["reason"] == ("paused" if is_asked_for else "poison")
+
+
 async def test_pauses_nest():
     async with ScriptedRelay(streaming(binary(b"x"))) as relay:
         world = World(relay.url)
