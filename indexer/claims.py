@@ -161,10 +161,11 @@ def _counted(repo: Repo, *, now: float) -> Repo:
 
     After the first fetch that is at once, after the following in 1 minute, 2, 4 ... up to a day, so
     that a repo which keeps breaking its own chain, and a host which keeps showing another state,
-    cost little. Whatever is heard of the repo meanwhile does not shorten the pause.
+    cost little. Whatever is heard of the repo meanwhile does not shorten the pause. A fetch that an
+    operator asked for says nothing of the repo, and lengthens no pause.
     """
     calm_at = repo.synced_at + throttle_s(repo.desyncs + 1) + CALM_S
-    desyncs = repo.desyncs + 1 if now < calm_at else 0
+    desyncs = repo.desyncs + (repo.priority is not Priority.OPERATOR) if now < calm_at else 0
     return replace(repo, desyncs=desyncs, synced_at=now, fetch_at=now + throttle_s(desyncs + 1))
 
 
@@ -173,8 +174,10 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
 
     A trigger raised since the claim keeps the repo out of `active`: what was fetched may be
     older than what it announced. With `look_again_at` the content is compared once more then.
+    Whatever is left, an operator's wish is fulfilled.
     """
-    left = replace(repo, claimed=Wanted.NOTHING)
+    priority = max(repo.priority, Priority.REPAIR)
+    left = replace(repo, claimed=Wanted.NOTHING, priority=priority)
     if repo.state is RepoState.RESYNCING:
         if look_again_at is not None or repo.wanted & Wanted.CONTENT:
             due_at = _second_look_at(repo, now) if look_again_at is None else look_again_at
@@ -191,7 +194,7 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
         return _owing(left, max(now, repo.fetch_at))
     return replace(
         left,
-        priority=Priority.DISCOVERY if not repo.wanted else repo.priority,
+        priority=Priority.DISCOVERY if not repo.wanted else priority,
         retry_at=max(now, repo.fetch_at) if repo.wanted == Wanted.CONTENT else repo.retry_at,
     )
 
@@ -303,6 +306,7 @@ def ended(repo: Repo, state: RepoState, reason: str, *, host_rev: str | None, no
         host_rev=host_rev,
         scope_id=None,
         claimed=Wanted.NOTHING,
+        priority=max(repo.priority, Priority.REPAIR),
         retry_at=now + throttle_s(attempts),
         fetch_at=max(repo.fetch_at, now + throttle_s(attempts)),
         attempts=attempts,

@@ -141,7 +141,21 @@ async def test_a_throttled_repo_that_is_wrongly_called_inactive_is_shown_again_u
 
 async def test_an_operator_need_not_wait_for_the_end_of_a_throttle(rig: Rig):
     account = await throttled(rig)
+    before = await rig.rows("SELECT desyncs FROM repo")
     assert (await rig.resyncer.sync_now(account.did)).result is Result.FETCHED
+    assert_heads_equal(rig.net, rig.path)
+    assert await rig.rows("SELECT desyncs FROM repo") == before
+    await broken(rig, account)
+    assert await fetches(rig) == 0
+
+
+async def test_what_an_operator_fetches_throttles_nobody(rig: Rig):
+    account = await followed(rig)
+    for _ in range(3):
+        rig.net.import_records(account, 1, [TAG], announce=False)
+        assert (await rig.resyncer.sync_now(account.did)).result is Result.FETCHED
+    await broken(rig, account)
+    assert [one.result for one in await rig.work()] == [Result.FETCHED]
     assert_heads_equal(rig.net, rig.path)
 
 
