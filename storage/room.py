@@ -14,6 +14,10 @@ _SIZE = "SELECT id, records, record_bytes FROM repo WHERE id = ? AND is_unlimite
 
 _WAITING = "SELECT total FROM tally WHERE kind = 'repo_state' AND name = ?"
 
+RESERVE_BYTES = 64 * 1024 * 1024
+"""Held for the moment when the disk is full. Twice as much must be free before anything is taken
+in again, half of it to be held once more."""
+
 WALK_S_MIN = 600.0
 """Repos that were refused are looked for at most so often."""
 
@@ -51,7 +55,8 @@ class Room:
     def problem(self) -> str | None:
         """Why nothing more is taken in at all, or None."""
         if self.is_disk_full:
-            return "the disk is full"
+            mebibytes = 2 * RESERVE_BYTES // 2**20
+            return f"the disk is full: intake goes on once {mebibytes} MiB are free"
         if self.db_bytes >= self.limits.db_bytes_max:
             return "limits.db_bytes_max is reached"
         return None

@@ -14,13 +14,12 @@ import structlog
 from indexer.clock import Clock
 from indexer.errors import LocalBusy
 from storage.database import Database
-from storage.room import Room, untrack
+from storage.room import RESERVE_BYTES, Room, untrack
 from storage.tracked import TrackedRepos
 
 log = structlog.get_logger(__name__)
 
 LOOK_S = 1.0
-RESERVE_BYTES = 64 * 1024 * 1024
 EMPTY_S_MAX = 30 * 86_400.0
 """A repo without rows for so long is not tracked any more."""
 
