@@ -55,6 +55,7 @@ TARGETS = ("did", "uri", "pdsUrl", "subject", "url", "id", "index")
 OK = "ok"
 INTERNAL_ERROR = "InternalServerError"
 BUSY_ERROR = "NotEnoughResources"
+COUNTED_FROM_THE_START = ("200", "500")  # a rise from nothing is not seen by `rate`
 HTTP_METHODS = {"query": ("GET", "HEAD"), "procedure": ("POST",)}
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -119,6 +120,9 @@ class Dispatcher:
         self._audit = audit
         self._metrics = metrics
         self._on_fault = on_fault
+        for nsid in self._served:
+            for code in COUNTED_FROM_THE_START:
+                metrics.xrpc_requests.labels(nsid, code)
 
     async def answer(self, request: web.BaseRequest, path: str, query: str) -> web.Response:
         """The answer to a request whose raw path starts with `PREFIX`."""

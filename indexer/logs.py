@@ -1,8 +1,9 @@
 """Logging: structlog events as JSON or for a console, never in the way of the work.
 
 Events are static names with keys. Under systemd each line carries the journal's priority prefix.
-An event that repeats faster than `REPEATS_PER_MINUTE` is held back, and the next line of it that
-is written says how many were suppressed. A line that cannot be written is lost, and nothing else.
+An event that repeats faster than `REPEATS_PER_MINUTE`, or for whatever reasons faster than
+`LINES_PER_MINUTE`, is held back, and the next line of it that is written says how many were
+suppressed. A line that cannot be written is lost, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ import structlog
 from indexer.clock import Clock, SystemClock
 
 REPEATS_PER_MINUTE = 20
+"""Of one event for one reason."""
+
+LINES_PER_MINUTE = 200
+"""Of one event: reasons may quote what strangers send."""
+
 MINUTE_S = 60.0
 EVENTS_REMEMBERED = 1000
 
@@ -37,28 +43,43 @@ EventDict = MutableMapping[str, Any]  # structlog's own type for the keys of one
 
 
 class RepeatLimit:
-    """A structlog processor that holds back repetitions of one event, reason included."""
+    """A structlog processor that holds back repetitions of one event."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._seen: OrderedDict[tuple[str, str], tuple[float, int, int]] = OrderedDict()
+        self._by_reason = _Held(REPEATS_PER_MINUTE)
+        self._by_event = _Held(LINES_PER_MINUTE)
 
     def __call__(self, _: object, __: str, event: EventDict) -> EventDict:
         """Pass the event on, or drop it."""
-        key = (str(event.get("event")), str(event.get("reason")))
         now = self._clock.monotonic()
-        started, written, held = self._seen.pop(key, (now, 0, 0))
-        if now - started > MINUTE_S:
-            started, written = now, 0
-        if written >= REPEATS_PER_MINUTE:
-            self._seen[key] = (started, written, held + 1)
-            raise structlog.DropEvent
+        name = str(event.get("event"))
+        held = self._by_reason.let_pass((name, str(event.get("reason"))), now)
+        held += self._by_event.let_pass((name, ""), now)
         if held:
             event["suppressed"] = held
-        self._seen[key] = (started, written + 1, 0)
+        return event
+
+
+class _Held:
+    """What was let pass and held back of each key, within its minute."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen: OrderedDict[tuple[str, str], tuple[float, int, int]] = OrderedDict()
+
+    def let_pass(self, key: tuple[str, str], now: float) -> int:
+        """How many were held back before this one, which passes. Raises `DropEvent` instead."""
+        started, passed, held = self._seen.pop(key, (now, 0, 0))
+        if now - started > MINUTE_S:
+            started, passed = now, 0
+        is_passing = passed < self._most
+        self._seen[key] = (started, passed + 1, 0) if is_passing else (started, passed, held + 1)
+        if not is_passing:
+            raise structlog.DropEvent
         while len(self._seen) > EVENTS_REMEMBERED:
             self._seen.popitem(last=False)
-        return event
+        return held
 
 
 def configure_logging(

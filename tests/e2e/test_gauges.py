@@ -33,3 +33,12 @@ async def test_gauges_are_the_same_after_a_restart_without_a_new_event(tmp_path:
         assert all(before.values()), before
         async with running_daemon(tmp_path, settings(net)) as daemon:
             assert await gauges(daemon) == before
+
+
+async def test_calls_of_every_method_are_counted_from_nothing(tmp_path: Path):
+    async with Devnet(seed=3) as net, running_daemon(tmp_path, settings(net)) as daemon:
+        async with daemon.session.get(daemon.addresses.metrics_url) as response:
+            lines = (await response.text()).splitlines()
+        for nsid in ("pub.chive.admin.triggerBackfill", "pub.chive.indexer.listGaps"):
+            for code in ("200", "500"):
+                assert f'chive_xrpc_requests_total{{code="{code}",nsid="{nsid}"}} 0.0' in lines

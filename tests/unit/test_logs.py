@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from indexer.logs import EVENTS_REMEMBERED, MINUTE_S, PRIORITIES, REPEATS_PER_MINUTE, RepeatLimit
+from indexer.logs import (
+    EVENTS_REMEMBERED,
+    LINES_PER_MINUTE,
+    MINUTE_S,
+    PRIORITIES,
+    REPEATS_PER_MINUTE,
+    RepeatLimit,
+)
 
 EVENTS = """
 import sys, structlog
@@ -193,8 +200,19 @@ def test_another_reason_is_another_event():
     assert passed(limit, 1, reason="refused") == []
 
 
+def test_an_event_of_ever_new_reasons_is_held_back_too():
+    clock = SteppedClock()
+    limit = RepeatLimit(clock)
+    flood = LINES_PER_MINUTE + 30
+    assert sum(len(passed(limit, 1, reason=str(n))) for n in range(flood)) == LINES_PER_MINUTE
+    assert len(passed(limit, 1, event="another", reason="0")) == 1
+    clock.at += MINUTE_S + 0.001
+    [event] = passed(limit, 1, reason="after the flood")
+    assert event["suppressed"] == 30
+
+
 def test_a_flood_of_different_events_is_remembered_only_in_part():
     limit = RepeatLimit(SteppedClock())
-    passed(limit, REPEATS_PER_MINUTE + 1, reason="first")
-    assert all(len(passed(limit, 1, reason=str(n))) == 1 for n in range(EVENTS_REMEMBERED))
-    assert len(passed(limit, 1, reason="first")) == 1
+    passed(limit, REPEATS_PER_MINUTE + 1, event="first")
+    assert all(len(passed(limit, 1, event=str(n))) == 1 for n in range(EVENTS_REMEMBERED))
+    assert len(passed(limit, 1, event="first")) == 1
