@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,21 +89,32 @@ def run_campaign(
     """Run the seeds; failures and progress are told as they come."""
     started = time.monotonic()
     outcome = Outcome(seeds[0], len(seeds), events)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        processes, mp_context=context, max_tasks_per_child=SEEDS_PER_PROCESS
-    ) as pool:
-        running = {pool.submit(run_seed, seed, events, is_quiet): seed for seed in seeds}
-        for number, future in enumerate(as_completed(running), start=1):
-            seed = running[future]
-            outcome.add(seed, future.result())
+    # Processes end with their share of seeds. `max_tasks_per_child` would do that too, and in
+    # Python 3.11 it can leave the pool without a process, waiting for ever.
+    share = processes * SEEDS_PER_PROCESS
+    for first in range(0, len(seeds), share):
+        for seed, result in _run(
+            seeds[first : first + share], events, processes, is_quiet=is_quiet
+        ):
+            outcome.add(seed, result)
+            outcome.took_s = time.monotonic() - started
             if seed in outcome.failures:
                 tell(outcome.failures[seed])
-            if number % TOLD_EVERY == 0:
-                outcome.took_s = time.monotonic() - started
+            if (done := outcome.passed + len(outcome.failures)) % TOLD_EVERY == 0:
                 tell(
-                    f"{number} of {len(seeds)} seeds, {outcome.took_s:.0f} s,"
+                    f"{done} of {len(seeds)} seeds, {outcome.took_s:.0f} s,"
                     f" {len(outcome.failures)} failed"
                 )
     outcome.took_s = time.monotonic() - started
     return outcome
+
+
+def _run(
+    seeds: Sequence[int], events: int, processes: int, *, is_quiet: bool
+) -> Iterator[tuple[int, Report | str]]:
+    """(seed, what came of it), as they end."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = {pool.submit(run_seed, seed, events, is_quiet): seed for seed in seeds}
+        for future in as_completed(running):
+            yield running[future], future.result()
