@@ -122,8 +122,13 @@ def lines(rig: Rig, account: Account) -> list[bytes]:
 @pytest.mark.parametrize("where", ["first", "middle"])
 async def test_a_garbage_line_does_not_hide_the_lines_behind_it(rig: Rig, where: str):
     account = await followed(rig)
-    stranger = lines(rig, await rig.net.create_account())
+    logs = rig.net.plc.logs
+    other = await rig.net.create_account()
+    stranger = lines(rig, other)
     new_key(rig, account)
+    # What was made in the very millisecond of the last line before the garbage is passed over.
+    while logs[account.did][-1].created_at == logs[other.did][-1].created_at:
+        new_key(rig, account)
     garbage = [b'{"did": 7}']
     body = garbage + stranger if where == "first" else stranger + garbage
     lie = rig.net.faults.schedule(
