@@ -104,7 +104,7 @@ class Runner:
         """Start an operation, or return the running one with the same type and key.
 
         The one that runs keeps its mode and batch size. Raises `RequestRefused` before anything
-        has started: also (409) where the one that runs has been asked for something else.
+        has started: also where the one that runs has been asked for something else.
         """
         kind = self._kind(type_name)
         request = kind.parse({name: each for name, each in params.items() if name != "mode"})
@@ -300,10 +300,9 @@ def _check_joins(running: Operation, params: Mapping[str, Json]) -> None:
     for name in sorted((running.params.keys() | params.keys()) - JOINING_PARAMS):
         if running.params.get(name) != params.get(name):
             raise RequestRefused(
-                "OperationConflict",
+                "InvalidRequest",
                 f"parameter {name}: differs from that of operation {running.id}, which runs"
                 f" over {running.key} now",
-                status=409,
             )
 
 

@@ -203,7 +203,7 @@ async def test_what_asks_for_something_else_is_not_taken_for_what_runs(world: Wo
         first = await one.runner.start("didSync", {"did": "a"}, started_by=None)
         with pytest.raises(RequestRefused) as refused:
             await one.runner.start("didSync", consents, started_by=None)
-        assert (refused.value.status, refused.value.name) == (409, "OperationConflict")
+        assert (refused.value.status, refused.value.name) == (400, "InvalidRequest")
         assert "parameter acceptRollback" in refused.value.message
         assert first.id in refused.value.message
         assert [each.id for each in await one.rows.list(None, 10)] == [first.id]
