@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.process import check_file, configure, converge, running
 from tests.devnet import Activity, Devnet
-from tests.e2e.test_kill import check_file, configure, converge, running
 
 SEED = 20_261_126
 IDLE_S = 1.0

@@ -1,0 +1,77 @@
+"""The crash campaigns; a failure names its seed, and the same options repeat it.
+
+    python -m tests.crash kills --seeds 2 --kills 500     # at random moments, so many of each store
+    python -m tests.crash points --seeds 100              # a death at each named moment
+`--first SEED` begins at another seed, `--report FILE` adds the figures to a JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.crash.deaths import run_points
+from tests.crash.kills import run_store
+from tests.crash.points import POINTS
+from tests.crash.report import add_run
+
+MEMORY = Path("/dev/shm")
+"""Where the stores are, if it is there: a kill asks nothing of a disk, and the disk is everybody's."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crash", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    campaigns = parser.add_subparsers(dest="campaign", required=True)
+    kills = campaigns.add_parser("kills")
+    kills.add_argument("--kills", type=int, default=500, help="of each store")
+    points = campaigns.add_parser("points")
+    points.add_argument("--only", nargs="*", default=sorted(POINTS), help="names of points")
+    for campaign in (kills, points):
+        campaign.add_argument("--first", type=int, default=1)
+        campaign.add_argument("--seeds", type=int, default=1)
+        campaign.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    logging.getLogger("aiohttp.server").setLevel(
+        logging.CRITICAL
+    )  # it tells of each client's death
+    for seed in range(options.first, options.first + options.seeds):
+        with _folder() as folder:
+            figures = _RUNS[options.campaign](seed, folder, options)
+        print(f"{options.campaign}, seed {seed}: {figures}", flush=True)
+        if options.report is not None:
+            add_run(options.report, options.campaign, {"seed": seed} | figures)
+    return 0
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix="crash-", dir=MEMORY if MEMORY.is_dir() else None
+    ) as folder:
+        yield Path(folder)
+
+
+def _kills(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    return dataclasses.asdict(asyncio.run(run_store(seed, options.kills, folder)))
+
+
+def _points(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    return dataclasses.asdict(asyncio.run(run_points(seed, folder, options.only)))
+
+
+_RUNS = {"kills": _kills, "points": _points}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
