@@ -18,9 +18,9 @@ from pathlib import Path
 import aiohttp
 
 from tests.crash.history import RememberingDevnet, check_past
-from tests.crash.kills import document
+from tests.crash.kills import catch_up, document
 from tests.crash.points import MARKER, POINTS, die_at
-from tests.crash.process import Life, check_derived, check_file, configure, converge
+from tests.crash.process import Life, check_derived, check_file, configure
 from tests.crash.requests import TYPES, Requests
 from tests.devnet import Activity, FaultKind
 from tests.devnet.account import Account
@@ -117,9 +117,7 @@ class _Stage:
         async with Life(self._config) as life:
             url = await life.started()
             assert url is not None, life.text[-3000:]
-            await self._requests.hurry(url, self.database)
-            await converge(self._net, self.database)
-            check_past(self._net, self.database)
+            await catch_up(self._net, self._requests, url, self.database)
             await life.stop()
         check_file(self.database)
         await check_derived(self._config)

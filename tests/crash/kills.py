@@ -44,7 +44,9 @@ class Toll:
     took_s: float = 0.0
 
 
-async def run_store(seed: int, kills: int, folder: Path) -> Toll:
+async def run_store(
+    seed: int, kills: int, folder: Path, *, per_round: int = KILLS_PER_ROUND
+) -> Toll:
     """One store through at least so many kills. Fails where it is no past of the network."""
     rng = random.Random(seed)
     began = time.monotonic()
@@ -61,7 +63,7 @@ async def run_store(seed: int, kills: int, folder: Path) -> Toll:
         config = configure(folder / str(seed), net, governance={"did": large.did})
         spared: set[str] = set()
         while toll.kills < kills:
-            await _round(net, activity, config, rng, toll, spared, requests)
+            await _round(net, activity, config, rng, toll, spared, requests, per_round)
             activity.accounts_max += LOSSES
     toll.answered = dict(requests.answered)
     toll.took_s = time.monotonic() - began
@@ -77,11 +79,12 @@ async def _round(
     toll: Toll,
     spared: set[str],
     requests: Requests,
+    kills: int,
 ) -> None:
     database = config.with_name("index.db")
     traffic = asyncio.create_task(activity.run())
     lost = _lose_events(net, spared, LOSSES)
-    for _ in range(KILLS_PER_ROUND):
+    for _ in range(kills):
         toll.started += await _kill_one(config, rng, requests)
         toll.kills += 1
         if rng.random() < LOOKS_SHARE:
@@ -96,13 +99,20 @@ async def _round(
     async with Life(config) as life:
         url = await life.started()
         assert url is not None, life.text[-3000:]
-        await requests.hurry(url, database)
-        await converge(net, database)
-        check_past(net, database)
+        await catch_up(net, requests, url, database)
         await life.stop()
     check_file(database)
     await check_derived(config)
     toll.rounds += 1
+
+
+async def catch_up(net: RememberingDevnet, requests: Requests, url: str, database: Path) -> None:
+    """Wait until the store of the daemon at `url` equals the truth."""
+    hurrying = asyncio.create_task(requests.hurry(url, database))
+    await converge(net, database)
+    hurrying.cancel()
+    await asyncio.wait([hurrying])
+    check_past(net, database)
 
 
 async def _kill_one(config: Path, rng: random.Random, requests: Requests) -> bool:

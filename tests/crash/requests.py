@@ -30,6 +30,7 @@ EXPECTED = frozenset({200, 400, 429, 503})
 """400 refuses what differs from the operation that runs already; 503 says that space is short."""
 
 PAUSE_S = 0.02
+HURRY_S = 1.0
 _WAITING = """
     SELECT did FROM repo
     WHERE (state <> 'active' OR wanted <> 0) AND max(retry_at, fetch_at) > unixepoch() + 1
@@ -46,15 +47,19 @@ class Requests:
         self._started: list[str] = []  # ids of operations that may still run
 
     async def hurry(self, url: str, database: Path) -> None:
-        """Have every repo fetched that says that it must be, and waits a minute before it is.
+        """Until cancelled, have every repo fetched that says that it must be, and only later.
 
-        A repo that is wrong and does not know it gets no help from this.
+        Repos that have been fetched some times wait for minutes. One that is wrong and does not
+        know it gets no help from this.
         """
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-            waiting = [did for (did,) in db.execute(_WAITING)]
         async with self.session() as session:
-            for did in waiting:
-                await self._post(session, url, "didSync", TRIGGER, {"type": "didSync", "did": did})
+            while True:
+                with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+                    waiting = [did for (did,) in db.execute(_WAITING)]
+                for did in waiting:
+                    body = {"type": "didSync", "did": did}
+                    await self._post(session, url, "didSync", TRIGGER, body)
+                await asyncio.sleep(HURRY_S)
 
     async def run(self, url: str) -> None:
         """Ask until the daemon is gone or the caller has enough."""

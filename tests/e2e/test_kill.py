@@ -22,7 +22,9 @@ KILLS_PER_STORE = 54
 async def test_a_hundred_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path):
     async with asyncio.TaskGroup() as group:
         stores = [
-            group.create_task(run_store(SEED + number, KILLS_PER_STORE, tmp_path))
+            group.create_task(
+                run_store(SEED + number, KILLS_PER_STORE, tmp_path, per_round=KILLS_PER_STORE)
+            )
             for number in range(STORES)
         ]
     tolls = [store.result() for store in stores]

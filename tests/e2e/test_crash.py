@@ -1,0 +1,21 @@
+"""The short forms of the crash campaigns; the long ones are `python -m tests.crash`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.deaths import run_points
+from tests.crash.points import POINTS
+
+SEED = 20_261_126
+
+
+@pytest.mark.slow
+async def test_a_death_at_any_named_moment_leaves_a_past_of_the_network(tmp_path: Path):
+    """Each point is come to, and after the last the store becomes equal to the network."""
+    deaths = await run_points(SEED, tmp_path)
+    assert deaths.fired == dict.fromkeys(deaths.fired, 1)
+    assert deaths.fired.keys() == POINTS.keys()
+    assert deaths.repos_compared > 0
