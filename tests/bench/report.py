@@ -28,11 +28,6 @@ COLUMNS = (
 
 def machine() -> dict[str, object]:
     """Where the figures were taken, with the time of two fixed pieces of work for comparison."""
-    model = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     started = time.perf_counter()
     total = 0
     for number in range(2_000_000):
@@ -43,7 +38,7 @@ def machine() -> dict[str, object]:
         hashlib.sha256(block)
     hashed = time.perf_counter()
     return {
-        "cpu": model,
+        "cpu": _processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": sys.version.split()[0],
@@ -52,6 +47,23 @@ def machine() -> dict[str, object]:
         "calibration_python_ms": round((looped - started) * 1000, 1),
         "calibration_sha256_ms": round((hashed - looped) * 1000, 1),
     }
+
+
+def machine_line() -> str:
+    """The same in a line, for people."""
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return (
+        f"{os.cpu_count()} x {_processor()}, {memory_gb:.0f} GB, {platform.system()}"
+        f" {platform.release()}, CPython {platform.python_version()}, SQLite"
+        f" {sqlite3.sqlite_version}"
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
 
 
 def table(results: Sequence[Result]) -> str:

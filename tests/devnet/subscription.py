@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
+from collections.abc import Callable
 
 from aiohttp import WSCloseCode, web
 
@@ -36,6 +37,8 @@ class Subscriptions:
     ) -> None:
         self.stream = stream
         self.backlog_max: int | None = None
+        self.between: Callable[[int], bytes] | None = None
+        """What follows the event of a seq: whole WebSocket messages, of events in no log."""
         self.connections = 0  # ever accepted
         self.open = 0
         self._changed = asyncio.Event()
@@ -115,6 +118,7 @@ class _Connection:
         transport = request.transport
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._writer = request.writer
         self.news = owner.stream.listen()  # set by new events, and when the consumer has gone
         self._is_over = False
         self._sent = 0
@@ -227,6 +231,9 @@ class _Connection:
         held, self._held = self._held, []
         for frame in held:
             await self._send(frame)
+        if self._owner.between is not None:
+            self._transport.write(self._owner.between(entry.seq))
+            await self._writer.drain()
 
     def _before(self, fault: Fault) -> list[str | bytes]:
         """What a fault puts in front of the true frame."""
