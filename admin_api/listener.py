@@ -89,6 +89,8 @@ async def listen(
             f"{name}.bind = {bind!r}, {name}.port = {port}: cannot listen there: {exc.strerror};"
             " end the process that holds the port, or choose another one"
         ) from exc
+    if not sockets.sockets:  # asyncio takes a lack of descriptors for an unknown address family
+        raise LocalFault(f"{name}.bind = {bind!r}: no socket can be opened for it")
     try:
         yield sockets.sockets[0].getsockname()[1]
     finally:

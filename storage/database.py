@@ -230,15 +230,7 @@ async def open_database(
         stack.enter_context(file_lock(path))
         connection = await asyncio.to_thread(_open_writer, path)
         stack.push_async_callback(asyncio.to_thread, _checkpoint_and_close, connection)
-        readers = [
-            await stack.enter_async_context(
-                aiosqlite.connect(path, isolation_level=None, cached_statements=256)
-            )
-            for _ in range(1 + ORDINARY_READERS)
-        ]
-        for reader in readers:
-            for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF"):
-                await reader.execute_fetchall(f"PRAGMA {pragma}")
+        readers = [await _open_reader(stack, path) for _ in range(1 + ORDINARY_READERS)]
         database = Database(
             connection, readers, observe_s=observe_s, on_error=on_error, reach=reach
         )
@@ -295,6 +287,22 @@ def _open_writer(path: Path) -> sqlite3.Connection:
             raise _refused(error, path) from error
         stack.pop_all()
         return connection
+
+
+async def _open_reader(stack: AsyncExitStack, path: Path) -> aiosqlite.Connection:
+    """A connection that cannot write, closed by the stack.
+
+    The writer had the file open by then: what fails now is a shortage, or a fault of the disk.
+    """
+    try:
+        reader = await stack.enter_async_context(
+            aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+        )
+        for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF"):
+            await reader.execute_fetchall(f"PRAGMA {pragma}")
+    except sqlite3.Error as error:
+        raise translated(error) from error
+    return reader
 
 
 def _checkpoint_and_close(connection: sqlite3.Connection) -> None:

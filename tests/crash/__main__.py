@@ -2,6 +2,7 @@
 
     python -m tests.crash kills --seeds 2 --kills 500     # at random moments, so many of each store
     python -m tests.crash points --seeds 100              # a death at each named moment
+    python -m tests.crash nth --stride 7                  # the N-th call fails, for N = 1, 8, 15 ...
 `--first SEED` begins at another seed, `--report FILE` adds the figures to a JSON file.
 """
 
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash.deaths import run_points
+from tests.crash.failing import FAMILIES
 from tests.crash.kills import run_store
+from tests.crash.nth import run_family
 from tests.crash.points import POINTS
 from tests.crash.report import add_run
 
@@ -37,7 +40,12 @@ def main() -> int:
     kills.add_argument("--kills", type=int, default=500, help="of each store")
     points = campaigns.add_parser("points")
     points.add_argument("--only", nargs="*", default=sorted(POINTS), help="names of points")
-    for campaign in (kills, points):
+    nth = campaigns.add_parser("nth")
+    nth.add_argument("--families", nargs="*", default=list(FAMILIES), help="kinds of calls")
+    nth.add_argument("--begin", type=int, default=1, help="the first N")
+    nth.add_argument("--stride", type=int, default=1)
+    nth.add_argument("--runs-max", type=int, default=10_000, help="of each family")
+    for campaign in (kills, points, nth):
         campaign.add_argument("--first", type=int, default=1)
         campaign.add_argument("--seeds", type=int, default=1)
         campaign.add_argument("--report", type=Path)
@@ -70,7 +78,21 @@ def _points(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, A
     return dataclasses.asdict(asyncio.run(run_points(seed, folder, options.only)))
 
 
-_RUNS = {"kills": _kills, "points": _points}
+def _nth(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    figures = {}
+    for name in options.families:
+        failures = asyncio.run(
+            run_family(
+                name, seed, folder,
+                first=options.begin, stride=options.stride, runs_max=options.runs_max,
+            )
+        )  # fmt: skip
+        figures[name] = dataclasses.asdict(failures)
+        print(f"{name}: {failures}", flush=True)
+    return figures
+
+
+_RUNS = {"kills": _kills, "points": _points, "nth": _nth}
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ class _Stage:
         self._requests = requests
         self._config = config
         self._rng = rng
+        self._outsider: Account | None = None
 
     async def die(self, name: str) -> None:
         """One life that ends at this point."""
@@ -142,10 +143,14 @@ class _Stage:
                     await asyncio.sleep(DEEDS_S)
 
     async def _deed(self, needs: str) -> None:
-        net, account = self._net, self._rng.choice([*self._net.accounts.values()])
+        net = self._net
         match needs:
             case "import":
-                net.import_records(account, IMPORTED)
+                # The second fetch of a repo waits a minute, the first one does not.
+                newcomer = await net.create_account()
+                net.import_records(newcomer, IMPORTED, [TAG])
+                self._tag(newcomer)
+                await asyncio.sleep(FETCH_S)
             case "newcomer":
                 self._tag(await net.create_account())
             case "slow newcomer":
@@ -157,7 +162,10 @@ class _Stage:
                 await net.faults.wait_fired(delay)
                 self._tag(newcomer)
             case "foreign":
-                net.create(account, FOREIGN, realistic_record(net.rng, FOREIGN, did=account.did))
+                # Of an account without a record of ours: nothing of it is stored but the cursor.
+                self._outsider = self._outsider or await net.create_account()
+                value = realistic_record(net.rng, FOREIGN, did=self._outsider.did)
+                net.create(self._outsider, FOREIGN, value)
             case "citationExtraction":
                 await self._activity.steps(5)
             case _:

@@ -10,10 +10,12 @@ import asyncio
 import json
 import multiprocessing
 import os
+import shutil
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -109,7 +111,7 @@ async def running(config: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proces
 
 def run(config: Path) -> None:
     """The daemon as the command runs it."""
-    sys.exit(main(["run", "--config", str(config)]))
+    main(["run", "--config", str(config)])
 
 
 def _serve(output: Path, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -189,6 +191,20 @@ class Life:
         """End it by a signal; fail unless that is clean and in time."""
         self.terminate()
         assert await self.ended(STOPPED_S) == 0, self.text[-OUTPUT_SHOWN:]
+
+
+@contextmanager
+def copied(database: Path) -> Iterator[Path]:
+    """A copy of what a dead daemon has left: a log without its index cannot be read in place,
+    and whoever opens it for writing changes what the next start finds."""
+    with tempfile.TemporaryDirectory(dir=database.parent) as folder:
+        for name in (database.name, f"{database.name}-wal"):
+            if database.with_name(name).exists():
+                shutil.copy(database.with_name(name), folder)
+        copy = Path(folder) / database.name
+        with closing(sqlite3.connect(copy)) as db:
+            db.execute("PRAGMA user_version").fetchall()  # takes the log in
+        yield copy
 
 
 def check_file(database: Path) -> None:

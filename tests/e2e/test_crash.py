@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.deaths import run_points
+from tests.crash.failing import FAMILIES
+from tests.crash.nth import run_family
 from tests.crash.points import POINTS
 
 SEED = 20_261_126
@@ -19,3 +21,11 @@ async def test_a_death_at_any_named_moment_leaves_a_past_of_the_network(tmp_path
     assert deaths.fired == dict.fromkeys(deaths.fired, 1)
     assert deaths.fired.keys() == POINTS.keys()
     assert deaths.repos_compared > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+async def test_one_failed_call_ends_in_a_declared_way_and_loses_nothing(tmp_path: Path, name: str):
+    """Of SQLite, of a file or of a socket: the daemon goes on, or ends so that its next start does."""
+    first = FAMILIES[name].usual
+    failures = await run_family(name, SEED, tmp_path, first=first, stride=1, runs_max=1)
+    assert failures.fired == 1, failures

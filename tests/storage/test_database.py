@@ -18,6 +18,8 @@ from indexer.errors import ConfigurationError, LocalBusy, LocalFault
 from storage import database as database_module
 from storage.database import Database, open_database, translated
 from storage.schema import APPLICATION_ID, migrate
+from tests.crash.failing import SQLITE_CANTOPEN
+from tests.crash.vfs import Layer
 
 INSERT = "INSERT INTO firehose_cursor VALUES (?, 1, NULL, 'now')"
 
@@ -38,6 +40,30 @@ async def test_a_store_opens_again_as_it_was_left(tmp_path: Path):
     async with open_database(path) as database:
         assert await database.read("SELECT url FROM firehose") == [("a",)]
     assert not path.with_name("index.db-wal").exists()
+
+
+async def test_a_reader_that_cannot_be_opened_is_a_shortage_that_a_start_waits_out(
+    tmp_path: Path,
+):
+    """Without descriptors SQLite cannot open a file that is there: once as such, it is no bug."""
+    path = tmp_path / "index.db"
+    async with open_database(path):
+        pass
+    opened: list[str] = []
+
+    def refuse_the_second(call: str, name: str, *_: object) -> int | None:
+        if call == "open" and name == str(path):
+            opened.append(name)
+            return SQLITE_CANTOPEN if len(opened) == 2 else None
+        return None
+
+    with Layer(refuse_the_second).installed():
+        with pytest.raises(LocalBusy, match="SQLITE_CANTOPEN"):
+            async with open_database(path):
+                pass
+        assert len(opened) == 2
+        async with open_database(path) as database:
+            assert await database.read("SELECT url FROM firehose") == []
 
 
 async def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path):

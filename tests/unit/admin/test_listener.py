@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -44,6 +46,20 @@ async def test_what_is_meant_for_a_proxy_is_refused(line: str):
     async with listen("admin", "127.0.0.1", 0, echo) as port:
         answer = await exchange(port, f"{line}\r\nHost: localhost\r\n\r\n".encode())
     assert (answer.status, answer.error) == (400, "InvalidRequest")
+
+
+async def test_a_start_without_a_descriptor_left_says_so():
+    """asyncio lets the failure pass and gives a server that listens nowhere."""
+    free = os.dup(0)
+    os.close(free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        with pytest.raises(LocalFault, match="no socket can be opened for it"):
+            async with listen("admin", "127.0.0.1", 0, echo):
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_a_request_without_a_version_is_refused():
