@@ -1,6 +1,6 @@
 """What samples must show: nothing grows, nothing slows down, the log of the file stays short.
 
-Only the second half counts: caches and pools have filled by then. A slope is Theil and Sen's, the
+Only the second half counts for growth: caches and pools have filled by then. A slope is Theil and Sen's, the
 median of the slopes between all pairs, so that a fault that holds the stream up for a minute does
 not tilt it.
 """
@@ -29,6 +29,10 @@ GROWTH = {
 """Name -> growth over the second half that is still flat: share of the median, and at least so much."""
 
 
+LASTING = ("rss_mb", "descriptors", "threads")
+"""What must be flat however far the stream is behind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One statement about a soak, and whether it holds."""
@@ -43,14 +47,22 @@ class Check:
         return self.found <= self.most
 
 
-def judge(samples: Sequence[Sample]) -> list[Check]:
-    """Every check on the samples; ValueError with fewer than eight."""
+def judge(samples: Sequence[Sample], *, behind_max: float) -> list[Check]:
+    """Every check on the samples; ValueError with fewer than eight.
+
+    Latency and load are compared among samples that are at most `behind_max` tracked events behind:
+    what waits after an outage says how long the outage was.
+    """
     if len(samples) < 8:
         raise ValueError(f"{len(samples)} samples say nothing")
     half = samples[len(samples) // 2 :]
     checks = []
     for name, (share, least) in GROWTH.items():
-        points = [(each["at_s"], each[name]) for each in half if name in each]
+        points = [
+            (each["at_s"], each[name])
+            for each in half
+            if name in each and (name in LASTING or each["behind"] <= behind_max)
+        ]
         values = [value for _, value in points]
         grown = slope(points) * (half[-1]["at_s"] - half[0]["at_s"])
         most = max(share * median(values), least)
