@@ -9,7 +9,7 @@ DEMO_DIR ?= ./.demo
 ADMIN_PORT ?= 2580
 METRICS_PORT ?= 2581
 
-.PHONY: setup demo run test test-network test-ops check format bench clean
+.PHONY: setup demo run test test-network test-ops check format bench docs clean
 
 setup: $(STAMP)
 
@@ -53,5 +53,8 @@ format: setup
 bench: setup
 	$(BIN)/python -m tests.bench
 
+docs: setup
+	$(BIN)/python -m tests.evidence
+
 clean:
-	rm -rf $(VENV) .demo .bench build *.egg-info
+	rm -rf $(VENV) .demo .bench .soak build *.egg-info

@@ -29,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def progress(line: str) -> None:
         print(f"[{time.monotonic() - started:6.1f} s] {line}", file=sys.stderr, flush=True)
 
-    facts: dict[str, object] = {"machine": report.machine(), "quick": options.quick}
+    facts: dict[str, object] = {
+        "machine": report.machine(),
+        "commit": report.commit(),
+        "date": report.today(),
+        "quick": options.quick,
+    }
     size = QUICK if options.quick else FULL
     progress(f"corpus {size.name}")
     corpus = ensure_corpus(options.cache, size)

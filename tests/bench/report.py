@@ -7,12 +7,15 @@ import json
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.benchmark import Figures, Result
+from tests.bench.process import ROOT
 
 COLUMNS = (
     ("per_s", "per second", "{:,.0f}"),
@@ -23,6 +26,9 @@ COLUMNS = (
     ("rss_more_mb", "RSS MB more", "{:.0f}"),
     ("p50_ms", "p50 ms", "{:.1f}"),
     ("p99_ms", "p99 ms", "{:.1f}"),
+    ("bytes_percent", "% of bytes", "{:.2f}"),
+    ("requests", "requests", "{:.0f}"),
+    ("hour_s", "s for an hour", "{:.0f}"),
 )
 
 
@@ -57,6 +63,18 @@ def machine_line() -> str:
         f" {platform.release()}, CPython {platform.python_version()}, SQLite"
         f" {sqlite3.sqlite_version}"
     )
+
+
+def commit() -> str:
+    """The commit that is measured, in short; `+` where the tree differs from it."""
+    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def today() -> str:
+    """The day, in UTC."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def _processor() -> str:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 from tests.bench.process import ROOT
-from tests.bench.report import machine_line
+from tests.bench.report import commit, machine_line, today
 from tests.soak.mischief import OPERATIONS, Pace
 from tests.soak.run import Outcome, Plan, soak
 from tests.soak.sampling import Sample
@@ -37,13 +35,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=ROOT / ".bench")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    measured = commit()
     plan = Plan(
         seconds=options.minutes * 60,
         rate=options.rate,
@@ -60,7 +52,7 @@ def main() -> int:
     )
     outcome = asyncio.run(soak(plan, options.output, options.cache))
     checks = judge(outcome.samples, behind_max=behind_max(plan))
-    document = report(plan, outcome, checks, commit)
+    document = report(plan, outcome, checks, measured)
     (options.output / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
     for check in checks:
         print(
@@ -77,7 +69,7 @@ def behind_max(plan: Plan) -> float:
     return 2 * plan.rate * plan.tracked_share
 
 
-def report(plan: Plan, outcome: Outcome, checks: list[Check], commit: str) -> dict[str, object]:
+def report(plan: Plan, outcome: Outcome, checks: list[Check], measured: str) -> dict[str, object]:
     """The document for `docs/evidence/`: flat figures, and series for the plots."""
     samples = outcome.samples
     half = samples[len(samples) // 2 :]
@@ -114,9 +106,9 @@ def report(plan: Plan, outcome: Outcome, checks: list[Check], commit: str) -> di
         "title": "Soak at ten times the real network's rate, with faults",
         "command": f"python -m tests.soak --minutes {plan.seconds / 60:g}",
         "short_form": "tests/e2e/test_soak.py",
-        "commit": commit,
+        "commit": measured,
         "machine": machine_line(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "passed": all(check.holds for check in checks)
         and not outcome.unfired
         and not idle
