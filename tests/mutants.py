@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
+from tests.bench.report import commit, write_campaign
+
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 120.0
 """A test that a mutant keeps busy for so long has noticed it."""
@@ -130,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", metavar="NAME", help="mutants whose name or group contains this")
     parser.add_argument("--jobs", type=int, default=2, metavar="N")
+    parser.add_argument("--report", type=Path, help="write the result as JSON into this file too")
     options = parser.parse_args(arguments)
     mutants = [
         mutant
@@ -144,10 +147,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code != 0:
         print(f"the tests fail without any mutant:\n{words}", file=sys.stderr)
         return 1
+    measured = commit()
     survivors = run_campaign(mutants, max(options.jobs, 1))
     for name, flaw in survivors.items():
         print(f"{name}: {flaw}", file=sys.stderr)
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants were noticed")
+    if options.report is not None:
+        write_campaign(
+            options.report,
+            campaign="mutants",
+            title="Mutants",
+            command="python -m tests.mutants",
+            short_form="tests/unit/test_mutants.py",
+            measured=measured,
+            passed=not survivors,
+            figures={"mutants": len(mutants), "not noticed": len(survivors)},
+            targets={"mutants": "at least 40", "not noticed": "at most 0"},
+            more={"survivors": survivors},
+        )
     return 1 if survivors else 0
 
 

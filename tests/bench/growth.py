@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -40,7 +41,7 @@ from tests.bench.feed import Feed, open_feed
 from tests.bench.following import PACED_POLL_S, latencies_of, watch_cursor
 from tests.bench.process import ROOT, ProcessError, read_usage
 from tests.bench.records_scale import BATCH_ROWS, REGISTRY, REV, START, did_of, prepare_block
-from tests.bench.report import commit, machine_line, today
+from tests.bench.report import commit, write_campaign
 from tests.bench.stream import MIXES
 from tests.devnet.cbor import encode
 
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, default=ROOT / "growth-results.json")
     parser.add_argument("--cache", type=Path, default=ROOT / ".bench")
     options = parser.parse_args(arguments)
+    measured = commit()
     corpus = ensure_corpus(options.cache, CORPUS)
     scratch = options.cache / "growth"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -83,24 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for point in grow(corpus, scratch, [size for size in SIZES if size <= options.most]):
         points.append(point)
         print(json.dumps(point), flush=True)
-        options.json.write_text(json.dumps(report(points), indent=1) + "\n")
+        write_campaign(
+            options.json,
+            campaign="growth",
+            title="How costs grow",
+            command="python -m tests.bench.growth",
+            short_form="tests/unit/bench/test_bench_growth.py",
+            measured=measured,
+            passed=True,
+            figures={},
+            more={"points": points},
+        )
     return 0
-
-
-def report(points: Sequence[Figures]) -> dict[str, object]:
-    """The document for `docs/evidence/`."""
-    return {
-        "campaign": "growth",
-        "title": "How costs grow",
-        "command": "python -m tests.bench.growth",
-        "short_form": "tests/unit/bench/test_bench_growth.py",
-        "commit": commit(),
-        "machine": machine_line(),
-        "date": today(),
-        "passed": True,
-        "figures": {},
-        "points": list(points),
-    }
 
 
 def grow(corpus: Corpus, scratch: Path, sizes: Sequence[int]) -> Iterator[Figures]:
@@ -280,6 +276,8 @@ def measured(corpus: Corpus, base: Path, scratch: Path, is_last: bool) -> Figure
         base.rename(run / "index.db")
     else:
         shutil.copyfile(base, run / "index.db")
+    with (run / "index.db").open("rb") as file:
+        os.fsync(file.fileno())  # or the daemon's first commits wait for gigabytes of ours
     with (
         open_hosts(corpus, run) as hosts_url,
         open_feed(corpus, MIXES["mix1"], int(RATE * LIVE_S), rate=RATE, directory=run) as feed,

@@ -10,9 +10,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.bench.benchmark import Figures, Result
 from tests.bench.process import ROOT
@@ -75,6 +76,39 @@ def commit() -> str:
 def today() -> str:
     """The day, in UTC."""
     return datetime.now(UTC).date().isoformat()
+
+
+def write_campaign(
+    path: Path,
+    *,
+    campaign: str,
+    title: str,
+    command: str,
+    short_form: str,
+    measured: str,
+    passed: bool,
+    figures: Mapping[str, float | str],
+    targets: Mapping[str, str] = MappingProxyType({}),
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """The result of a campaign in the form of `docs/evidence/README.md`; `more` is kept beside it.
+
+    `measured` is the commit as it was when the campaign began.
+    """
+    document = {
+        "campaign": campaign,
+        "title": title,
+        "command": command,
+        "short_form": short_form,
+        "commit": measured,
+        "machine": machine_line(),
+        "date": today(),
+        "passed": passed,
+        "figures": dict(figures),
+        "targets": dict(targets),
+        **more,
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _processor() -> str:

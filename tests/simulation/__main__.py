@@ -8,11 +8,11 @@ A failing seed is run again alone by `--first SEED --seeds 1`, with the same `--
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import sys
 from pathlib import Path
 
+from tests.bench.report import commit
 from tests.simulation.campaign import run_campaign
 
 
@@ -22,16 +22,17 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=500)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--report", type=Path, help="write the table as JSON into this file too")
+    parser.add_argument("--report", type=Path, help="write the result as JSON into this file too")
     parser.add_argument("--loud", action="store_true", help="show the daemons' logs")
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
+    measured = commit()
     outcome = run_campaign(
         seeds, options.events, processes=options.processes, is_quiet=not options.loud, tell=_tell
     )
     print(outcome.table())
     if options.report is not None:
-        options.report.write_text(json.dumps(outcome.as_json(), indent=2) + "\n")
+        outcome.write(options.report, measured=measured)
     return 1 if outcome.failures else 0
 
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
+from tests.bench.report import write_campaign
 from tests.simulation.faults import PLACES
 from tests.simulation.mishaps import Mishap
 from tests.simulation.seed import Report, run_seed
@@ -62,20 +63,41 @@ class Outcome:
         lines += [f"  {self.failures[seed].splitlines()[0]}" for seed in sorted(self.failures)]
         return "\n".join(lines)
 
-    def as_json(self) -> dict[str, Any]:
-        """For machines. `fired` names every kind, those that never happened with 0."""
-        return {
-            "first_seed": self.first,
-            "seeds": self.seeds,
-            "events_per_seed_min": self.events_asked,
-            "events": self.events,
-            "passed": self.passed,
-            "failed": {str(seed): text for seed, text in sorted(self.failures.items())},
-            "fired": {kind: self.fired[kind] for kind in self.kinds},
-            "simulated_s": round(self.simulated_s),
-            "settled_s_max": round(self.settled_s_max, 1),
-            "took_s": round(self.took_s),
-        }
+    def write(self, path: Path, *, measured: str) -> None:
+        """As a result of a campaign, of the commit `measured`. `fired` names every kind, those that never happened with 0."""
+        fired = {kind: self.fired[kind] for kind in self.kinds}
+        write_campaign(
+            path,
+            campaign="simulation",
+            title="Simulated networks under faults",
+            command=f"python -m tests.simulation --seeds {self.seeds} --events {self.events_asked}",
+            short_form="tests/e2e/test_simulation.py",
+            measured=measured,
+            passed=not self.failures,
+            figures={
+                "seeds": self.seeds,
+                "events a seed, at least": self.events_asked,
+                "events": self.events,
+                "seeds that ended unequal": len(self.failures),
+                "kinds of faults": len(self.kinds),
+                "faults that happened": self.fired.total(),
+                "times the rarest kind happened": min(fired.values()),
+                "simulated hours": round(self.simulated_s / 3600, 1),
+                "simulated seconds to settle, most": round(self.settled_s_max, 1),
+                "seconds": round(self.took_s),
+            },
+            targets={
+                "seeds": "at least 10,000",
+                "events a seed, at least": "at least 1,000",
+                "seeds that ended unequal": "at most 0",
+                "times the rarest kind happened": "at least 1,000",
+            },
+            more={
+                "first_seed": self.first,
+                "failed": {str(seed): text for seed, text in sorted(self.failures.items())},
+                "fired": fired,
+            },
+        )
 
 
 def run_campaign(
