@@ -75,23 +75,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--most", type=int, default=SIZES[-1], help="records of the largest size")
     parser.add_argument("--json", type=Path, default=ROOT / "growth-results.json")
     parser.add_argument("--cache", type=Path, default=ROOT / ".bench")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the sizes that are in FILE already"
+    )
     options = parser.parse_args(arguments)
-    measured = commit()
+    version = commit()
     corpus = ensure_corpus(options.cache, CORPUS)
     scratch = options.cache / "growth"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    points = []
-    for point in grow(corpus, scratch, [size for size in SIZES if size <= options.most]):
-        points.append(point)
-        print(json.dumps(point), flush=True)
+    points = json.loads(options.json.read_text())["points"] if options.resume else []
+    if not points:
+        shutil.rmtree(scratch, ignore_errors=True)
+        fill(corpus, scratch / "base" / "index.db")
+    for size in [size for size in SIZES if size <= options.most][len(points) :]:
+        points.append(grown(corpus, scratch, size))
+        print(json.dumps(points[-1]), flush=True)
         write_campaign(
             options.json,
             campaign="growth",
             title="How costs grow",
             command="python -m tests.bench.growth",
             short_form="tests/unit/bench/test_bench_growth.py",
-            measured=measured,
+            measured=version,
             passed=True,
             figures={},
             more={"points": points},
@@ -99,26 +103,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def grow(corpus: Corpus, scratch: Path, sizes: Sequence[int]) -> Iterator[Figures]:
-    """The figures of each size, in order."""
+def grown(corpus: Corpus, scratch: Path, size: int) -> Figures:
+    """Let the index grow to a size; its figures."""
     base = scratch / "base" / "index.db"
-    fill(corpus, base)
-    source = light_records(seed=1)
-    for size in sizes:
-        with closing(sqlite3.connect(base)) as connection:
-            (held,) = connection.execute("SELECT count(*) FROM record").fetchone()
-        more = max(0, min(size, WRITTEN_MAX) - held - PROBE_RECORDS)
-        asyncio.run(write_records(base, islice(source, more)))
-        copy_records(base, size - PROBE_RECORDS)
-        cpu_s = asyncio.run(write_records(base, islice(source, PROBE_RECORDS)))
-        yield measured(corpus, base, scratch, size == sizes[-1]) | {
-            "insert_us": round(cpu_s / PROBE_RECORDS * 1e6, 1)
-        }
+    source = light_records(seed=size)
+    with closing(sqlite3.connect(base)) as connection:
+        (held,) = connection.execute("SELECT count(*) FROM record").fetchone()
+    more = max(0, min(size, WRITTEN_MAX) - held - PROBE_RECORDS)
+    asyncio.run(write_records(base, islice(source, more)))
+    copy_records(base, size - PROBE_RECORDS)
+    cpu_s = asyncio.run(write_records(base, islice(source, PROBE_RECORDS)))
+    figures = measured(corpus, base, scratch, is_last=size == SIZES[-1])
+    return figures | {"insert_us": round(cpu_s / PROBE_RECORDS * 1e6, 1)}
 
 
 def fill(corpus: Corpus, base: Path) -> None:
     """A store with all tracked repos of the corpus but the last."""
-    base.parent.mkdir()
+    base.parent.mkdir(parents=True)
     with (
         open_hosts(corpus, base.parent) as hosts_url,
         open_feed(corpus, MIXES["mix1"], 0, rate=0, directory=base.parent) as feed,
@@ -267,7 +268,7 @@ def _insert(
     )
 
 
-def measured(corpus: Corpus, base: Path, scratch: Path, is_last: bool) -> Figures:
+def measured(corpus: Corpus, base: Path, scratch: Path, *, is_last: bool) -> Figures:
     """Start a daemon on the index, or on a copy of it, and look at everything."""
     run = scratch / "run"
     shutil.rmtree(run, ignore_errors=True)
