@@ -3,6 +3,7 @@
     python -m tests.crash kills --seeds 2 --kills 500     # at random moments, so many of each store
     python -m tests.crash points --seeds 100              # a death at each named moment
     python -m tests.crash nth --stride 7                  # the N-th call fails, for N = 1, 8, 15 ...
+    python -m tests.crash power --cuts 1000               # power is lost at or between syncs
 `--first SEED` begins at another seed, `--report FILE` adds the figures to a JSON file.
 """
 
@@ -19,11 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from tests.crash.deaths import run_points
 from tests.crash.failing import FAMILIES
 from tests.crash.kills import run_store
 from tests.crash.nth import run_family
 from tests.crash.points import POINTS
+from tests.crash.power import run_power
 from tests.crash.report import add_run
 
 MEMORY = Path("/dev/shm")
@@ -45,11 +49,15 @@ def main() -> int:
     nth.add_argument("--begin", type=int, default=1, help="the first N")
     nth.add_argument("--stride", type=int, default=1)
     nth.add_argument("--runs-max", type=int, default=10_000, help="of each family")
-    for campaign in (kills, points, nth):
+    power = campaigns.add_parser("power")
+    power.add_argument("--cuts", type=int, default=1000, help="of each recording")
+    power.add_argument("--caught-up", type=int, default=50, help="of them with a daemon after")
+    for campaign in (kills, points, nth, power):
         campaign.add_argument("--first", type=int, default=1)
         campaign.add_argument("--seeds", type=int, default=1)
         campaign.add_argument("--report", type=Path)
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.getLogger("aiohttp.server").setLevel(
         logging.CRITICAL
     )  # it tells of each client's death
@@ -92,7 +100,12 @@ def _nth(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]
     return figures
 
 
-_RUNS = {"kills": _kills, "points": _points, "nth": _nth}
+def _power(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    losses = run_power(seed, folder, cuts_max=options.cuts, caught_up_max=options.caught_up)
+    return dataclasses.asdict(asyncio.run(losses))
+
+
+_RUNS = {"kills": _kills, "points": _points, "nth": _nth, "power": _power}
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ def told_until(net: Devnet, cursor: int) -> dict[str, str]:
 
 
 def is_told_in_scope(net: Devnet, did: str, cursor: int) -> bool:
-    """Whether an in-scope record of the account was created by an event up to `cursor`."""
+    """Whether an event up to `cursor` has shown an in-scope record of the account."""
     return any(
-        in_scope(op["path"])
+        in_scope(op["path"]) and op["action"] != "delete"
         for entry in net.relay.stream.after(0, limit=cursor)
         if entry.seq <= cursor and entry.event.did == did and entry.event.kind == "#commit"
         for op in entry.event.body["ops"]

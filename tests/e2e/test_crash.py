@@ -10,6 +10,7 @@ from tests.crash.deaths import run_points
 from tests.crash.failing import FAMILIES
 from tests.crash.nth import run_family
 from tests.crash.points import POINTS
+from tests.crash.power import LEFT, run_power
 
 SEED = 20_261_126
 
@@ -29,3 +30,14 @@ async def test_one_failed_call_ends_in_a_declared_way_and_loses_nothing(tmp_path
     first = FAMILIES[name].usual
     failures = await run_family(name, SEED, tmp_path, first=first, stride=1, runs_max=1)
     assert failures.fired == 1, failures
+
+
+async def test_a_loss_of_power_leaves_a_past_of_the_network_and_every_commit_that_was_told(
+    tmp_path: Path,
+):
+    """Recorded writes are cut at syncs and between, with what was unsynced gone, there, or torn."""
+    losses = await run_power(SEED, tmp_path, cuts_max=12, caught_up_max=1, lives=1)
+    assert losses.cuts == dict.fromkeys(LEFT, 4)
+    assert losses.caught_up == 1
+    assert losses.commits > 50
+    assert losses.states > 3
