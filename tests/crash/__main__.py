@@ -62,11 +62,17 @@ def main() -> int:
         logging.CRITICAL
     )  # it tells of each client's death
     for seed in range(options.first, options.first + options.seeds):
-        with _folder() as folder:
-            figures = _RUNS[options.campaign](seed, folder, options)
-        print(f"{options.campaign}, seed {seed}: {figures}", flush=True)
-        if options.report is not None:
-            add_run(options.report, options.campaign, {"seed": seed} | figures)
+        figures: dict[str, Any] = {"seed": seed}
+        try:
+            with _folder() as folder:
+                figures |= _RUNS[options.campaign](seed, folder, options)
+        except AssertionError as error:
+            figures["failure"] = str(error)
+            raise
+        finally:
+            print(f"{options.campaign}: {figures}", flush=True)
+            if options.report is not None:
+                add_run(options.report, options.campaign, figures)
     return 0
 
 
@@ -97,7 +103,7 @@ def _nth(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]
         )  # fmt: skip
         figures[name] = dataclasses.asdict(failures)
         print(f"{name}: {failures}", flush=True)
-    return figures
+    return {"families": figures}
 
 
 def _power(seed: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from indexer.daemon import run_daemon_until
 from indexer.logs import configure_logging
 from indexer.settings import load_settings
 from indexer.world import World
+from tests.crash.process import run
 
 COMMIT = "COMMIT"
 COMMITTED = "the transaction is durable and nobody knows"
@@ -151,19 +152,18 @@ POINTS: dict[str, Point] = {
 
 def die_at(config: Path, name: str, times: int) -> None:
     """Run the daemon until it comes to this point for the `times`-th time; the process dies there."""
-    watch = _Watch(name, POINTS[name], times)
-    sys.addaudithook(watch.heard)
-    connect = sqlite3.connect
-
-    def connect_watched(*arguments: Any, **named: Any) -> sqlite3.Connection:
-        connection = connect(*arguments, **named)
-        connection.set_trace_callback(watch.statement)
-        return connection
-
-    sqlite3.connect = connect_watched  # of this process alone, which is about to die
+    watch = _Watch(name, POINTS[name], times, signal.SIGKILL)
     settings = load_settings(config, {})
     configure_logging(settings.log.format, settings.log.level)
     asyncio.run(_live(settings, World(reach=watch.reached)))
+
+
+def stop_at(config: Path, name: str) -> None:
+    """Run the daemon as the command does; at this point it gets the signal that ends it."""
+    point = POINTS[name]
+    assert point.at != COMMITTED, "only the daemon's own hook knows that moment"
+    _Watch(name, point, 1, signal.SIGTERM)
+    run(config)
 
 
 async def _live(settings: Any, world: World) -> None:
@@ -175,8 +175,9 @@ async def _live(settings: Any, world: World) -> None:
 class _Watch:
     """Sees every statement of every connection, and files being renamed."""
 
-    def __init__(self, name: str, point: Point, times: int) -> None:
+    def __init__(self, name: str, point: Point, times: int, number: signal.Signals) -> None:
         self._name = name
+        self._signal = number
         self._left = times
         self._point = point
         self._at = re.compile(COMMENTS + point.at)
@@ -185,6 +186,15 @@ class _Watch:
             for pattern in (*point.after, *point.unless)
         ]
         self._seen: set[str] = set()  # by the one connection that writes
+        sys.addaudithook(self.heard)
+        connect = sqlite3.connect
+
+        def connect_watched(*arguments: Any, **named: Any) -> sqlite3.Connection:
+            connection = connect(*arguments, **named)
+            connection.set_trace_callback(self.statement)
+            return connection
+
+        sqlite3.connect = connect_watched  # of this process alone, which is about to end
 
     def heard(self, event: str, _: tuple[Any, ...]) -> None:
         """An audit hook."""
@@ -215,4 +225,4 @@ class _Watch:
         self._left -= 1
         if self._left == 0:
             os.write(1, f"{MARKER}{self._name}\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.crash.kills import run_store
-from tests.crash.process import check_file, configure, converge, running
-from tests.devnet import Activity, Devnet
+from tests.crash.points import MARKER, stop_at
+from tests.crash.process import Life, check_file, configure, converge, running
+from tests.devnet import Activity, Devnet, realistic_record
+from tests.e2e.daemon import wait_until
 
 SEED = 20_261_125
 STORES = 2
 KILLS_PER_STORE = 54
+TAG = "pub.chive.eprint.userTag"
 
 
 @pytest.mark.slow
@@ -52,6 +55,31 @@ async def test_a_signal_under_full_load_ends_cleanly_in_time(tmp_path: Path):
         wal = tmp_path / "store" / "index.db-wal"
         assert not wal.exists() or wal.stat().st_size == 0, "the log is not checkpointed"
         check_file(tmp_path / "store" / "index.db")
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "after-tables-before-their-version",
+        "after-claims-given-back-before-commit",
+        "after-portion-before-commit",
+    ],
+)
+async def test_a_signal_at_a_named_moment_ends_cleanly_in_time(tmp_path: Path, point: str):
+    async with Devnet(seed=SEED) as net:
+        activity = Activity(net, accounts_max=5, is_calm=True)
+        await activity.steps(40)
+        newcomer = await net.create_account()
+        net.import_records(newcomer, 80, [TAG])
+        net.create(newcomer, TAG, realistic_record(net.rng, TAG, did=newcomer.did))
+        config = configure(tmp_path / "store", net)
+        async with Life(config, stop_at, point) as life:
+            await wait_until(lambda: MARKER in life.text, what=lambda: life.text, poll_s=0.01)
+            began = time.monotonic()
+            assert await life.ended(10.0) == 0, life.text[-3000:]
+            print(f"stopped after {time.monotonic() - began:.2f} s")
+        async with Life(config) as life:
+            await converge(net, tmp_path / "store" / "index.db")
 
 
 async def test_a_second_signal_exits_at_once_and_is_safe(tmp_path: Path):

@@ -1,0 +1,72 @@
+"""Another program keeps the store locked for longer than a transaction waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.devnet import Activity, Devnet
+from tests.e2e.daemon import running_daemon
+from tests.e2e.test_operation_runs import metric
+from tests.e2e.test_stream_gaps import settings
+from tests.oracle import wait_until_equal
+
+LOCK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+PATIENCE_S = 30.0
+
+
+@asynccontextmanager
+async def locked(database: Path) -> AsyncIterator[None]:
+    """A process of its own has the file locked for as long as the block runs."""
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LOCK, str(database),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert await other.stdout.readline() == b"locked\n"
+    try:
+        yield
+    finally:
+        other.stdin.close()
+        await other.wait()
+
+
+@pytest.mark.slow
+async def test_a_store_that_another_program_keeps_locked_costs_time_and_no_event(tmp_path: Path):
+    async with Devnet(seed=23) as net:
+        activity = Activity(net, accounts_max=6, is_calm=True)
+        await activity.steps(30)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, heads=True)
+
+            async def busy() -> float:
+                return await metric(daemon, "chive_sqlite_errors_total", code="busy")
+
+            assert await busy() == 0
+            before = daemon.rows("SELECT max(cursor) FROM firehose")
+            async with locked(daemon.database):
+                await activity.steps(30)
+                async with asyncio.timeout(PATIENCE_S):
+                    while not await busy():
+                        await asyncio.sleep(0.1)
+                assert daemon.rows("SELECT max(cursor) FROM firehose") == before
+                received = await metric(daemon, "chive_firehose_last_received_timestamp_seconds")
+                saved = await metric(daemon, "chive_firehose_cursor_saved_timestamp_seconds")
+                assert received > saved, "how far the cursor lags is not shown"
+                async with daemon.session.get(f"{daemon.addresses.admin_url}/readyz") as answer:
+                    assert answer.status == 503, await answer.text()
+            await wait_until_equal(net, daemon.database, 30.0, heads=True)
+            assert not daemon.task.done()
