@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import platform
-import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from tests.bench.report import machine_line
 
 ROOT = Path(__file__).resolve().parents[2]
 Runs: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -48,8 +47,7 @@ def _summary(runs: Runs) -> dict[str, Any]:
         " --seeds 100; python -m tests.crash nth; python -m tests.crash power --seeds 2 --cuts 500",
         "short_form": "tests/e2e/test_crash.py, tests/e2e/test_kill.py",
         "commit": every[-1]["commit"],
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, "
-        f"CPython {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
+        "machine": machine_line(),
         "date": datetime.now(UTC).date().isoformat(),
         "passed": not any("failure" in run for run in every),
         "figures": _figures(
@@ -61,29 +59,42 @@ def _summary(runs: Runs) -> dict[str, Any]:
 
 
 def _figures(runs: Runs) -> dict[str, int | float]:
-    kills, points = runs.get("kills", []), runs.get("points", [])
+    """Sums of what was run; nothing of a campaign that was not."""
+    kills, points, power = (runs.get(name, []) for name in ("kills", "points", "power"))
     families = [family for run in runs.get("nth", []) for family in run["families"].values()]
-    power = runs.get("power", [])
-    deaths = _added(run["fired"] for run in points)
-    outcomes = _added(family["outcomes"] for family in families)
-    return {
-        "kills at random moments": sum(run["kills"] for run in kills),
-        "kills of daemons that had come up": sum(run["started"] for run in kills),
-        "times a killed store became equal": sum(run["rounds"] for run in kills),
-        "requests answered between kills": _added(run["answered"] for run in kills).total(),
-        "named points": len(deaths),
-        "deaths at named points": deaths.total(),
-        "deaths at the named point with the fewest": min(deaths.values(), default=0),
-        "repos compared with their past": sum(run["repos_compared"] for run in (*kills, *points)),
-        "failed calls": sum(family["fired"] for family in families),
-        "failed calls after which the daemon went on": outcomes["went on"],
-        "failed calls that ended it with 74": outcomes["exit 74"],
-        "failed calls that ended a start with 78": outcomes["exit 78"],
-        "losses of power": sum(sum(run["cuts"].values()) for run in power),
-        "syncs recorded for them": sum(run["syncs"] for run in power),
-        "stores caught up after a loss of power": sum(run["caught_up"] for run in power),
-        "seconds": round(sum(run["took_s"] for run in (*kills, *points, *families, *power)), 1),
-    }
+    figures: dict[str, int | float] = {}
+    if kills:
+        figures |= {
+            "kills at random moments": sum(run["kills"] for run in kills),
+            "kills of daemons that had come up": sum(run["started"] for run in kills),
+            "times a killed store became equal": sum(run["rounds"] for run in kills),
+            "requests answered between kills": _added(run["answered"] for run in kills).total(),
+        }
+    if points:
+        deaths = _added(run["fired"] for run in points)
+        figures |= {
+            "named points": len(deaths),
+            "deaths at named points": deaths.total(),
+            "deaths at the named point with the fewest": min(deaths.values()),
+        }
+    compared = sum(run["repos_compared"] for run in (*kills, *points))
+    figures |= {"repos compared with their past": compared}
+    if families:
+        outcomes = _added(family["outcomes"] for family in families)
+        figures |= {
+            "failed calls": sum(family["fired"] for family in families),
+            "failed calls after which the daemon went on": outcomes["went on"],
+            "failed calls that ended it with 74": outcomes["exit 74"],
+            "failed calls that ended a start with 78": outcomes["exit 78"],
+        }
+    if power:
+        figures |= {
+            "losses of power": sum(sum(run["cuts"].values()) for run in power),
+            "syncs recorded for them": sum(run["syncs"] for run in power),
+            "stores caught up after a loss of power": sum(run["caught_up"] for run in power),
+        }
+    took_s = sum(run["took_s"] for run in (*kills, *points, *families, *power))
+    return figures | {"seconds": round(took_s, 1)}
 
 
 def _added(counts: Any) -> Counter[str]:
