@@ -9,7 +9,6 @@ from indexer.errors import InvalidUpstream
 from indexer.ingest.verification import RawFrame
 from indexer.model import GapSeen
 from indexer.planning import FrameRefused
-from indexer.protocol.frame import Frame
 from indexer.protocol.syntax import datetime_to_unix
 
 
@@ -27,16 +26,19 @@ class DecodedBatch:
     taken: list[tuple[int, object]] = field(default_factory=list)  # (seq, `time`), in order
     gaps: list[GapSeen] = field(default_factory=list)
 
-    def take(self, frame: Frame) -> None:
-        """The next frame: it ends the gaps before it.
+    def take(self, seq: int, time: object) -> None:
+        """The next frame by its number and `time`: it ends the gaps before it.
 
         The frame itself is not kept: a batch of them falls out of every cache.
         """
-        time = frame.body.get("time")
-        self.taken.append((frame.seq or 0, time))
+        self.taken.append((seq, time))
+        if self.gaps:
+            self._end_gaps(seq, time)
+
+    def _end_gaps(self, seq: int, time: object) -> None:
         for at, gap in enumerate(self.gaps):
             if gap.before_seq is None:
-                self.gaps[at] = replace(gap, before_seq=frame.seq, before_at=event_at(time))
+                self.gaps[at] = replace(gap, before_seq=seq, before_at=event_at(time))
 
     def forget_from(self, seq: int) -> None:
         """Leave everything from `seq` on to the next connection."""

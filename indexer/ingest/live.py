@@ -210,18 +210,18 @@ class LiveIngest:
 
     def _take_in(self, frame: Frame, data: bytes, decoded: DecodedBatch) -> bool:
         """Whether the connection is good for further frames after this one."""
-        if frame.seq is None:
+        seq = frame.seq
+        if seq is None:
             return self._heed(frame, decoded)
-        if self._order.is_next(frame.seq):
-            decoded.take(frame)
-            if is_relevant(frame, self.scope, self._index.is_tracked) and not self._is_denied(
-                frame
-            ):
+        if self._order.is_next(seq):
+            decoded.take(seq, frame.body.get("time"))
+            scope, is_tracked = self._verifier.scope, self._index.is_tracked
+            if is_relevant(frame, scope, is_tracked) and not self._is_denied(frame):
                 decoded.relevant.append(RawFrame(frame, data))
-        elif self._order.is_repeated(frame.seq):
+        elif self._order.is_repeated(seq):
             decoded.counts["repeated"] += 1
         else:
-            return self._is_passed_over(frame.seq, decoded)
+            return self._is_passed_over(seq, decoded)
         return True
 
     def _is_denied(self, frame: Frame) -> bool:

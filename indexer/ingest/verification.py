@@ -187,20 +187,19 @@ def _account(raw: RawFrame) -> AccountSeen | FrameRefused:
 
 def is_relevant(frame: Frame, scope: Scope, is_tracked: Callable[[str], bool]) -> bool:
     """Whether a frame concerns us: a tracked DID, or a commit that brings an in-scope record."""
-    if frame.did is None:
+    kind, _, did, body = frame
+    if did is None:
         return False
-    if is_tracked(frame.did):
+    if is_tracked(did):
         return True
-    if frame.type != "#commit":
-        return False
-    ops = frame.body.get("ops")
-    if not isinstance(ops, list):
+    ops = body.get("ops") if kind == "#commit" else None
+    if type(ops) is not list:
         return False
     prefixes = scope.prefixes
     for op in ops:
-        if isinstance(op, dict):
+        if type(op) is dict:
             path = op.get("path")
             # What `path in scope` says, without a call for each of all the network's records.
-            if isinstance(path, str) and path.startswith(prefixes) and op.get("action") != "delete":
+            if type(path) is str and path.startswith(prefixes) and op.get("action") != "delete":
                 return True
     return False

@@ -52,7 +52,12 @@ def decode_frame(data: bytes) -> Frame:
             raise InvalidUpstream(Check.FRAME, "a message without type")
         field = _DID_FIELDS.get(kind)
         if field is not None:
-            return Frame(kind, _seq(body), _did(body, field), body)
+            seq, did = body.get("seq"), body.get(field)
+            if type(seq) is not int or not 0 < seq <= SEQ_MAX:
+                raise InvalidUpstream(Check.FRAME, "no sequence number")
+            if type(did) is not str:
+                raise InvalidUpstream(Check.FRAME, f"{field} is not a string")
+            return Frame(kind, seq, did, body)
         # Of a type that we do not know: its seq, if it is one, still moves the cursor.
         seq = body.get("seq")
         is_seq = type(seq) is int and 0 < seq <= SEQ_MAX
@@ -60,20 +65,6 @@ def decode_frame(data: bytes) -> Frame:
     if op == -1:
         return Frame(ERROR, None, None, body)
     return Frame("", None, None, body)
-
-
-def _seq(body: dict[str, object]) -> int:
-    seq = body.get("seq")
-    if type(seq) is not int or not 0 < seq <= SEQ_MAX:
-        raise InvalidUpstream(Check.FRAME, "no sequence number")
-    return seq
-
-
-def _did(body: dict[str, object], field: str) -> str:
-    did = body.get(field)
-    if type(did) is not str:
-        raise InvalidUpstream(Check.FRAME, f"{field} is not a string")
-    return did
 
 
 def _brief(error: Exception) -> str:

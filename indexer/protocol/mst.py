@@ -18,7 +18,13 @@ from typing import cast
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.cbor import Link, decode_block
-from indexer.protocol.cid import cid_text, is_cid, is_dag_cbor_sha256
+from indexer.protocol.cid import (
+    DAG_CBOR_SHA256,
+    SHA256_CID_BYTES,
+    cid_text,
+    is_cid,
+    is_dag_cbor_sha256,
+)
 from indexer.protocol.syntax import is_nsid, is_rkey
 
 KEY_BYTES_MAX = 1024
@@ -105,7 +111,9 @@ def decode_node(block: bytes) -> Node:  # noqa: C901 - a call for each entry wou
             raise InvalidUpstream(Check.MST, "an entry shares less than it could")
         if len(key) > KEY_BYTES_MAX:
             raise InvalidUpstream(Check.MST, f"a key of {len(key)} bytes")
-        if not is_cid(record):
+        if (len(record) != SHA256_CID_BYTES or record[:4] != DAG_CBOR_SHA256) and not is_cid(
+            record
+        ):
             raise InvalidUpstream(Check.MST, "a record's link is not a CID")
         keys.append(key)
         values.append(record)
