@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from indexer.model import PreparedRecord
 from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex, searchable
 from storage.generations import GENERATION, Generation
-from storage.rows import insert_rows
 
 INLINE_ROWS = 25
 """Rows of other records rewritten in the transaction that reaches them: some 10 ms."""
@@ -132,7 +131,8 @@ class SearchRows:
         chars = " + ".join(f'length("{name}")' for name in names)
         columns = ", ".join(f'"{name}"' for name in names)
         self._table = generation.search_table(search)
-        self._into = f'"{self._table}" (rowid, {columns})'
+        values = ", ".join("?" * (1 + len(names)))
+        self._insert = f'INSERT INTO "{self._table}" (rowid, {columns}) VALUES ({values})'  # noqa: S608 - declared names
         self._chars = f'SELECT {chars} FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
         self._delete = f'DELETE FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
 
@@ -143,9 +143,10 @@ class SearchRows:
         if rows:
             wanted = json.dumps([row.repo_id for row in rows])
             visible = {found[0] for found in connection.execute(_VISIBLE, (wanted,))}
-            insert_rows(
-                connection,
-                self._into,
+            # One row a statement: the index writes out what it has gathered whenever a statement of
+            # several rows ends, and each time that is another part for it to merge.
+            connection.executemany(
+                self._insert,
                 [
                     (row.record_id, *self.texts(connection, row))
                     for row in rows

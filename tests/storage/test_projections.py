@@ -15,7 +15,7 @@ from indexer.planning import Repo
 from indexer.records.projection import SEARCH, Mark, Projection
 from indexer.records.registry import load_registry
 from storage.database import open_database
-from storage.projections import Projections
+from storage.projections import SEARCH_TUNING, Projections
 from storage.records import RecordTable, RowWrite
 from storage.repos import insert_repo
 from storage.rows import SIZES, insert_rows
@@ -127,3 +127,18 @@ def test_rows_are_inserted_once_each_however_many(tmp_path, count):
 def test_the_widest_table_fits_one_statement():
     widest = max(len(kind.columns) for kind in REGISTRY.types.values())
     assert (widest + 1) * max(SIZES) < 32766
+
+
+async def test_the_index_of_a_store_merges_in_small_pieces_whatever_version_made_it(tmp_path):
+    projections = Projections(REGISTRY.types, SEARCH)
+    install = partial(projections.install, judged_by="today")
+    found = "SELECT k, v FROM eprint_search_config"
+    async with open_database(tmp_path / "index.db") as database:
+        await database.write(install)
+        assert dict(await database.read(found)).items() >= SEARCH_TUNING.items()
+        await database.write(
+            lambda c: c.execute("DELETE FROM eprint_search_config WHERE k <> 'version'").rowcount
+        )
+    async with open_database(tmp_path / "index.db") as database:
+        await database.write(install)
+        assert dict(await database.read(found)).items() >= SEARCH_TUNING.items()
