@@ -30,7 +30,7 @@ ROLLED_BACK = "rolled_back"
 ROLLBACK_S = 86_400.0
 """So long a host must have shown nothing newer before it counts as set back."""
 
-CHUNK_ROWS = 120
+CHUNK_ROWS = 60
 """Leaves of a snapshot, and rows of ours beside them, that one transaction compares: with typed
 tables and search a changed row costs about 0.2 ms, and the writer may be held for 50 ms."""
 

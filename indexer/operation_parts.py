@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Sequence
 
 from indexer.citation_parts import citation_extraction
-from indexer.ingest.giving_way import GivingWay
 from indexer.metrics import Metrics
 from indexer.operations.did_sync import DidSync
 from indexer.operations.full_reindex import FullReindex
@@ -58,7 +57,7 @@ def open_runner(
             GovernanceSync(stream.resyncer, did=settings.governance.did),
             pds_scan(settings, world.clock, store, stream, network, collections=collections),
             freshness_scan(settings, world.clock, store, stream, network),
-            FullReindex(store.rebuilds, GivingWay(world.clock, stream.is_live).turn),
+            FullReindex(store.rebuilds, stream.giving_way.turn),
             citation_extraction(settings, store.citations, network.blobs, network.sources),
         ],
         pauses=pauses,

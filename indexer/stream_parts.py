@@ -13,6 +13,7 @@ from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.dialing import open_any_socket
 from indexer.ingest.firehose import Firehose, FirehoseSettings
+from indexer.ingest.giving_way import GivingWay
 from indexer.ingest.live import LiveIngest
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.resync_workers import ResyncWorkers
@@ -47,8 +48,8 @@ class StreamParts:
     doubt: ClockDoubt
     at: Callable[[], float | None]
     """How far the stream has come, unix seconds: to the present once it has fallen silent."""
-    is_live: Callable[[], bool]
-    """Whether events arrive just now."""
+    giving_way: GivingWay
+    """What all background work of the process takes its turns from."""
 
 
 def open_stream(
@@ -104,9 +105,10 @@ def open_stream(
     def is_live() -> bool:
         return firehose.is_connected and (clock.now() - (firehose.last_received_at or 0.0) < LIVE_S)
 
+    giving_way = GivingWay(clock, is_live)
     resyncer, workers = _resync(
         settings, clock, rng, metrics=metrics, verifier=verifier, store=store, hosts=hosts,
-        stream_at=stream_at, is_live=is_live, doubt=doubt,
+        stream_at=stream_at, giving_way=giving_way, doubt=doubt,
     )  # fmt: skip
     live = LiveIngest(
         firehose, store.live, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
@@ -114,7 +116,7 @@ def open_stream(
     )  # fmt: skip
     return StreamParts(
         firehose=firehose, live=live, resyncer=resyncer, workers=workers, doubt=doubt, at=stream_at,
-        is_live=is_live,
+        giving_way=giving_way,
     )  # fmt: skip
 
 
@@ -128,7 +130,7 @@ def _resync(
     store: StoreParts,
     hosts: RepoNetwork,
     stream_at: Callable[[], float | None],
-    is_live: Callable[[], bool],
+    giving_way: GivingWay,
     doubt: ClockDoubt,
 ) -> tuple[Resyncer, ResyncWorkers]:
     admission = DailyAdmission(store.admissions, hosts, metrics)
@@ -142,7 +144,7 @@ def _resync(
         metrics=metrics,
         stream_at=stream_at,
         admission=admission,
-        is_live=is_live,
+        turn=giving_way.turn,
     )
     workers = ResyncWorkers(
         resyncer,

@@ -2,8 +2,10 @@
 
 The writer is the lock of the whole daemon: a write is one function that runs inside one
 `BEGIN IMMEDIATE` transaction on the writer's thread, and either commits whole or leaves nothing.
-Cancelling the caller does not tear a transaction. Only the writer checkpoints, which keeps clear
-of the WAL-reset bug of SQLite before 3.51.3.
+Cancelling the caller does not tear a transaction. Live batches overtake all else, and while there
+are any the writer rests after each other transaction for as long as that took: whoever works in the
+background, and however many do, they have half of the writer, and slow down by waiting for it.
+Only the writer checkpoints, which keeps clear of the WAL-reset bug of SQLite before 3.51.3.
 
 Refused here: a file of another program, a file of a newer version, a second daemon on the file.
 """
@@ -34,6 +36,12 @@ CrashPoint = Callable[[str], None]
 BUSY_TIMEOUT_S = 5.0
 READ_S_MAX = 5.0
 ORDINARY_READERS = 2
+LIVE_S = 1.0
+"""The stream counts as alive for so long after an urgent change; it saves its cursor more often."""
+
+REST_S_MAX = 0.1
+"""A rest is not longer: an operator's command may be what waits."""
+
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 FULL_CODES = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 """No space, for the file and its log, or for the index of the log."""
@@ -63,6 +71,8 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._urgent: deque[Callable[[], None]] = deque()
         self._ordinary: deque[Callable[[], None]] = deque()
+        self._urgent_at = float("-inf")  # when the last urgent change was asked for
+        self._rest_until = float("-inf")  # no ordinary change begins before
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
@@ -78,10 +88,10 @@ class Database:
     ) -> T:
         """Run `change(connection)` in one transaction of its own and return its result.
 
-        Urgent changes (live batches) overtake the others. A caller that is cancelled leaves a
-        running transaction to finish whole, and `committed` is told its result all the same: what
-        is kept in memory follows the file. Raises `LocalBusy` after a rollback that may be
-        retried, `LocalFault` when the file can no longer be trusted.
+        Urgent changes (live batches) overtake the others, which make pauses for them. A caller
+        that is cancelled leaves a running transaction to finish whole, and `committed` is told its
+        result all the same: what is kept in memory follows the file. Raises `LocalBusy` after a
+        rollback that may be retried, `LocalFault` when the file can no longer be trusted.
         """
         future: asyncio.Future[T] = self._loop.create_future()
 
@@ -106,6 +116,8 @@ class Database:
         with self._wake:
             if self._closing:
                 raise LocalFault("the store is closed")
+            if urgent:
+                self._urgent_at = time.monotonic()
             (self._urgent if urgent else self._ordinary).append(job)
             self._wake.notify()
         return await future
@@ -148,16 +160,26 @@ class Database:
                 raise translated(error) from error
 
     def _work(self) -> None:
-        while True:
-            with self._wake:
-                while not self._urgent and not self._ordinary:
-                    if self._closing:
-                        return
-                    self._progress_at = time.monotonic()
-                    self._wake.wait(timeout=1.0)
-                job = (self._urgent or self._ordinary).popleft()
-            job()
-            self._progress_at = time.monotonic()
+        while (queue := self._awaited()) is not None:
+            began = time.monotonic()
+            queue.popleft()()
+            self._progress_at = ended = time.monotonic()
+            if queue is self._ordinary and ended - self._urgent_at < LIVE_S:
+                self._rest_until = ended + min(ended - began, REST_S_MAX)
+
+    def _awaited(self) -> deque[Callable[[], None]] | None:
+        """The queue whose first change is next, once there is one; None when all is done."""
+        with self._wake:
+            while not self._urgent:
+                now = time.monotonic()
+                rest_s = 0.0 if self._closing else self._rest_until - now
+                if self._ordinary and rest_s <= 0:
+                    return self._ordinary
+                if self._closing:
+                    return None
+                self._progress_at = now
+                self._wake.wait(timeout=rest_s if self._ordinary else 1.0)
+            return self._urgent
 
     def writer_stuck_s(self) -> float:
         """Seconds since the writer last was idle or finished a transaction, on the real clock."""

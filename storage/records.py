@@ -19,8 +19,8 @@ from storage.dead_letters import delete_record_letters, insert_dead_letters
 from storage.denied import denied_records
 from storage.rows import insert_rows
 
-PORTION_ROWS = 64
-PORTION_BYTES = 96 * 1024
+PORTION_ROWS = 24
+PORTION_BYTES = 36 * 1024
 """What one transaction writes of a snapshot: rows, and bytes of their values (of several records).
 
 A row costs its typed row and its search row, and the latter by the length of its text: a hundred

@@ -1,8 +1,9 @@
-"""Background work that leaves the live stream its share of the interpreter and of the writer.
+"""Background work that leaves the live stream its share of the interpreter.
 
 A thread that prepares records holds the interpreter as long as it likes, and several of them hold
-it in turns: what is live would come last. So pieces of such work are done one at a time, and while
-events arrive each is followed by a rest of its own length.
+it in turns: what is live would come last. So pieces of such work are done one at a time, whoever
+they are for, and while events arrive each is followed by a rest of its own length. What is written
+needs no turn: the writer has a rule of its own to the same effect.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from indexer.clock import Clock
 
 
 class GivingWay:
-    """Hands out turns for pieces of work, in the order in which they are asked for."""
+    """Hands out turns for pieces of work, in the order in which they are asked for.
+
+    One for the whole process: two of them would let two pieces be done at a time.
+    """
 
     def __init__(self, clock: Clock, is_live: Callable[[], bool]) -> None:
         self._clock = clock
@@ -24,7 +28,7 @@ class GivingWay:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """One piece of work: keep it to what one transaction may change."""
+        """One piece of work: some 20 ms of it at most, and no waiting for anything else."""
         async with self._turn:
             began = self._clock.monotonic()
             yield

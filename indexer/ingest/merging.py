@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from indexer.claims import Claim, Fetched, SnapshotChunk
-from indexer.clock import Clock
 from indexer.ingest.attempts import Result, Resync, Route
-from indexer.ingest.giving_way import GivingWay
 from indexer.ingest.portions import WRITES_MAX
 from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
@@ -30,10 +29,9 @@ class RepoMerge:
         *,
         metrics: Metrics,
         on_work: Callable[[], None],
-        clock: Clock,
-        is_live: Callable[[], bool],
+        turn: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        self._giving_way = GivingWay(clock, is_live)
+        self._turn = turn  # surrounds a piece of computing
         self._rows = rows
         self._verifier = verifier
         self._metrics = metrics
@@ -50,21 +48,21 @@ class RepoMerge:
         """Make the rows equal to the snapshot, chunk by chunk in key order."""
         rest: Leaves | None = None
         while True:
-            async with self._giving_way.turn():
-                leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
+            leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
+            async with self._turn():
                 texts, records = await asyncio.to_thread(
                     prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
                 )
-                chunk = SnapshotChunk(
-                    after=leaves.after,
-                    upto=leaves.upto,
-                    leaves=texts,
-                    records=records,
-                    rev=snapshot.commit.rev,
-                )
-                if leaves.upto is None:
-                    break
-                changes = await self._rows.apply_chunk(claim, chunk)
+            chunk = SnapshotChunk(
+                after=leaves.after,
+                upto=leaves.upto,
+                leaves=texts,
+                records=records,
+                rev=snapshot.commit.rev,
+            )
+            if leaves.upto is None:
+                break
+            changes = await self._rows.apply_chunk(claim, chunk)
             route.changes.update(changes)
             self._metrics.count_records(changes, "backfill")
         fetched = Fetched(
@@ -133,7 +131,8 @@ class RepoMerge:
         if not pending:
             return []
         frames = [RawFrame.decoded(data) for _, data in pending]
-        commits = await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
+        async with self._turn():
+            commits = await asyncio.to_thread(self._verifier.commits, frames, key.multibase)
         return [(row[0], commit) for row, commit in zip(pending, commits, strict=True)]
 
 

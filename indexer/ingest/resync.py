@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -104,7 +104,7 @@ class Resyncer:
         metrics: Metrics,
         stream_at: Callable[[], float | None],
         admission: Admission,
-        is_live: Callable[[], bool],
+        turn: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         self._queue = queue
         self._admission = admission  # of repos that an operation finds
@@ -121,8 +121,7 @@ class Resyncer:
             verifier,
             metrics=metrics,
             on_work=self.wake,
-            clock=clock,
-            is_live=is_live,
+            turn=turn,
         )
         self._reader = RepoReader(hosts, rows, verifier.scope, clock=clock, metrics=metrics)
         for result in Result:

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from contextlib import closing, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from indexer.errors import ConfigurationError, LocalBusy, LocalFault
 from storage import database as database_module
-from storage.database import Database, open_database, translated
+from storage.database import REST_S_MAX, Database, open_database, translated
 from storage.schema import APPLICATION_ID, migrate
 from tests.crash.failing import SQLITE_CANTOPEN
 from tests.crash.vfs import Layer
@@ -220,6 +221,53 @@ async def test_urgent_writes_overtake_those_that_wait(tmp_path: Path):
         may_go_on.set()
         await asyncio.gather(first, *waiting, urgent)
     assert order == ["live", "1", "2"]
+
+
+HELD_S = 0.05
+
+
+async def spans_of_writes(database: Database) -> list[tuple[float, float]]:
+    """When each of five ordinary transactions of `HELD_S`, asked for at once, began and ended."""
+    spans: list[tuple[float, float]] = []
+
+    def hold(_: sqlite3.Connection) -> None:
+        began = time.monotonic()
+        threading.Event().wait(HELD_S)
+        spans.append((began, time.monotonic()))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(database.write(hold))
+    return spans
+
+
+async def test_other_writes_are_followed_by_rests_of_their_length_while_live_ones_come(
+    tmp_path: Path,
+):
+    async with open_database(tmp_path / "index.db") as database:
+        await database.write(lambda _: None, urgent=True)
+        spans = await spans_of_writes(database)
+    for (began, ended), (next_began, _) in pairwise(spans):
+        assert next_began - ended >= min(ended - began, REST_S_MAX)
+
+
+async def test_other_writes_follow_each_other_at_once_while_no_live_ones_come(tmp_path: Path):
+    async with open_database(tmp_path / "index.db") as database:
+        spans = await spans_of_writes(database)
+    assert min(after[0] - before[1] for before, after in pairwise(spans)) < HELD_S
+
+
+async def test_a_live_write_waits_for_no_rest(tmp_path: Path):
+    order: list[str] = []
+    async with open_database(tmp_path / "index.db") as database:
+        await database.write(lambda _: None, urgent=True)
+        first = asyncio.create_task(database.write(lambda _: threading.Event().wait(HELD_S)))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(database.write(lambda _: order.append("other")))
+        await first
+        await database.write(lambda _: order.append("live"), urgent=True)
+        await second
+    assert order == ["live", "other"]
 
 
 def fill(connection: sqlite3.Connection) -> None:

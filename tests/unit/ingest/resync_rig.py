@@ -15,6 +15,7 @@ from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.attempts import Resync
 from indexer.ingest.directory import DirectoryFollower
 from indexer.ingest.gap_repair import GapRepair
+from indexer.ingest.giving_way import GivingWay
 from indexer.ingest.newcomers import Bounds, Newcomers
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.seating import Seating
@@ -210,7 +211,7 @@ async def open_rig(
             metrics=metrics,
             stream_at=lambda: None,
             admission=admission,
-            is_live=lambda: False,
+            turn=GivingWay(clock, lambda: False).turn,
         )
         gap_store = GapRepairStore(database, tracked, clock=clock)
         connected = asyncio.Event()
