@@ -29,6 +29,7 @@ class OperationReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     status: OperationStatus
     started_at: datetime
     records_processed: int
+    key: str = ""  # what it works on, such as a DID; the type itself where that says it all
     completed_at: datetime | None = None
     total_records: int | None = None
     error: str | None = None
@@ -42,6 +43,11 @@ class OperationReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     cancel_requested: bool = False
     is_scheduled: bool = False
     outcomes: tuple[Outcome, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """What it works on, where its type does not say so."""
+        return "" if self.key == self.type else self.key
 
     @property
     def is_running(self) -> bool:
@@ -83,6 +89,8 @@ def summary(operation: OperationReport) -> list[str]:
         took = f" in {duration(seconds)}"
     records = counted(operation.records_processed, "record")
     lines = [f"{operation.type} {operation.id}: {_state(operation)}{took}, {records}"]
+    if operation.subject:
+        lines.append(f"  over  {operation.subject}")
     if operation.outcomes:
         ended = ", ".join(f"{outcome.name} {outcome.units:,}" for outcome in operation.outcomes)
         lines.append(f"  {operation.unit or 'unit'}s  {ended}")
@@ -95,13 +103,14 @@ def summary(operation: OperationReport) -> list[str]:
 
 def listing(operations: Sequence[OperationReport], now: datetime) -> list[str]:
     """A table of operations, one a line."""
-    rows = [("ID", "TYPE", "STATUS", "DONE", "RECORDS", "STARTED", "TOOK", "ERROR")]
+    rows = [("ID", "TYPE", "KEY", "STATUS", "DONE", "RECORDS", "STARTED", "TOOK", "ERROR")]
     for each in operations:
         took = (each.completed_at or now) - each.started_at
         rows.append(
             (
                 each.id,
                 each.type,
+                each.subject,
                 _state(each),
                 "" if each.progress is None else f"{each.progress} %",
                 f"{each.records_processed:,}",

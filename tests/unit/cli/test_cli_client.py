@@ -29,6 +29,7 @@ def operation(status: str = "running", **fields: Any) -> dict[str, Any]:
     return {
         "id": ID,
         "type": "didSync",
+        "key": DID,
         "status": status,
         "startedAt": "2026-11-25T12:00:00.000Z",
         "recordsProcessed": 1200,
@@ -179,7 +180,7 @@ def test_backfill_sends_what_was_given_and_prints_the_operation(admin, client):
     admin.answer(TRIGGER, QUEUED)
     code, out, err = client("backfill", "didSync", "--did", DID)
     assert (code, err) == (0, "")
-    assert out == f"didSync {ID}: queued, 0 records\n"
+    assert out == f"didSync {ID}: queued, 0 records\n  over  {DID}\n"
     [asked] = admin.asked
     assert (asked.method, asked.body) == ("POST", {"type": "didSync", "did": DID})
     assert asked.headers["Content-Type"] == "application/json"
@@ -231,6 +232,7 @@ def test_a_watched_backfill_tells_how_long_it_took_and_how_its_units_ended(admin
     _, out, _ = client("backfill", "didSync", "--did", DID, "--watch")
     assert out.splitlines() == [
         f"didSync {ID}: completed in 1 min 5 s, 1,200 records",
+        f"  over  {DID}",
         "  repos  fetched 2, current 1",
     ]
 
@@ -338,15 +340,25 @@ def test_colours_are_for_terminals_and_can_be_switched_off(admin, client, passwo
 
 
 def test_operations_are_listed_as_a_table(admin, client):
-    failed = operation("failed", id="b", error="gone\x1b[31m", completedAt="2026-11-25T12:00:09Z")
+    failed = operation(
+        "failed",
+        id="b",
+        type="fullReindex",
+        key="fullReindex",
+        error="gone\x1b[31m",
+        completedAt="2026-11-25T12:00:09Z",
+    )
     admin.answer(STATUS, (200, {"operations": [COMPLETED[1]["operation"], failed]}))
     code, out, err = client("operations")
     assert (code, err) == (0, "")
     header, first, second = out.splitlines()
-    assert header.split() == ["ID", "TYPE", "STATUS", "DONE", "RECORDS", "STARTED", "TOOK", "ERROR"]
-    assert first.split() == [
-        *(ID, "didSync", "completed", "1,200", "2026-11-25", "12:00:00", "1", "min", "5", "s"),
+    assert header.split() == [
+        *("ID", "TYPE", "KEY", "STATUS", "DONE", "RECORDS", "STARTED", "TOOK", "ERROR")
     ]
+    assert first.split() == [
+        *(ID, "didSync", DID, "completed", "1,200", "2026-11-25", "12:00:00", "1", "min", "5", "s"),
+    ]
+    assert second.split()[:3] == ["b", "fullReindex", "failed"]
     assert second.endswith("9 s        gone\N{REPLACEMENT CHARACTER}[31m")
     assert admin.asked[0].params == {}
 
@@ -355,7 +367,9 @@ def test_operations_can_be_narrowed_and_shown_one_by_one(admin, client):
     admin.answer(STATUS, (200, {"operations": []}))
     assert client("operations", "--status", "failed")[1] == "There are no operations.\n"
     admin.answer(STATUS, COMPLETED)
-    assert client("operations", ID)[1].startswith(f"didSync {ID}: completed in 1 min 5 s")
+    shown = client("operations", ID)[1]
+    assert shown.startswith(f"didSync {ID}: completed in 1 min 5 s")
+    assert f"  over  {DID}\n" in shown
     assert json.loads(client("operations", ID, "--json")[1]) == COMPLETED[1]
     assert [asked.params for asked in admin.asked] == [{"status": "failed"}, {"id": ID}, {"id": ID}]
 

@@ -97,6 +97,7 @@ NUMBERS = st.integers(0, 2**53)
         optional={
             "status": st.sampled_from(["running", "completed", "failed", "cancelled"]),
             "error": TEXTS,
+            "key": TEXTS,
             "phase": TEXTS,
             "unit": TEXTS,
             "progress": st.integers(-200, 200),
