@@ -28,7 +28,7 @@ from tests.devnet.records import FOREIGN, realistic_record
 
 ACCOUNTS = 10
 RATE = 40.0
-DEATH_S = 30.0
+DEATH_S = 60.0
 IMPORTED = 70  # more than one transaction brings
 BEFORE_ANYTHING = frozenset({"fresh store"})
 FETCH_S = 0.3
