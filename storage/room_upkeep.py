@@ -54,8 +54,8 @@ class Reserve:
 
     @property
     def is_held(self) -> bool:
-        """Whether the space is taken up."""
-        return self._path.exists()
+        """Whether the space is taken up: a process that died meanwhile has taken less."""
+        return self._path.exists() and self._path.stat().st_size >= self._size
 
     def free(self) -> None:
         """Let others have the space."""
@@ -67,7 +67,10 @@ class Reserve:
             return True
         if shutil.disk_usage(self._path.parent).free < 2 * self._size:
             return False
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return False  # no descriptor, perhaps: there is another look soon
         try:
             os.posix_fallocate(descriptor, 0, self._size)
         except OSError:

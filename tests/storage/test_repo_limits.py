@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -280,6 +283,28 @@ async def test_a_repo_without_rows_for_thirty_days_is_not_tracked_any_more(world
     await upkeep.step()
     world.clock.at += EMPTY_S_MAX - 10
     assert await upkeep.step() == 0
+
+
+def test_a_reserve_that_cannot_be_opened_is_not_held_and_is_no_fault(tmp_path: Path):
+    reserve = Reserve(tmp_path / "index.db", size=4096)
+    free = os.dup(0)
+    os.close(free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        assert not reserve.hold()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert reserve.hold()
+    assert reserve.is_held
+
+
+def test_a_reserve_of_which_a_dead_process_left_only_the_name_is_taken_up_again(tmp_path: Path):
+    (tmp_path / "index.db.reserve").touch()
+    reserve = Reserve(tmp_path / "index.db", size=4096)
+    assert not reserve.is_held
+    assert reserve.hold()
+    assert (tmp_path / "index.db.reserve").stat().st_size == 4096
 
 
 async def test_the_reserve_is_freed_on_a_full_disk_and_taken_again(world: World):
