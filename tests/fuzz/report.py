@@ -29,8 +29,8 @@ def add_run(file: Path, outcome: Outcome, seed: int) -> None:
 
 
 def commit() -> str:
-    """What is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
+    """The last commit that changed the product, which is what was measured."""
+    command = ["git", "log", "-1", "--format=%h", "--", "indexer", "admin_api", "storage"]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()  # fmt: skip
 
 
