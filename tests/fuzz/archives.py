@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -250,10 +251,21 @@ def _read_node(cid: bytes, blocks: Mapping[bytes, bytes], found: list[tuple[byte
         if type(entry["p"]) is not int or not 0 <= entry["p"] <= len(before):
             raise NotCanonical("a prefix that is none")
         key = before[: entry["p"]] + entry["k"]
+        if not is_link(entry["v"].cid):
+            raise NotCanonical("a record's link that is no CID")
         found.append((key, entry["v"].cid))
         if entry["t"] is not None:
             _read_node(entry["t"].cid, blocks, found, left)
         before = key
+
+
+def is_link(cid: bytes) -> bool:
+    """Version 0, or version 1 with a codec and hash function in shortest varints and a whole digest."""
+    if re.fullmatch(rb"\x12\x20.{32}", cid, re.DOTALL):
+        return True
+    varint = rb"(?:[\x00-\x7f]|[\x80-\xff]+[\x01-\x7f])"
+    found = re.fullmatch(rb"\x01" + varint + varint + rb"(.)(.*)", cid, re.DOTALL)
+    return found is not None and found[1][0] == len(found[2]) and len(cid) <= 100
 
 
 def assert_keys(value: Value, keys: set[str]) -> None:

@@ -120,7 +120,8 @@ def _mangled_leaf(rng: Random, value: Value) -> Value:
     if isinstance(value, bool) or value is None:
         return rng.choice((True, False, None))
     if isinstance(value, int):
-        return value + rng.choice((-1, 1, 2, 256, -256))
+        changed = value + rng.choice((-1, 1, 2, 256, -256))
+        return min(max(changed, -(2**64)), 2**64 - 1)
     if isinstance(value, str):
         text = havoc(rng, value.encode(), rng.choice(TEXTS).encode()).decode(errors="replace")
         return text if rng.random() < 0.9 else value * 30

@@ -157,7 +157,7 @@ def mangled_node(rng: Random, block: bytes) -> bytes:
         return encode(mangled(rng, value))
     changed = dict(entry)
     if way == 0:
-        changed["p"] = entry["p"] + rng.choice((-1, 1))
+        changed["p"] = min(entry["p"] + rng.choice((-1, 1)), 2**64 - 1)
     elif way == 1:
         changed["k"] = entry["k"][:-1] + bytes((rng.choice(b"abcxyz234567/"),))
     elif way == 2:
