@@ -138,7 +138,7 @@ def _checked(output: bytes) -> Answer:
     """The answer of a process that the document may have taken over."""
     try:
         answer = msgspec.json.decode(output, type=Answer)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return Answer(problem=f"reading it gave no answer: {error}"[:PROBLEM_CHARS_MAX])
     return Answer(
         references=[bounded(each) for each in answer.references[:REFERENCES_MAX]],

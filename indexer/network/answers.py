@@ -73,7 +73,7 @@ def parsed(data: bytes) -> object:
     """The body as JSON; None for anything else."""
     try:
         value: object = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return value
 

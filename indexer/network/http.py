@@ -184,7 +184,7 @@ class HttpClient:
         )
         try:
             value: Json = msgspec.json.decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             snippet = data[:SNIPPET_CHARS]
             raise InvalidUpstream(Check.RESPONSE, f"{url} is not JSON: {snippet!r}") from error
         return value

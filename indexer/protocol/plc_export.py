@@ -82,7 +82,7 @@ def _parsed(line: bytes) -> ExportedOperation | None:
     """One line; None for an operation that a later one has nullified."""
     try:
         entry: object = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidUpstream(Check.RESPONSE, "a line of the log is not JSON") from error
     if not isinstance(entry, dict) or not isinstance(entry.get("operation"), dict):
         raise InvalidUpstream(Check.RESPONSE, "a line of the log is no operation")

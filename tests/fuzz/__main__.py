@@ -8,6 +8,7 @@ one in `docs/evidence/`.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--target", choices=[*TARGETS, "all"], required=True)
     parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end then, all the same")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path(".fuzz"), help="for inputs that fail")
@@ -35,7 +37,8 @@ def main() -> int:
         return 0
     failed = False
     for name in TARGETS if options.target == "all" else [options.target]:
-        outcome = run(name, options.inputs, options.seed, options.jobs, options.folder)
+        limits = (options.inputs, options.seconds)
+        outcome = run(name, limits, options.seed, options.jobs, options.folder)
         print(outcome.table(), flush=True)
         failed |= bool(outcome.failures)
         if options.report is not None:
@@ -43,14 +46,15 @@ def main() -> int:
     return int(failed)
 
 
-def run(name: str, inputs: int, seed: int, jobs: int, folder: Path) -> Outcome:
-    """The inputs shared between processes, each with a seed of its own."""
+def run(name: str, limits: tuple[int, float], seed: int, jobs: int, folder: Path) -> Outcome:
+    """So many inputs, for so many seconds at most, in processes with a seed of their own each."""
+    inputs, seconds = limits
     if jobs == 1:
-        return run_one(name, inputs, str(seed), folder)
+        return run_one(name, limits, str(seed), folder)
     total = Outcome(name)
     with ProcessPoolExecutor(jobs) as pool:
         parts = [
-            pool.submit(run_one, name, inputs // jobs, f"{seed}.{job}", folder)
+            pool.submit(run_one, name, (inputs // jobs, seconds), f"{seed}.{job}", folder)
             for job in range(jobs)
         ]
         for part in parts:
@@ -58,9 +62,9 @@ def run(name: str, inputs: int, seed: int, jobs: int, folder: Path) -> Outcome:
     return total
 
 
-def run_one(name: str, inputs: int, seed: str, folder: Path) -> Outcome:
+def run_one(name: str, limits: tuple[int, float], seed: str, folder: Path) -> Outcome:
     """In this process."""
-    return Campaign(open_target(name), seed=seed, folder=folder, command=COMMAND).run(inputs)
+    return Campaign(open_target(name), seed=seed, folder=folder, command=COMMAND).run(*limits)
 
 
 if __name__ == "__main__":

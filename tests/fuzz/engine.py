@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 import resource
 import sys
 import time
@@ -28,6 +29,8 @@ FOUND_SHARE = 0.1
 
 FOUND_MAX = 2000
 WARM_UP = 0.2
+WARM_UP_MAX = 20_000
+"""Inputs before memory is measured first: caches of the product are full by then."""
 FAILURES_MAX = 20
 
 
@@ -142,16 +145,17 @@ class Campaign:
         self._found: list[bytes] = []
         self.outcome = Outcome(target.name)
 
-    def run(self, inputs: int) -> Outcome:
-        """Judge so many inputs, or fewer where too many of them fail."""
+    def run(self, inputs: int, seconds_max: float = math.inf) -> Outcome:
+        """Judge so many inputs, or fewer where the time is up or too many of them fail."""
         outcome, started = self.outcome, time.monotonic()
-        warm_at, resident = max(int(inputs * WARM_UP), 1), 0.0
+        warm_at, resident = min(max(int(inputs * WARM_UP), 1), WARM_UP_MAX), 0.0
         for number in range(inputs):
             if number == warm_at:
                 resident = resident_mb()
             self._one(number)
             outcome.inputs += 1
-            if len(outcome.failures) >= FAILURES_MAX:
+            is_late = number % 256 == 0 and time.monotonic() - started > seconds_max
+            if is_late or len(outcome.failures) >= FAILURES_MAX:
                 break
         outcome.seconds = time.monotonic() - started
         outcome.growth_mb = max(resident_mb() - resident, 0.0) if resident else 0.0

@@ -19,6 +19,7 @@ from tests.fuzz.mutation import havoc, mangled
 from tests.fuzz.strict_cbor import NotCanonical, decode_strict
 
 NOW = 1_790_000_100.0
+SIGNATURES_MAX = 5000
 _TID_DIGITS = "234567abcdefghijklmnopqrstuvwxyz"
 
 
@@ -52,6 +53,7 @@ class World:
     trees: dict[bytes, Tree] = field(default_factory=dict)
     cases: list[Case] = field(default_factory=list)
     repos: list[Repo] = field(default_factory=list)
+    _signatures: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
 
     @property
     def verifying(self) -> dict[str, str | None]:
@@ -71,7 +73,15 @@ class World:
         if not isinstance(value, dict) or value.get("did") != did:
             return False
         signature = value.pop("sig", None)
-        return signature == self.keys[did].sign(encode(value))
+        return signature == self._signature(did, encode(value))
+
+    def _signature(self, did: str, message: bytes) -> bytes:
+        """Most that is accepted was signed before."""
+        if len(self._signatures) > SIGNATURES_MAX:
+            self._signatures.clear()
+        if (did, message) not in self._signatures:
+            self._signatures[did, message] = self.keys[did].sign(message)
+        return self._signatures[did, message]
 
 
 def build_world(seed: int, *, commits: int = 30, sizes: tuple[int, ...] = (0, 1, 3, 12, 40)) -> World:  # fmt: skip
@@ -79,7 +89,7 @@ def build_world(seed: int, *, commits: int = 30, sizes: tuple[int, ...] = (0, 1,
     rng = Random(f"world {seed}")
     world = World(load_registry())
     for number, size in enumerate(sizes):
-        for curve in ("k256", "p256"):
+        for curve in ("k256", "p256") if number % 2 else ("k256",):
             did = f"did:plc:{curve}{number:02}".ljust(32, "a").replace("0", "b").replace("1", "c").replace("5", "d").replace("6", "e")  # fmt: skip
             key = derive_key(curve, "fuzz", did)
             repo = Repo(did, key, TidClock(ManualClock(), number))

@@ -11,6 +11,7 @@ from indexer.network.answers import (
     XrpcFailure,
     exhausted_s,
     is_passing,
+    parsed,
     refusal,
     requested_pause_s,
     status_label,
@@ -116,6 +117,12 @@ def test_a_plain_404_is_an_answer_and_a_plain_403_is_not():
 
 def test_deep_json_is_no_body():
     assert isinstance(refusal(400, b"[" * 60_000, "x"), InvalidUpstream)
+
+
+@pytest.mark.parametrize("data", [b'{"error": "\xff"}', b'{"\xff": 1}', b'"\xed\xa0\x80"'])
+def test_found_by_fuzzing_json_that_is_not_utf8_is_no_body(data: bytes):
+    assert parsed(data) is None
+    assert isinstance(refusal(400, data, "x"), InvalidUpstream)
 
 
 @given(st.integers(0, 99_999))

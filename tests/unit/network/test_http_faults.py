@@ -292,3 +292,14 @@ async def test_hanging_hosts_do_not_slow_healthy_ones(client):
 
 async def _fine(wire):
     await wire.send(answer("{}"))
+
+
+async def test_found_by_fuzzing_json_that_is_not_utf8_is_an_answer_to_refuse(client):
+    async def script(wire):
+        await wire.send(answer(b'{"id": "\xff"}'))
+
+    http = await client()
+    async with Loopback(script) as server:
+        with pytest.raises(InvalidUpstream) as caught:
+            await http.get_json(server.url, service="pds")
+    assert caught.value.check is Check.RESPONSE

@@ -73,6 +73,7 @@ def test_a_nullified_operation_never_was():
         line(did=7),
         line(createdAt="yesterday"),
         b"[" * 100_000,
+        b'{"did": "\xff"}',  # found by fuzzing: no UTF-8 is an error of its own to the decoder
     ],
 )
 def test_a_line_that_cannot_be_read_ends_the_page_or_is_passed_over(bad: bytes):
