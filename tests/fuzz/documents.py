@@ -153,8 +153,14 @@ class Answers:
         """A page, nothing, or an error of ours."""
         head, _, body = data.partition(b"\n")
         text = head[4:].decode("latin-1").strip("'")
-        for headers in ({"Retry-After": text}, {"RateLimit-Reset": text, "RateLimit-Remaining": "0"}):
-            for found in (requested_pause_s(headers, now_s=1.8e9), exhausted_s(headers, now_s=1.8e9)):
+        for headers in (
+            {"Retry-After": text},
+            {"RateLimit-Reset": text, "RateLimit-Remaining": "0"},
+        ):
+            for found in (
+                requested_pause_s(headers, now_s=1.8e9),
+                exhausted_s(headers, now_s=1.8e9),
+            ):
                 assert found is None or found > 0
         if not head.startswith(b"200"):
             assert isinstance(refusal(404, body, "https://a.example"), ChiveIndexerError)
@@ -163,7 +169,9 @@ class Answers:
         page = listing_page(value)  # type: ignore[arg-type]
         if page is None:
             return "refused: no page"
-        assert all(is_did(each.did) and (each.rev is None or is_tid(each.rev)) for each in page.repos)
+        assert all(
+            is_did(each.did) and (each.rev is None or is_tid(each.rev)) for each in page.repos
+        )
         return "accepted page"
 
     def _entry(self, rng: Random) -> dict[str, JsonValue]:

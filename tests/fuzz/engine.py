@@ -24,6 +24,7 @@ GROWTH_MB_MAX = 50.0
 TRACED_EVERY = 200
 """One input in so many runs under the tracer, which makes it some ten times slower."""
 
+TRACED_FIRST = 30
 FOUND_SHARE = 0.1
 """Of the inputs, those made from one that reached a new line."""
 
@@ -122,7 +123,7 @@ class Coverage:
 def _lines_of(file: Path) -> set[int]:
     """Lines inside functions: those of the module itself ran at its import."""
     top = compile(file.read_text(), str(file), "exec")
-    return {line for code in _codes(top) if code.co_name not in {"<module>"} and code.co_flags & 2
+    return {line for code in _codes(top) if code.co_name != "<module>" and code.co_flags & 2
             for _, _, line in code.co_lines() if line is not None and line != code.co_firstlineno}  # fmt: skip
 
 
@@ -171,7 +172,7 @@ class Campaign:
             data = havoc(rng, rng.choice(self._found), rng.choice(self._found))
         else:
             data = self._target.make(rng)
-        is_traced = number % TRACED_EVERY == 0 or number < TRACED_EVERY // 2
+        is_traced = number % TRACED_EVERY == 0 or number < TRACED_FIRST
         started = time.thread_time_ns()
         try:
             if is_traced:
@@ -196,7 +197,9 @@ class Campaign:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / f"{self._target.name}-{hashlib.sha256(small).hexdigest()[:12]}"
         file.write_bytes(small)
-        text = f"{why.strip()}\n  repeat: {self._command} --target {self._target.name} --replay {file}"
+        text = (
+            f"{why.strip()}\n  repeat: {self._command} --target {self._target.name} --replay {file}"
+        )
         print(text, flush=True)
         self.outcome.failures.append(text)
 

@@ -80,38 +80,46 @@ def junk(rng: Random) -> Value:
 def mangled(rng: Random, value: Value) -> Value:
     """A copy of `value` with one place of it changed, anywhere in it."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
-        changed = dict(value)
-        name = rng.choice(list(changed))
-        way = rng.randrange(12)
-        if way == 0:
-            del changed[name]
-        elif way == 1:
-            changed[rng.choice(TEXTS)] = junk(rng)
-        elif way == 2:
-            changed[name] = changed[rng.choice(list(changed))]
-        elif way == 3:
-            changed[name + rng.choice("sX\0é")] = changed.pop(name)
-        else:
-            changed[name] = mangled(rng, changed[name])
-        return changed
+        return _mangled_map(rng, value)
     if isinstance(value, list) and value and rng.random() < 0.9:
-        items = list(value)
-        at = rng.randrange(len(items))
-        way = rng.randrange(10)
-        if way == 0:
-            del items[at]
-        elif way == 1:
-            items.insert(at, items[rng.randrange(len(items))])
-        elif way == 2:
-            items.append(junk(rng))
-        elif way == 3:
-            rng.shuffle(items)
-        elif way == 4:
-            items = items[:at]
-        else:
-            items[at] = mangled(rng, items[at])
-        return items
+        return _mangled_list(rng, value)
     return _mangled_leaf(rng, value)
+
+
+def _mangled_map(rng: Random, value: dict[str, Value]) -> Value:
+    changed = dict(value)
+    name = rng.choice(list(changed))
+    way = rng.randrange(12)
+    if way == 0:
+        del changed[name]
+    elif way == 1:
+        changed[rng.choice(TEXTS)] = junk(rng)
+    elif way == 2:
+        changed[name] = changed[rng.choice(list(changed))]
+    elif way == 3:
+        changed[name + rng.choice("sX\0é")] = changed.pop(name)
+    else:
+        changed[name] = mangled(rng, changed[name])
+    return changed
+
+
+def _mangled_list(rng: Random, value: list[Value]) -> Value:
+    items = list(value)
+    at = rng.randrange(len(items))
+    way = rng.randrange(10)
+    if way == 0:
+        del items[at]
+    elif way == 1:
+        items.insert(at, items[rng.randrange(len(items))])
+    elif way == 2:
+        items.append(junk(rng))
+    elif way == 3:
+        rng.shuffle(items)
+    elif way == 4:
+        items = items[:at]
+    else:
+        items[at] = mangled(rng, items[at])
+    return items
 
 
 def _mangled_leaf(rng: Random, value: Value) -> Value:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from random import Random
 
 from indexer import setting_refusals, setting_sections, setting_values, settings
-from indexer.citations import bibtex, entries, extraction, headings, identifiers, lines, markup, names, packages, parsing
+from indexer.citations import (
+    bibtex,
+    entries,
+    extraction,
+    headings,
+    identifiers,
+    lines,
+    markup,
+    names,
+    packages,
+    parsing,
+)
 from indexer.citations.extraction import TEXT_FORMATS, references_of_text
 from indexer.errors import ConfigurationError, InvalidUpstream
 from indexer.settings import effective, load_settings
@@ -29,7 +42,9 @@ class SettingsFiles:
         kept = [line.removeprefix("# ") if " = " in line else line for line in text.splitlines()]
         self._lines = [line.encode() for line in kept if line and not line.startswith("#")]
         self._lines = [line for line in self._lines if b" = " in line or line.startswith(b"[")]
-        self._file = Path(tempfile.mkdtemp(prefix="fuzz-settings-")) / "indexer.toml"
+        folder = tempfile.mkdtemp(prefix="fuzz-settings-")
+        weakref.finalize(self, shutil.rmtree, folder)
+        self._file = Path(folder) / "indexer.toml"
 
     def make(self, rng: Random) -> bytes:
         """The file; after a NUL variables, one a line."""
@@ -59,8 +74,13 @@ class SettingsFiles:
         try:
             found = load_settings(self._file, environment)
         except ConfigurationError as error:
-            assert "\n" not in str(error), "a refusal is one line"
-            return "refused"
+            refused = str(error)
+        else:
+            return self._accepted(found)
+        assert "\n" not in refused, "a refusal is one line"
+        return "refused"
+
+    def _accepted(self, found: settings.Settings) -> str:
         self._file.write_text(effective(found))
         assert load_settings(self._file, {}) == found
         return "accepted"
@@ -83,7 +103,18 @@ class Citations:
     """Text of every format becomes a list of references, in time that grows with its length."""
 
     name = "citations"
-    modules = (bibtex, entries, extraction, headings, identifiers, lines, markup, names, packages, parsing)
+    modules = (
+        bibtex,
+        entries,
+        extraction,
+        headings,
+        identifiers,
+        lines,
+        markup,
+        names,
+        packages,
+        parsing,
+    )
 
     def __init__(self, seed: int) -> None:
         del seed

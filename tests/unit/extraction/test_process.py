@@ -189,6 +189,8 @@ async def test_a_process_gets_nothing_from_our_environment(monkeypatch: pytest.M
     assert b"SECRET" not in found.stdout
 
 
-@pytest.mark.parametrize("output", [b"", b"{", b'{"problem": "\xff"}', b"[" * 100_000, b'{"left_out": 1e999}'])
+@pytest.mark.parametrize(
+    "output", [b"", b"{", b'{"problem": "\xff"}', b"[" * 100_000, b'{"left_out": 1e999}']
+)
 def test_found_by_fuzzing_whatever_a_process_writes_is_an_answer(output: bytes):
     assert "gave no answer" in (process._checked(output).problem or "")
