@@ -27,7 +27,7 @@ _ANY_LABEL = re.compile(
 )
 _YEAR = re.compile(r"(?<!\d)(?:1[5-9]|20)\d\d(?!\d)")
 _CLOSED = re.compile(r"(?:[.)\]/]|\d|[.]\s*[\"”])\s*$")
-_LINK_END = re.compile(r"\S*(?:https?://|\b10\.\d{4,9}/)\S+$")
+_LINK = re.compile(r"(?:https?://|\b10\.\d{4,9}/)\S")
 _NUMBER_SKIPPED_MAX = 2
 _FIRST_WITHIN_LINES = 4
 
@@ -149,13 +149,18 @@ def _by_authors(lines: Sequence[Line]) -> list[int]:
         text = line.text.strip()
         if not text:
             continue
-        is_after = has_year and (_CLOSED.search(before) or _LINK_END.search(before))
+        is_after = has_year and (_CLOSED.search(before) is not None or _ends_in_link(before))
         if (not starts and _opens_with_name(text)) or (is_after and _opens_with_name(text)):
             starts.append(at)
             has_year = False
         has_year = has_year or _YEAR.search(text) is not None
         before = text
     return starts
+
+
+def _ends_in_link(text: str) -> bool:
+    # In the last word alone: a line of links without spaces would take the square of its length.
+    return bool(text) and _LINK.search(text.split()[-1]) is not None
 
 
 _PARTICLE = r"(?:[Vv]an|[Vv]on|[Dd]e[nrl]?|[Dd]i|[Ll][ae]|[Ee]l|[Aa]l|[Tt]en|[Dd]os|[Dd]a)[ -]"

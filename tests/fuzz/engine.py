@@ -184,12 +184,14 @@ class Campaign:
         except Exception:
             self._fail(data, traceback.format_exc(limit=-6))
             return
-        took_ms = 0.0 if is_traced else (time.thread_time_ns() - started) / 1e6
+        took_ms = (time.thread_time_ns() - started) / 1e6
         if took_ms > CPU_MS_MAX / 2:
+            # Anything may have come between, and the tracer did: what counts is the best of three.
             took_ms = min(took_ms, *(cpu_ms(self._target.check, data) for _ in range(2)))
         if took_ms > CPU_MS_MAX:
             self._fail(data, f"took {took_ms:.0f} ms of CPU")
-        self.outcome.worst_ms = max(self.outcome.worst_ms, took_ms)
+        if not is_traced:
+            self.outcome.worst_ms = max(self.outcome.worst_ms, took_ms)
         self.outcome.verdicts[verdict] += 1
 
     def _fail(self, data: bytes, why: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import time
 import zipfile
 
 import pytest
@@ -129,3 +130,11 @@ def test_a_damaged_document_gives_references_or_is_unreadable(form: str, at: int
 def test_any_bytes_are_tei_or_refused(data: bytes):
     with contextlib.suppress(InvalidUpstream):
         assert isinstance(tei_references(data), ReferenceList)
+
+
+@pytest.mark.parametrize("form", ["txt", "markdown", "latex"])
+def test_found_by_fuzzing_a_line_of_links_takes_no_longer_than_its_length(form: str):
+    lines = ["References", ONE, "see " + "https://doi.org/" * 600, TWO]
+    started = time.process_time()
+    references_of_text("\n".join(lines).encode(), form)
+    assert time.process_time() - started < 1.0  # it took a minute
