@@ -160,7 +160,7 @@ def _by_authors(lines: Sequence[Line]) -> list[int]:
 
 def _ends_in_link(text: str) -> bool:
     # In the last word alone: a line of links without spaces would take the square of its length.
-    return bool(text) and _LINK.search(text.split()[-1]) is not None
+    return bool(text) and _LINK.search(text.rsplit(maxsplit=1)[-1]) is not None
 
 
 _PARTICLE = r"(?:[Vv]an|[Vv]on|[Dd]e[nrl]?|[Dd]i|[Ll][ae]|[Ee]l|[Aa]l|[Tt]en|[Dd]os|[Dd]a)[ -]"
