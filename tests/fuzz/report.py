@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +24,8 @@ AT_LEAST_OF_OTHERS = 100_000
 def add_run(file: Path, outcome: Outcome, seed: int) -> None:
     """Append a run to the file."""
     runs = json.loads(file.read_text()) if file.exists() else []
-    runs.append({"seed": seed, "commit": commit(), **asdict(outcome)})
+    fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+    runs.append({"seed": seed, "commit": commit(), **fields})
     file.write_text(json.dumps(runs, indent=1) + "\n")
 
 

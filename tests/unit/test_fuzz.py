@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.devnet.cbor import cid_of
 from tests.devnet.records import unreadable_blocks
 from tests.fuzz.engine import CPU_MS_MAX, Campaign, failure_kind, minimised
 from tests.fuzz.mutation import rehashed
+from tests.fuzz.report import add_run, document
 from tests.fuzz.strict_cbor import NotCanonical, decode_strict
 from tests.fuzz.targets import TARGETS, open_target
 
@@ -82,3 +84,15 @@ def test_links_to_a_changed_block_are_followed_to_the_root():
     blocks, moved = rehashed({cid_of(each): each for each in (leaf, middle, root)}, cid_of(leaf), b"new")  # fmt: skip
     assert set(blocks) == {cid_of(block) for block in blocks.values()}
     assert blocks[moved[cid_of(root)]] == b"root" + moved[cid_of(middle)]
+
+
+def test_runs_add_up_in_the_report(tmp_path: Path):
+    file = tmp_path / "runs.json"
+    for seed in (1, 2):
+        outcome = Campaign(Brittle(), seed=str(seed), folder=tmp_path, command="fuzz").run(30)
+        outcome.failures.clear()
+        add_run(file, outcome, seed)
+    made = document(json.loads(file.read_text()))
+    assert made["figures"]["brittle: inputs"] == 60
+    assert made["figures"]["brittle: accepted"] == sum(made["runs"]["brittle"]["verdicts"].values())
+    assert made["passed"] and made["runs"]["brittle"]["seeds"] == [1, 2]
