@@ -350,7 +350,7 @@ def record_key(collection: str, value: JsonValue) -> str | None:
 
 def unreadable_blocks(collection: str) -> dict[str, bytes]:
     """Record blocks that a careless host would accept and that the data model forbids, by name."""
-    body = encode({"$type": collection, "v": None})
+    body = encode({"$type": collection, "values": None})  # the longer key comes last
     start = body[:-1]  # everything but the null at its end
     return {
         "float64": start + b"\xfb\x3f\xf8" + bytes(6),
@@ -368,7 +368,7 @@ def unreadable_blocks(collection: str) -> dict[str, bytes]:
         "no $type": encode({"v": 1}),
         "another $type": encode({"$type": "app.bsky.feed.like"}),
         "not a map": encode(["$type", collection]),
-        "duplicate key": b"\xa3" + body[1:] + body[1:4],
+        "duplicate key": b"\xa3" + body[1:] + encode("values") + b"\xf6",
         "too deep": start + b"\x81" * 2000 + b"\x80",
         "empty": b"",
     }
