@@ -67,10 +67,15 @@ def machine_line() -> str:
 
 
 def commit() -> str:
-    """The commit that is measured, in short; `+` where the tree differs from it."""
-    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    """The last commit that changed the product, in short; `+` where the tree differs from it.
+
+    What is measured is the product, and its commits keep their names when others come before them.
+    """
+    product = ["--", "indexer", "admin_api", "storage"]
+    named = ["git", "log", "-1", "--format=%h", *product]
+    done = subprocess.run(named, cwd=ROOT, check=True, capture_output=True, text=True)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", *product], cwd=ROOT, check=False)
+    return done.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def today() -> str:
