@@ -30,7 +30,9 @@ from storage.identity_sweep import IdentitySweep
 from storage.live import LiveStore
 from storage.operation_units import OperationRetention
 from storage.projections import Projections
-from storage.rebuilds import Preparing, Rebuilds
+from storage.rebuild_parts import Preparing
+from storage.rebuild_worker import WorkerSettings
+from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
 from storage.room import Room
@@ -79,8 +81,15 @@ async def open_store(
     preparing = Preparing(
         prepare=prepare,
         prepare_trusted=partial(prepare_trusted, registry=registry),
+        types=registry.types,
+        search=SEARCH,
         judged_by=judged_by,
     )
+    rebuilds = Rebuilds(
+        database, settings.storage.path, projections, preparing,
+        worker_settings(settings, judged_by),
+    )  # fmt: skip
+    await rebuilds.clear_away()
     search = SearchUpkeep(database, projections, prepare)
     tracked = TrackedRepos(database)
     await tracked.load()
@@ -115,7 +124,7 @@ async def open_store(
         directory=DirectoryStore(
             database, tracked, policy, plc_url=settings.identity.plc_url, clock=world.clock
         ),
-        rebuilds=Rebuilds(database, settings.storage.path, projections, preparing),
+        rebuilds=rebuilds,
         citations=citations,
         is_outdated=is_outdated,
         upkeep=(
@@ -195,4 +204,15 @@ def _upkeep(
         letters.step,
         OperationRetention(database, world.clock, age_s_max=history_s_max).step,
         IdentitySweep(database, policy, clock=world.clock).step,
+    )
+
+
+def worker_settings(settings: Settings, judged_by: str) -> WorkerSettings:
+    """What another process needs to come to the same rows and verdicts."""
+    folder = settings.scope.lexicon_dir
+    return WorkerSettings(
+        index=str(settings.storage.path),
+        governance_did=settings.governance.did,
+        lexicon_dir=None if folder is None else str(folder),
+        judged_by=judged_by,
     )

@@ -93,6 +93,41 @@ class Database:
         result all the same: what is kept in memory follows the file. Raises `LocalBusy` after a
         rollback that may be retried, `LocalFault` when the file can no longer be trusted.
         """
+        return await self._submit(
+            lambda: self._transact(change), urgent=urgent, committed=committed
+        )
+
+    async def attach(self, file: str, name: str) -> None:
+        """Let changes read another file under that name, in place of the one that had it."""
+        await self.detach(name)
+        await self._submit(lambda: self._directly("ATTACH DATABASE ? AS " + name, file))
+
+    async def detach(self, name: str) -> None:
+        """Let go of a file, if there is one of that name."""
+
+        def change() -> None:
+            attached = self._connection.execute("SELECT name FROM pragma_database_list").fetchall()
+            if (name,) in attached:
+                self._directly("DETACH DATABASE " + name)
+
+        await self._submit(change)
+
+    def _directly(self, sql: str, *parameters: str) -> None:
+        """A statement that no transaction may hold."""
+        try:
+            self._connection.execute(sql, parameters)
+        except sqlite3.Error as error:
+            self._on_error(error_code(error))
+            raise translated(error) from error
+
+    async def _submit(
+        self,
+        run: Callable[[], T],
+        *,
+        urgent: bool = False,
+        committed: Callable[[T], None] | None = None,
+    ) -> T:
+        """Have it run on the writer's thread, in its turn."""
         future: asyncio.Future[T] = self._loop.create_future()
 
         def settle(outcome: tuple[T] | BaseException) -> None:
@@ -108,7 +143,7 @@ class Database:
         def job() -> None:
             outcome: tuple[T] | BaseException
             try:
-                outcome = (self._transact(change),)
+                outcome = (run(),)
             except BaseException as failure:  # noqa: BLE001 - handed to the awaiting caller
                 outcome = failure
             self._loop.call_soon_threadsafe(settle, outcome)

@@ -45,7 +45,7 @@ UPDATE sqlite_schema SET name = ?4, tbl_name = ?4, sql = replace(sql, ?1, ?2)
 WHERE type = 'table' AND name = ?3
 """
 
-_EMPTIED = ("_data", "_idx", "_content", "_docsize")
+SHADOW_TABLES = ("_data", "_idx", "_content", "_docsize")
 """Parts of an FTS5 table; `config` stays, the table cannot be opened without it."""
 
 
@@ -75,7 +75,7 @@ def _rename(connection: sqlite3.Connection, names: Mapping[str, str]) -> None:
     connection.execute("PRAGMA writable_schema=ON")
     try:
         for before, after in names.items():
-            for part in ("", "_config", *_EMPTIED):
+            for part in ("", "_config", *SHADOW_TABLES):
                 connection.execute(_RENAME, (before, after, before + part, after + part))
     finally:
         connection.execute("PRAGMA writable_schema=RESET")
@@ -104,15 +104,27 @@ def _clear(connection: sqlite3.Connection) -> bool:
     connection.execute(f"DROP TRIGGER IF EXISTS search_queue__{number}_repo")
     until = time.perf_counter() + STEP_S
     for table, is_virtual in connection.execute(_TABLES, (str(number),)).fetchall():
-        parts = [table + part for part in _EMPTIED] if is_virtual else [table]
-        for part in parts:
-            while _delete_some(connection, part):
-                if time.perf_counter() > until:
-                    return True
+        if not empty_some(connection, table, is_virtual=bool(is_virtual), until=until):
+            return True
         connection.execute(f'DROP TABLE "{table}"')
         if time.perf_counter() > until:
             return True
     connection.execute("DELETE FROM generation WHERE number = ?", (number,))
+    return True
+
+
+def empty_some(
+    connection: sqlite3.Connection, table: str, *, is_virtual: bool = True, until: float
+) -> bool:
+    """Delete rows of a table, or of what a full-text table is made of; whether none is left.
+
+    `until` is a time of `time.perf_counter` at which the writer wants to commit.
+    """
+    parts = [table + part for part in SHADOW_TABLES] if is_virtual else [table]
+    for part in parts:
+        while _delete_some(connection, part):
+            if time.perf_counter() > until:
+                return False
     return True
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from indexer.errors import LocalFault
 from indexer.records.projection import SearchIndex
@@ -38,6 +38,17 @@ class GenerationState(StrEnum):
     """Nobody reads or writes it any more."""
 
 
+class SearchState(IntEnum):
+    """What a change of a record does to the search rows of a generation."""
+
+    ABSENT = 0
+    """Nothing: they are still to be made."""
+    KEPT = 1
+    """They follow it in the same transaction."""
+    OWED = 2
+    """It is put down in `search_queue`, because they are being made elsewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One set of derived tables."""
@@ -46,7 +57,7 @@ class Generation:
     state: GenerationState
     fingerprint: str  # of the declarations that its tables were made from
     judged_by: str  # lexicons that all records were held against; "" where that were several
-    has_search: bool  # whether search rows are written as records change
+    search: SearchState
     operation_id: str | None  # that builds or has built it
     upto_id: int  # last record that has to be copied
     collection: str  # how far the copy has come: the collection it is at, "" before the first
@@ -73,7 +84,8 @@ def generations_in_use(connection: sqlite3.Connection) -> list[Generation]:
 
 def generation_from_row(row: Row) -> Generation:
     """The generation in a row of `IN_USE`."""
-    return Generation(row[0], GenerationState(row[1]), row[2], row[3], bool(row[4]), *row[5:])
+    state, search = GenerationState(row[1]), SearchState(row[4])
+    return Generation(row[0], state, row[2], row[3], search, *row[5:])
 
 
 def find_generation(connection: sqlite3.Connection, state: GenerationState) -> Generation | None:
@@ -96,7 +108,7 @@ def add_generation(connection: sqlite3.Connection, generation: Generation) -> No
         " upto_id, collection, after_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             generation.number, generation.state, generation.fingerprint, generation.judged_by,
-            generation.has_search, generation.operation_id, generation.upto_id,
+            generation.search, generation.operation_id, generation.upto_id,
             generation.collection, generation.after_id,
         ),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 from storage.database import translated
 from storage.generations import Generation, GenerationState, find_generation
 from storage.projections import Projections
-from storage.reading import snapshot
+from storage.reading import read_only, snapshot
 from storage.search_rows import REPO_TASK, PrepareStored
 from storage.verification import Verification
 
@@ -62,10 +62,9 @@ class Parity:
         """On a connection of its own: whoever waits for it may be cancelled and gone."""
         try:
             with (
-                closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True))
-                as connection,
+                closing(read_only(self._path)) as connection,
                 snapshot(connection),
-            ):  # fmt: skip
+            ):
                 return self._compare(connection)
         except sqlite3.Error as error:
             raise translated(error) from error

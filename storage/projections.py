@@ -27,6 +27,7 @@ from indexer.records.projection import (
 from storage.generations import (
     Generation,
     GenerationState,
+    SearchState,
     add_generation,
     current_generation,
     find_generation,
@@ -86,7 +87,7 @@ class Projections:
             has_records = connection.execute("SELECT EXISTS (SELECT 1 FROM record)").fetchone()[0]
             made_from = "" if has_records else self.fingerprint
             found = Generation(
-                1, GenerationState.CURRENT, made_from, judged_by, True, None, 0, "", 0
+                1, GenerationState.CURRENT, made_from, judged_by, SearchState.KEPT, None, 0, "", 0
             )
             add_generation(connection, found)
             self.create_tables(connection, found)
@@ -181,8 +182,13 @@ class Projections:
                 searchable.append(SearchRow(record_id, write.repo_id, uri, projection))
         for table, of_table in rows.items():
             insert_rows(connection, f'"{generation.table(table)}"', of_table)
-        if layout.has_search and generation.has_search:
-            search_rows.insert(connection, searchable, reached)
+        if layout.has_search:
+            changed = [write.record_id for write in writes if self._is_searchable(write)]
+            search_rows.follow(connection, changed, searchable, reached)
+
+    def _is_searchable(self, write: ProjectionWrite) -> bool:
+        kind = self.types.get(write.path[: write.path.index("/")])
+        return kind is not None and kind.search is not None
 
     def _delete(
         self,
@@ -209,7 +215,7 @@ class Projections:
                 f'DELETE FROM "{table}" WHERE record_id = ?',  # noqa: S608 - declared names
                 record_ids,
             )
-        if generation.has_search:
+        if generation.search is SearchState.KEPT:
             SearchRows(self.search, generation).delete(connection, searchable)
 
     def _layout(self, connection: sqlite3.Connection, generation: Generation) -> _Layout:
@@ -239,7 +245,7 @@ class Projections:
 
 
 def _fingerprint(types: Mapping[str, RecordType], search: SearchIndex, basis: str) -> str:
-    first = Generation(1, GenerationState.CURRENT, "", "", True, None, 0, "", 0)
+    first = Generation(1, GenerationState.CURRENT, "", "", SearchState.KEPT, None, 0, "", 0)
     tables = create_tables(types.values(), search, first)
     text = "\n".join((str(PROJECTION_REVISION), basis, *tables))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -27,7 +27,7 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise ConfigurationError(f"storage.path: there is no index at {path}; run the daemon first")
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        connection = read_only(path)
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
     with closing(connection):
@@ -47,6 +47,11 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
                 f" {schema_version()}; run the daemon of this version once, or install the other"
             )
         yield connection
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection to a file that is there, and is known to be ours. Raises `sqlite3.Error`."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 @contextmanager

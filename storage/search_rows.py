@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from indexer.model import PreparedRecord
 from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex, searchable
-from storage.generations import GENERATION, Generation
+from storage.generations import GENERATION, Generation, SearchState
 
 INLINE_ROWS = 25
 """Rows of other records rewritten in the transaction that reaches them: some 10 ms."""
@@ -25,7 +25,7 @@ INLINE_ROWS = 25
 INLINE_CHARS = 20_000
 """Of those rows, whichever comes first: some 20 ms. Only rows of unusual length reach it."""
 
-REPO_TASK, _RECEIVED_TASK = "repo", "received"
+REPO_TASK, _RECEIVED_TASK, _RECORD_TASK = "repo", "received", "record"
 """Kinds of the queue, besides the names of marks whose subject has another label."""
 
 RECEIVED_MAX = 2000
@@ -80,10 +80,20 @@ _SAME = f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ? LIMIT ?"  
 _DONE = f"DELETE FROM search_queue{GENERATION} WHERE kind = ? AND subject = ?"  # noqa: S608 - a constant
 
 _OF_REPO = """
-SELECT record.id, repo.did, path, cid, value, repo.account_status = 'active'
+SELECT record.id, repo_id, repo.did, path, cid, value, repo.account_status = 'active'
 FROM record JOIN repo ON repo.id = record.repo_id
 WHERE repo_id = ? AND path > ? ORDER BY path LIMIT ?
 """
+
+_BY_ID = """
+SELECT record.id, repo_id, repo.did, path, cid, value, repo.account_status = 'active'
+FROM record JOIN repo ON repo.id = record.repo_id
+WHERE record.id IN (SELECT value FROM json_each(?)) ORDER BY record.id
+"""
+
+
+_StoredRow = tuple[int, int, str, str, str, str | None, int]
+"""As `_OF_REPO` and `_BY_ID` give it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,30 @@ class SearchRows:
         """Remove the rows of these records, where they have one."""
         connection.executemany(self._delete, ((record_id,) for record_id in record_ids))
 
+    def follow(
+        self,
+        connection: sqlite3.Connection,
+        changed: Iterable[int],
+        rows: Sequence[SearchRow],
+        reached: Reached,
+    ) -> None:
+        """Do, or owe, what the change of these records asks for, whose old rows are gone."""
+        if self._generation.search is SearchState.KEPT:
+            self.insert(connection, rows, reached)
+        elif self._generation.search is SearchState.OWED:
+            self.owe(connection, changed, reached)
+
+    def owe(
+        self, connection: sqlite3.Connection, record_ids: Iterable[int], reached: Reached
+    ) -> None:
+        """Put down what `insert` and `delete` would do: the index is not there yet."""
+        owed = [(_RECORD_TASK, str(record_id), "") for record_id in record_ids]
+        owed += [(_RECEIVED_TASK, uri, "") for uri in reached.received]
+        owed += [
+            (name, uri, "0") for uri in reached.labelled for name in self._search.labels.values()
+        ]
+        connection.executemany(self._sql(_QUEUE), owed)
+
     def texts(self, connection: sqlite3.Connection, row: SearchRow) -> tuple[str, ...]:
         """The whole row of a record, as it must be: own texts, labels, received texts."""
         own = row.projection.search
@@ -191,6 +225,8 @@ class SearchRows:
         kind, subject, after = task
         if kind == REPO_TASK:
             self._turn_repo(connection, int(subject), after, prepare, rows_max)
+        elif kind == _RECORD_TASK:
+            self._rewrite_owed(connection, prepare, rows_max)
         elif kind == _RECEIVED_TASK:
             found = connection.execute(self._sql(_SAME), (kind, rows_max))
             uris = [row[0] for row in found]
@@ -211,27 +247,43 @@ class SearchRows:
     ) -> None:
         """Take records of a hidden account out of the index, those of a visible one in again."""
         found = connection.execute(_OF_REPO, (repo_id, after, rows_max)).fetchall()
-        is_last = len(found) < rows_max
-        chars = 0
-        for count, row in enumerate(found, start=1):
-            chars += len(row[4] or "")
-            if chars >= INLINE_CHARS and count < len(found):
-                found, is_last = found[:count], False
-                break
+        taken = _bounded(found)
+        self._rewrite(connection, taken, prepare)
+        is_last = len(found) < rows_max and len(taken) == len(found)
+        if is_last:
+            connection.execute(self._sql(_DONE), (REPO_TASK, str(repo_id)))
+        else:
+            connection.execute(self._sql(_QUEUE), (REPO_TASK, str(repo_id), taken[-1][3]))
+
+    def _rewrite_owed(
+        self, connection: sqlite3.Connection, prepare: PrepareStored, rows_max: int
+    ) -> None:
+        """The rows of records that have changed while the index was made."""
+        owed = connection.execute(self._sql(_SAME), (_RECORD_TASK, rows_max)).fetchall()
+        found = connection.execute(_BY_ID, (json.dumps([int(row[0]) for row in owed]),)).fetchall()
+        taken = _bounded(found)
+        left = {row[0] for row in found[len(taken) :]}
+        done = [int(subject) for (subject,) in owed if int(subject) not in left]
+        self.delete(connection, done)
+        self._rewrite(connection, taken, prepare)
+        connection.executemany(
+            self._sql(_DONE), [(_RECORD_TASK, str(record_id)) for record_id in done]
+        )
+
+    def _rewrite(
+        self, connection: sqlite3.Connection, found: Sequence[_StoredRow], prepare: PrepareStored
+    ) -> None:
+        """Rows of visible records made anew, those of hidden ones taken out."""
         record_ids = [row[0] for row in found]
         reached = Reached(self._search)
         reached.note_stored(connection, record_ids, self._generation)
         self.delete(connection, record_ids)
         rows = []
-        for record_id, did, path, cid, value, is_visible in found:
+        for record_id, repo_id, did, path, cid, value, is_visible in found:
             projection = prepare(did, path, cid, value).projection if is_visible and value else None
             if isinstance(projection, Projection) and projection.search is not None:
                 rows.append(SearchRow(record_id, repo_id, f"at://{did}/{path}", projection))
         self.insert(connection, rows, reached)
-        if is_last:
-            connection.execute(self._sql(_DONE), (REPO_TASK, str(repo_id)))
-        else:
-            connection.execute(self._sql(_QUEUE), (REPO_TASK, str(repo_id), found[-1][2]))
 
     def _labels(self, connection: sqlite3.Connection, record_id: int, name: str) -> str:
         return _joined(connection.execute(self._sql(_LABELS), (LABEL_MARK, record_id, name)))
@@ -302,6 +354,16 @@ class SearchRows:
             ).rowcount
         found = connection.execute(self._chars, (record_id,)).fetchone() if changed else None
         return 0 if found is None else int(found[0])
+
+
+def _bounded(found: Sequence[_StoredRow]) -> Sequence[_StoredRow]:
+    """The first of them, of `INLINE_CHARS` together; at least one of any."""
+    chars = 0
+    for count, row in enumerate(found, start=1):
+        chars += len(row[5] or "")
+        if chars >= INLINE_CHARS:
+            return found[:count]
+    return found
 
 
 def _joined(rows: Iterable[tuple[str | None]]) -> str:

@@ -73,9 +73,13 @@ def create_tables(
                     )
     for text in (MARK_TABLE, MARK_INDEX, SEARCH_QUEUE, SEARCH_TRIGGER):
         yield generation.sql(text)
-    search_table, columns = generation.search_table(search), ", ".join(search.columns)
-    yield (
-        f'CREATE VIRTUAL TABLE "{search_table}" USING fts5({columns},'
+    yield create_search_table(generation.search_table(search), search)
+
+
+def create_search_table(table: str, search: SearchIndex) -> str:
+    """The statement for a full-text table."""
+    return (
+        f'CREATE VIRTUAL TABLE "{table}" USING fts5({", ".join(search.columns)},'
         " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3 4')"
     )
 

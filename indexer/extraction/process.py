@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from typing import IO
 import msgspec
 import structlog
 
+from indexer.children import command, environment
 from indexer.citations.reference import REFERENCES_MAX, bounded
 from indexer.errors import ChiveIndexerError
 from indexer.extraction.answer import Answer
@@ -89,11 +89,7 @@ class DocumentReader:
         for attempt in range(1, STARTS_MAX + 1):
             try:
                 return await asyncio.create_subprocess_exec(
-                    self._python,
-                    "-P",
-                    "-m",
-                    "indexer.extraction.child",
-                    form,
+                    *command("indexer.extraction.child", form, python=self._python),
                     stdin=document,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.DEVNULL,
@@ -106,11 +102,6 @@ class DocumentReader:
             if attempt < STARTS_MAX:
                 await asyncio.sleep(self._start_retry_s)
         raise NoProcess(f"no process for a document in {STARTS_MAX} attempts: {reason}")
-
-
-def environment() -> dict[str, str]:
-    """The way to the code and nothing else of ours: variables may hold settings and secrets."""
-    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 async def _output(process: asyncio.subprocess.Process) -> bytes | None:

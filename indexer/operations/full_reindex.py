@@ -2,14 +2,14 @@
 
 Nothing is fetched. Readers see the old tables until the new ones are complete and have been held
 against the records; whatever ends the operation before leaves the old ones as they are, and what
-there is of the new ones is cleared away by the store's upkeep. Beside the live stream the work is
-done in small pieces, one at a time; while the stream is held, reading and writing go on at once.
+there is of the new ones is cleared away by the store's upkeep. Beside the live stream the tables
+are written in turns.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -28,48 +28,49 @@ from indexer.ports import Backfills
 BATCH_SIZE = 500
 BATCH_SIZE_MAX = 10_000
 
-READ_RECORDS = 1000
-"""Records in memory at once, twice: those being written and those being made ready."""
 
-READ_RECORDS_BESIDE = 100
-"""The same beside the live stream, which waits for the interpreter while they are made ready."""
-
-
-class Batch(Protocol):
-    """Records that follow each other."""
+class Part(Protocol):
+    """Records that follow each other, made ready."""
 
     @property
     def unit(self) -> str:
         """What to call them."""
 
     @property
-    def records(self) -> object:
-        """Those that are still to be written; false when there are none."""
+    def record_ids(self) -> Sequence[int]:
+        """Those that are still to be copied; none when they all are."""
 
 
-B = TypeVar("B", bound=Batch)
+P = TypeVar("P", bound=Part)
 
 
-class Rebuilds(Protocol[B]):
+class Rebuild(Protocol[P]):
+    """A rebuild at work."""
+
+    async def next(self) -> P | None:
+        """The next part of what is left to be copied, made ready; None after the last."""
+
+    async def copy(self, part: P, records_max: int) -> tuple[Operation, P] | None:
+        """Write the first records of a part; the operation's row, and what is left.
+
+        None when the operation has ended or another rebuild has begun.
+        """
+
+    async def index(self, part: P) -> None:
+        """Make a part searchable that has been copied."""
+
+    async def complete(self) -> bool:
+        """Do a part of what the new search rows still owe; False when nothing was left."""
+
+
+class Rebuilds(Protocol[P]):
     """The store as a rebuild needs it."""
 
     async def begin(self, operation_id: str) -> Operation:
         """Make the new tables, unless the operation has them already; its row with the total."""
 
-    async def load(self, operation_id: str, previous: B | None, limit: int) -> B | None:
-        """The records that follow `previous`, or the place that was saved; None after the last."""
-
-    def prepare(self, batch: B) -> B:
-        """Make the records of a batch ready: pure work, for a thread."""
-
-    async def copy(self, operation_id: str, batch: B) -> tuple[Operation, B] | None:
-        """Write the first records of a prepared batch; the operation's row, and what is left.
-
-        None when the operation has ended or another rebuild has begun.
-        """
-
-    async def catch_up(self, operation_id: str) -> bool:
-        """Do a part of what the new search rows still owe; False when nothing was left."""
+    def open(self, operation: Operation) -> AbstractAsyncContextManager[Rebuild[P]]:
+        """Go to work. A resumed operation goes on from the last record that was copied."""
 
     async def check(self, operation_id: str) -> str | None:
         """Hold the new tables against the records: what differs first."""
@@ -82,13 +83,13 @@ Turn = Callable[[], AbstractAsyncContextManager[None]]
 """Surrounds a piece of work, so that it leaves the live stream its share."""
 
 
-class FullReindex(Generic[B]):
+class FullReindex(Generic[P]):
     """Every record that is stored, whatever its verdict was, in one pass."""
 
     type = OperationType.FULL_REINDEX
     unit = "record"
 
-    def __init__(self, rebuilds: Rebuilds[B], turn: Turn = nullcontext) -> None:
+    def __init__(self, rebuilds: Rebuilds[P], turn: Turn = nullcontext) -> None:
         self._rebuilds = rebuilds
         self._turn_beside = turn
 
@@ -104,12 +105,13 @@ class FullReindex(Generic[B]):
         return Request(key=self.type.value, params={"batchSize": size})
 
     async def run(self, context: Context) -> None:
-        """Copy, check, swap. A resumed run goes on from the last record that was copied."""
+        """Copy, check, swap."""
         rebuilds, operation_id = self._rebuilds, context.operation.id
         context.operation = await insist(partial(rebuilds.begin, operation_id))
-        await self._copy(context)
-        while await self._catch_up(context):
-            pass
+        async with rebuilds.open(context.operation) as rebuild:
+            await self._copy_all(context, rebuild)
+            while await self._complete(context, rebuild):
+                pass
         difference = await insist(partial(rebuilds.check, operation_id))
         if difference is not None:
             raise OperationFailed(f"the new tables are not what the records demand: {difference}")
@@ -120,42 +122,34 @@ class FullReindex(Generic[B]):
         is_held = context.operation.mode is OperationMode.PAUSE
         return nullcontext() if is_held else self._turn_beside()
 
-    async def _catch_up(self, context: Context) -> bool:
+    async def _complete(self, context: Context, rebuild: Rebuild[P]) -> bool:
         async with self._turn(context):
-            return await insist(partial(self._rebuilds.catch_up, context.operation.id))
+            return await insist(rebuild.complete)
 
-    async def _copy(self, context: Context) -> None:
-        """Make the next batch ready while the writer has the last one."""
-        batch = await self._next(context, None)
-        while batch is not None:
+    async def _copy_all(self, context: Context, rebuild: Rebuild[P]) -> None:
+        """Copy one part while the one before it is made searchable."""
+        copied: P | None = None
+        while (part := await rebuild.next()) is not None:
             try:
                 async with asyncio.TaskGroup() as group:
-                    ahead = group.create_task(self._next(context, batch), name="reindex-ahead")
-                    await self._write(context, batch)
+                    group.create_task(self._copy(context, rebuild, part), name="reindex-copy")
+                    if copied is not None:
+                        await insist(partial(rebuild.index, copied))
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from None
-            batch = ahead.result()
+            copied = part
+        if copied is not None:
+            await insist(partial(rebuild.index, copied))
 
-    async def _next(self, context: Context, previous: B | None) -> B | None:
-        """The next batch, prepared."""
+    async def _copy(self, context: Context, rebuild: Rebuild[P], part: P) -> None:
+        if not await context.begin(part.unit):
+            raise OperationFailed(f"the process ended over {part.unit} more than once")
         size = context.operation.params["batchSize"]
-        is_held = context.operation.mode is OperationMode.PAUSE
-        at_once = READ_RECORDS if is_held else READ_RECORDS_BESIDE
-        limit = min(size, at_once) if isinstance(size, int) else at_once
-        load = partial(self._rebuilds.load, context.operation.id, previous, limit)
-        batch = await insist(load)
-        if batch is None:
-            return None
-        if not await context.begin(batch.unit):
-            raise OperationFailed(f"the process ended over {batch.unit} more than once")
-        async with self._turn(context):
-            return await asyncio.to_thread(self._rebuilds.prepare, batch)
-
-    async def _write(self, context: Context, batch: B) -> None:
-        left = batch
-        while left.records:
+        records_max = size if isinstance(size, int) else BATCH_SIZE
+        left = part
+        while left.record_ids:
             async with self._turn(context):
-                copied = await insist(partial(self._rebuilds.copy, context.operation.id, left))
+                copied = await insist(partial(rebuild.copy, left, records_max))
             if copied is None:
                 raise OperationFailed("the new tables were given up")
             row, left = copied

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.model import OperationMode, OperationStatus
+from indexer.model import Operation, OperationMode, OperationStatus
 from indexer.operations.full_reindex import FullReindex
 from indexer.operations.operation import OperationFailed
 from indexer.records.prepare import prepare_stored
@@ -25,6 +25,8 @@ from indexer.records.projection import SEARCH, text
 from indexer.records.registry import Registry
 from storage.database import open_database
 from storage.denials import DenialStore
+from storage.rebuild import Rebuild
+from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
 from storage.verification import Verification
 from tests.storage.conftest import SteppedClock
@@ -47,20 +49,24 @@ SEARCHED = "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH ?"
 
 
 class Meanwhile:
-    """A store in which something else happens before every step of a rebuild."""
+    """A store, or a rebuild of one, with something else that happens before every step of it."""
 
-    def __init__(self, world: TypedWorld, act: Callable[[str], Awaitable[None]]) -> None:
-        self.rebuilds, self.act = world.rebuilds, act
-        self.prepare = world.rebuilds.prepare
+    def __init__(self, inner: Rebuilds | Rebuild, act: Callable[[str], Awaitable[None]]) -> None:
+        self.inner, self.act = inner, act
         self.turn = asyncio.Lock()  # steps overlap, what happens meanwhile does not
 
     def __getattr__(self, name: str):
         async def step(*arguments: object):
             async with self.turn:
                 await self.act(name)
-            return await getattr(self.rebuilds, name)(*arguments)
+            return await getattr(self.inner, name)(*arguments)
 
         return step
+
+    @asynccontextmanager
+    async def open(self, operation: Operation) -> AsyncIterator[Meanwhile]:
+        async with self.inner.open(operation) as rebuild:
+            yield Meanwhile(rebuild, self.act)
 
 
 async def populate(world: TypedWorld) -> None:
@@ -160,7 +166,7 @@ def test_live_events_in_any_order_amid_a_rebuild_end_in_the_tables_of_a_rebuild_
                     await happen(world, event)
 
             context = await world.begin_reindex(size=size)
-            await FullReindex(Meanwhile(world, act)).run(context)
+            await FullReindex(Meanwhile(world.rebuilds, act)).run(context)
             await world.operations.end("one", OperationStatus.COMPLETED, None)
             for event in left:
                 await happen(world, event)
@@ -245,11 +251,11 @@ async def test_a_cancelled_rebuild_leaves_the_old_tables_whole_and_none_of_the_n
         context = await world.begin_reindex(size=1)
 
         async def cancel(name: str) -> None:
-            if name == "catch_up":
+            if name == "complete":
                 await world.operations.request_cancel("one")
 
         with pytest.raises(OperationFailed):
-            await FullReindex(Meanwhile(world, cancel)).run(context)
+            await FullReindex(Meanwhile(world.rebuilds, cancel)).run(context)
         assert await tables(world) == {"1", "2"}
         ended = await world.operations.end("one", OperationStatus.FAILED, "given up")
         assert ended.status is OperationStatus.CANCELLED
@@ -280,7 +286,7 @@ async def test_what_is_denied_amid_a_rebuild_is_in_none_of_its_tables(
             steps.append(name)
 
         context = await world.begin_reindex()
-        await FullReindex(Meanwhile(world, deny)).run(context)
+        await FullReindex(Meanwhile(world.rebuilds, deny)).run(context)
         await world.settle()
         assert await world.one("SELECT count(*) FROM denials") == 1
         assert await world.one(SEARCHED, "mosses") == 0
@@ -313,7 +319,7 @@ async def test_what_differs_from_the_records_never_reaches_readers(
 
         context = await world.begin_reindex()
         with pytest.raises(OperationFailed) as failure:
-            await FullReindex(Meanwhile(world, spoil)).run(context)
+            await FullReindex(Meanwhile(world.rebuilds, spoil)).run(context)
         assert told in str(failure.value)
         await world.operations.end("one", OperationStatus.FAILED, str(failure.value))
         while await world.generations.step():
@@ -378,14 +384,15 @@ async def test_beside_the_stream_the_work_is_done_in_turns_and_while_it_is_held_
 async def test_a_batch_that_ends_the_process_twice_fails_the_rebuild(folder: Path):
     async with typed_world(folder) as world:
         context = await world.begin_reindex()
-        batch = None
+        part = None
         for _ in range(2):
             context.operation = await world.rebuilds.begin("one")
-            batch = await world.rebuilds.load("one", None, 500)
-            assert batch is not None
-            assert await context.begin(batch.unit)
+            async with world.rebuilds.open(context.operation) as rebuild:
+                part = await rebuild.next()
+                assert part is not None
+                assert await context.begin(part.unit)
             await world.units.count_crashes()
-        with pytest.raises(OperationFailed, match=batch.unit):
+        with pytest.raises(OperationFailed, match=part.unit):
             await FullReindex(world.rebuilds).run(context)
 
 
@@ -419,9 +426,10 @@ async def test_a_rebuild_by_other_declarations_than_it_began_with_begins_again(f
     async with typed_world(folder) as world:
         context = await world.begin_reindex(size=1)
         context.operation = await world.rebuilds.begin("one")
-        batch = await world.rebuilds.load("one", None, 1)
-        assert batch is not None
-        assert await world.rebuilds.copy("one", world.rebuilds.prepare(batch)) is not None
+        async with world.rebuilds.open(context.operation) as rebuild:
+            part = await rebuild.next()
+            assert part is not None
+            assert await rebuild.copy(part, 1) is not None
     registry = changed(REGISTRY, TAG)
     async with typed_world(folder, registry) as world:
         operation = await world.reindex()

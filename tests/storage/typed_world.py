@@ -33,7 +33,9 @@ from storage.live import LiveStore
 from storage.operation_units import OperationUnits
 from storage.operations import OperationStore
 from storage.projections import Projections
-from storage.rebuilds import Preparing, Rebuilds
+from storage.rebuild_parts import Preparing
+from storage.rebuild_worker import WorkerSettings
+from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
 from storage.search_upkeep import SearchUpkeep
@@ -86,7 +88,14 @@ class TypedWorld:
         trusted = partial(prepare_trusted, registry=registry)
         self.rebuilds = Rebuilds(
             database, path, self.projections,
-            Preparing(prepare=prepare, prepare_trusted=trusted, judged_by=registry.lexicon_id),
+            Preparing(
+                prepare=prepare, prepare_trusted=trusted, types=registry.types, search=SEARCH,
+                judged_by=registry.lexicon_id,
+            ),
+            WorkerSettings(
+                index=str(path), governance_did=registry.governance_did, lexicon_dir=None,
+                judged_by=registry.lexicon_id,
+            ),
         )  # fmt: skip
         self.generations = GenerationUpkeep(database)
         self.units = OperationUnits(database)

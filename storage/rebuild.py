@@ -1,0 +1,319 @@
+"""One rebuild at work: the records copied into a new generation, and its search index made.
+
+Changes of records are written to the generation from the first moment on, whatever their place in
+the copy, which therefore ends: it goes up to the newest record that was there when it began. What
+was made ready outside of the writer is compared, when it is taken over, with the record as it is
+then, and what has changed is left alone, because whoever changed it has written its new rows.
+Eprints come last: when they do, the labels and tags that their search rows hold are there, so that
+each is written once. While the search index is made elsewhere, changes of it are owed.
+
+Every step is one short transaction, in which the place it has come to and the operation's progress
+are saved with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from indexer.model import Operation
+from storage.database import Database
+from storage.generations import IN_USE, Generation, GenerationState, SearchState, find_generation
+from storage.generations import generation_from_row as from_row
+from storage.operations import load_operation
+from storage.projections import Projections
+from storage.rebuild_parts import PART, Part, Preparing, take_over
+from storage.rebuild_work import Append, BeginIndex, Merge
+from storage.rebuild_workers import Parts
+from storage.records import ProjectionWrite, judge_again
+from storage.search_build import IndexCopy
+from storage.search_rows import SearchRows
+
+STEP_S = 0.025
+"""Time that a step takes of the writer before it commits."""
+
+TAKEN_ROWS = 64
+"""Records taken over between two looks at the clock."""
+
+PART_RECORDS = 2000
+"""Of one part: some tenths of a second of a process."""
+
+SEARCH_ROWS = 50
+
+_LAST = """
+SELECT max(id) FROM (
+    SELECT id FROM record WHERE collection = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?)
+"""
+
+_COLLECTIONS = "SELECT name FROM tally WHERE kind = 'collection' AND total > 0"
+
+_STORED = """
+SELECT record.id, repo_id, repo.did, path, cid, value, problem
+FROM record JOIN repo ON repo.id = record.repo_id
+WHERE record.id IN (SELECT value FROM json_each(?))
+"""
+
+_ADVANCE = """
+UPDATE operation SET records_processed = records_processed + ?1,
+                     units_processed = units_processed + ?1,
+                     outcomes = json_object('rebuilt', units_processed + ?1),
+                     checkpoint = json_object('collection', ?2, 'after', ?3)
+WHERE id = ?4 AND status = 'running'
+"""
+
+
+class Rebuild:
+    """What an operation has under way in this process. `Rebuilds.open` makes it."""
+
+    def __init__(
+        self,
+        operation_id: str,
+        folder: Path,
+        database: Database,
+        projections: Projections,
+        preparing: Preparing,
+        *,
+        is_trusted: bool,
+    ) -> None:
+        self._operation_id = operation_id
+        self._folder = folder
+        self._database = database
+        self._projections = projections
+        self._preparing = preparing
+        self._is_trusted = is_trusted  # whether all records were held against today's lexicons
+        self._searchable = frozenset(
+            kind.nsid for kind in projections.types.values() if kind.search is not None
+        )
+        self._planned = 0  # parts
+        self._attached: str | None = None  # file of the part that the writer has before it
+        self._index: BeginIndex | None = None
+        self._is_merging = False
+        self._copy: IndexCopy | None = None  # once the index is finished
+        self.parts: Parts  # made by its `plan`
+
+    async def next(self) -> Part | None:
+        """The next part of what is left to be copied, made ready; None after the last."""
+        return await self.parts.next()
+
+    async def plan(self, previous: Part | None) -> Part | None:
+        """The part that follows `previous`, or the place that was saved; None after the last."""
+        generation = await self._generation()
+        if generation is None:
+            return None
+        place = (generation.collection, generation.after_id)
+        if previous is not None:
+            place = (previous.collection, previous.upto_id)
+        elif generation.search is SearchState.OWED and place[0] in self._searchable:
+            # The process that had made some of the search index is no more, nor is that.
+            place = (min(self._searchable), 0)
+        names = {row[0] for row in await self._database.read(_COLLECTIONS)} | self._searchable
+        for collection in sorted(names, key=self._order):
+            if place[0] and self._order(collection) < self._order(place[0]):
+                continue
+            if collection in self._searchable:
+                generation = await self._with_index(generation)
+            after_id = place[1] if collection == place[0] else 0
+            found = await self._database.read(
+                _LAST, (collection, after_id, generation.upto_id, PART_RECORDS)
+            )
+            if (upto_id := found[0][0]) is not None:
+                self._planned += 1
+                file = str(self._folder / f"{self._planned}.part")
+                return Part(collection, after_id, upto_id, self._is_trusted, file)
+        return None
+
+    def _order(self, collection: str) -> tuple[bool, str]:
+        return collection in self._searchable, collection
+
+    async def _generation(self) -> Generation | None:
+        for row in await self._database.read(IN_USE):
+            found = from_row(row)
+            is_building = found.state is GenerationState.BUILDING
+            if is_building and found.operation_id == self._operation_id:
+                return found
+        return None
+
+    async def _with_index(self, generation: Generation) -> Generation:
+        """From now on changes of search rows are owed, so the copy ends with today's records."""
+        if self._index is not None or generation.search is SearchState.KEPT:
+            return generation
+        file = str(self._folder / "search.db")
+        index = BeginIndex(file, generation.search_table(self._projections.search))
+        await self.parts.do(index)
+
+        def change(connection: sqlite3.Connection) -> Generation | None:
+            connection.execute(
+                "UPDATE generation SET has_search = ?,"
+                " upto_id = (SELECT coalesce(max(id), 0) FROM record)"
+                " WHERE number = ? AND state = 'building' AND has_search = ?",
+                (SearchState.OWED, generation.number, SearchState.ABSENT),
+            )
+            return generation_of(connection, self._operation_id)
+
+        found = await self._database.write(change)
+        if found is None:
+            raise AssertionError("a rebuild that is at work has its generation")
+        self._index = index
+        return found
+
+    async def copy(self, part: Part, records_max: int) -> tuple[Operation, Part] | None:
+        """Take over the first records of a part; the operation's row, and what is left.
+
+        At most `records_max` of them, in one transaction. None when the operation has ended or
+        another rebuild has begun.
+        """
+        if self._attached != part.file:
+            await self._database.attach(part.file, PART)
+            self._attached = part.file
+
+        def change(connection: sqlite3.Connection) -> tuple[Operation, Part] | None:
+            generation = generation_of(connection, self._operation_id)
+            if generation is None:
+                return None
+            first = self._first_left(generation, part)
+            done = self._take_over(connection, generation, part, (first, first + records_max))
+            left = part.record_ids[done:]
+            is_running = self._save(connection, generation, part, (first, done))
+            if not is_running:
+                return None
+            row = load_operation(connection, self._operation_id)
+            return row, msgspec.structs.replace(part, record_ids=left)
+
+        return await self._database.write(change)
+
+    def _first_left(self, generation: Generation, part: Part) -> int:
+        """How many records of a part had been taken over before a restart."""
+        here, there = self._order(part.collection), self._order(generation.collection)
+        if here < there:
+            return len(part.record_ids)
+        return bisect_right(part.record_ids, generation.after_id) if here == there else 0
+
+    def _take_over(
+        self,
+        connection: sqlite3.Connection,
+        generation: Generation,
+        part: Part,
+        between: tuple[int, int],
+    ) -> int:
+        """Those at some of these places in the part, for as long as a step takes; where it ends."""
+        kind = self._projections.types.get(part.collection)
+        at, end = between[0], min(between[1], len(part.record_ids))
+        until = time.perf_counter() + STEP_S
+        while at < end:
+            after_id = part.record_ids[at - 1] if at else part.after_id
+            at = min(at + TAKEN_ROWS, end)
+            judged = take_over(connection, generation, kind, (after_id, part.record_ids[at - 1]))
+            self._judge_again(connection, judged)
+            if time.perf_counter() > until:
+                break
+        return at
+
+    def _judge_again(self, connection: sqlite3.Connection, record_ids: Sequence[int]) -> None:
+        """What is valid only now, or no longer, shows at once in the tables that readers see."""
+        if not record_ids:
+            return
+        writes = []
+        for row in connection.execute(_STORED, (json.dumps(record_ids),)).fetchall():
+            record_id, repo_id, did, path, cid, value, problem = row
+            record = self._preparing.prepare(did, path, cid, value)
+            if record.problem != problem:
+                judge_again(connection, record_id, did, record)
+            writes.append(ProjectionWrite(record_id, repo_id, did, path, "", record, is_new=False))
+        self._projections.write(connection, writes)
+
+    def _save(
+        self,
+        connection: sqlite3.Connection,
+        generation: Generation,
+        part: Part,
+        between: tuple[int, int],
+    ) -> bool:
+        """The place and the progress; whether the operation is still running."""
+        first, end = between
+        is_last = end == len(part.record_ids)
+        if end > first:
+            last_id = part.record_ids[end - 1]
+            connection.execute(
+                "UPDATE generation SET collection = ?, after_id = ? WHERE number = ?",
+                (part.collection, last_id, generation.number),
+            )
+            advanced = (end - first, part.collection, last_id, self._operation_id)
+            if connection.execute(_ADVANCE, advanced).rowcount == 0:
+                return False
+            unit = part.unit if is_last else f"{part.unit}, up to {last_id}"
+            connection.execute(
+                "INSERT INTO operation_unit (operation_id, unit, outcome, records)"
+                " VALUES (?, ?, 'rebuilt', ?) ON CONFLICT DO UPDATE SET records = records + ?",
+                (self._operation_id, unit, end - first, end - first),
+            )
+        if is_last:
+            connection.execute(
+                "DELETE FROM operation_unit_begun WHERE operation_id = ? AND unit = ?",
+                (self._operation_id, part.unit),
+            )
+        return True
+
+    async def index(self, part: Part) -> None:
+        """Add a part that has been taken over to the search index; its file is not needed more."""
+        if part.collection in self._searchable and self._index is not None:
+            await self.parts.do(Append(self._index.file, self._index.table, part.file))
+        await asyncio.to_thread(os.unlink, part.file)
+
+    async def complete(self) -> bool:
+        """Do a part of what the new search rows still owe; False when nothing was left."""
+        if self._index is None:
+            return await self._catch_up()
+        if self._copy is None:
+            await self._merge(self._index)
+        elif await self._put_in_place(self._copy):
+            self._index = None
+        return True
+
+    async def _merge(self, index: BeginIndex) -> None:
+        outcome = await self.parts.do(Merge(index.file, index.table, is_first=not self._is_merging))
+        self._is_merging = True
+        if not outcome.is_more:
+            self._copy = IndexCopy(index.file, index.table)
+
+    async def _put_in_place(self, copy: IndexCopy) -> bool:
+        """Whether all of the index is there now, and changes are written to it."""
+
+        def change(connection: sqlite3.Connection) -> bool:
+            generation = generation_of(connection, self._operation_id)
+            if generation is None:
+                return True
+            if copy.step(connection):
+                return False
+            connection.execute(
+                "UPDATE generation SET has_search = ? WHERE number = ?",
+                (SearchState.KEPT, generation.number),
+            )
+            return True
+
+        is_there = await self._database.write(change)
+        copy.settle()
+        return is_there
+
+    async def _catch_up(self) -> bool:
+        def change(connection: sqlite3.Connection) -> bool:
+            generation = generation_of(connection, self._operation_id)
+            if generation is None:
+                return False
+            rows = SearchRows(self._projections.search, generation)
+            return rows.work(connection, self._preparing.prepare, rows_max=SEARCH_ROWS)
+
+        return await self._database.write(change)
+
+
+def generation_of(connection: sqlite3.Connection, operation_id: str) -> Generation | None:
+    """What the operation is making, unless it was given up."""
+    found = find_generation(connection, GenerationState.BUILDING)
+    return found if found is not None and found.operation_id == operation_id else None

@@ -1,0 +1,89 @@
+"""What a rebuild has done outside of the writer: by a thread of the daemon, or by processes.
+
+Each piece of work is a value that can be sent to a process, and so is what comes of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from indexer.errors import ChiveIndexerError, LocalBusy
+from storage.database import translated
+from storage.reading import read_only
+from storage.rebuild_parts import Part, Preparing, make_part
+from storage.search_build import append, begin_index, merge_some
+
+
+class WorkFailed(ChiveIndexerError):
+    """A piece of work could not be done: the message says why."""
+
+
+class BeginIndex(msgspec.Struct, frozen=True, tag=True):
+    """Make an empty search index."""
+
+    file: str
+    table: str
+
+
+class Append(msgspec.Struct, frozen=True, tag=True):
+    """Add the records of a part that has been taken over to the search index."""
+
+    file: str
+    table: str
+    part: str  # file of the part
+
+
+class Merge(msgspec.Struct, frozen=True, tag=True):
+    """Merge some segments of the search index."""
+
+    file: str
+    table: str
+    is_first: bool
+
+
+Work = Part | BeginIndex | Append | Merge
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a piece of work."""
+
+    record_ids: list[int] = []  # of a part
+    is_more: bool = False  # whether there is more of the same to do
+    problem: str | None = None
+    is_busy: bool = False  # a problem that passes
+
+    def checked(self) -> Outcome:
+        """Itself. Raises `LocalBusy` or `WorkFailed` where there is a problem."""
+        if self.problem is not None:
+            raise (LocalBusy if self.is_busy else WorkFailed)(self.problem)
+        return self
+
+
+def perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
+    """Do it, now, and say what came of it. `index` is the file of the daemon's index."""
+    try:
+        return _perform(work, index, preparing)
+    except sqlite3.Error as error:
+        fault = translated(error)
+        return Outcome(problem=str(fault), is_busy=isinstance(fault, LocalBusy))
+    except OSError as error:
+        return Outcome(problem=str(error))
+
+
+def _perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
+    match work:
+        case Part():
+            with closing(read_only(index)) as connection:
+                return Outcome(record_ids=make_part(connection, work, preparing))
+        case BeginIndex():
+            begin_index(work.file, work.table, preparing.search)
+            return Outcome()
+        case Append():
+            append(work.file, work.table, preparing.search, index=index, part=work.part)
+            return Outcome()
+        case Merge():
+            return Outcome(is_more=merge_some(work.file, work.table, is_first=work.is_first))

@@ -1,0 +1,64 @@
+"""`python -m storage.rebuild_worker SETTINGS`: does the work of a rebuild, piece by piece.
+
+Runs as a process of its own, at the end of two pipes: a line of JSON says what to do, a line of
+JSON what came of it. It ends with its input, so that it does not outlive the daemon. It reads the
+index, and writes nothing but the files of the rebuild.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from indexer.records.prepare import prepare_stored, prepare_trusted
+from indexer.records.projection import SEARCH
+from indexer.records.registry import load_registry
+from storage.rebuild_parts import Preparing
+from storage.rebuild_work import Outcome, Work, perform
+
+NICENESS = 10
+"""A rebuild can wait: the live stream goes first."""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """What a worker is started with."""
+
+    index: str  # path of the index
+    governance_did: str
+    lexicon_dir: str | None
+    judged_by: str  # the lexicons that the daemon goes by
+
+
+def main(settings_text: str) -> None:
+    """Work until there is nothing more to read."""
+    os.nice(NICENESS)
+    settings = msgspec.json.decode(settings_text, type=WorkerSettings)
+    preparing = _preparing(settings)
+    decode = msgspec.json.Decoder(Work).decode
+    for line in sys.stdin.buffer:
+        if preparing.judged_by == settings.judged_by:
+            outcome = perform(decode(line), Path(settings.index), preparing)
+        else:
+            outcome = Outcome(problem="the lexicon files have changed since the daemon started")
+        sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _preparing(settings: WorkerSettings) -> Preparing:
+    folder = None if settings.lexicon_dir is None else Path(settings.lexicon_dir)
+    registry = load_registry(governance_did=settings.governance_did, lexicon_dir=folder)
+    return Preparing(
+        prepare=partial(prepare_stored, registry=registry),
+        prepare_trusted=partial(prepare_trusted, registry=registry),
+        types=registry.types,
+        search=SEARCH,
+        judged_by=registry.lexicon_id,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

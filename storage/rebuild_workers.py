@@ -1,0 +1,172 @@
+"""Who does the work of a rebuild: processes of their own, or a thread where there is little.
+
+Parts come out in the order of the records, each as soon as it and all before it are made; a few are
+made ahead. What the processes do cannot take the interpreter from the live stream, and they are
+gone with the block that they were started for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from indexer.children import command, environment
+from indexer.errors import LocalBusy
+from indexer.ports import insist_on
+from storage.rebuild_parts import Part, Preparing
+from storage.rebuild_work import Outcome, Work, WorkFailed, perform
+from storage.rebuild_worker import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+AHEAD = 1
+"""Parts that are made before anybody can take them, besides one for each worker."""
+
+WORK_S_MAX = 120.0
+"""For one piece of work: an ordinary one takes less than a second."""
+
+OUTCOME_BYTES_MAX = 1 << 20
+
+
+class Worker(Protocol):
+    """Does one piece of work at a time."""
+
+    async def do(self, work: Work) -> Outcome:
+        """What came of it.
+
+        Raises `WorkFailed`, and `LocalBusy` while the machine is short of something.
+        """
+
+
+class Here:
+    """Works in a thread of this process."""
+
+    def __init__(self, index: Path, preparing: Preparing) -> None:
+        self._index = index
+        self._preparing = preparing
+
+    async def do(self, work: Work) -> Outcome:
+        """As `Worker` says."""
+        outcome = await asyncio.to_thread(perform, work, self._index, self._preparing)
+        return outcome.checked()
+
+
+class Elsewhere:
+    """Works in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def do(self, work: Work) -> Outcome:
+        """As `Worker` says."""
+        try:
+            async with asyncio.timeout(WORK_S_MAX):
+                line = await self._ask(msgspec.json.encode(work) + b"\n")
+                if not line.endswith(b"\n"):
+                    code = await self._process.wait()
+                    raise WorkFailed(f"a process of the rebuild ended with exit code {code}")
+        except TimeoutError as error:
+            raise WorkFailed(f"a process of the rebuild took more than {WORK_S_MAX:g} s") from error
+        except OSError as error:
+            raise WorkFailed(f"a process of the rebuild is gone: {error}") from error
+        return msgspec.json.decode(line, type=Outcome).checked()
+
+    async def _ask(self, line: bytes) -> bytes:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("both ends are pipes")
+        self._process.stdin.write(line)
+        await self._process.stdin.drain()
+        return await self._process.stdout.readline()
+
+
+@asynccontextmanager
+async def started(count: int, settings: WorkerSettings) -> AsyncIterator[list[Elsewhere]]:
+    """So many processes, which do not outlive the block. Raises `WorkFailed` where none can be."""
+    async with AsyncExitStack() as stack:
+        yield [Elsewhere(await stack.enter_async_context(_process(settings))) for _ in range(count)]
+
+
+@asynccontextmanager
+async def _process(settings: WorkerSettings) -> AsyncIterator[asyncio.subprocess.Process]:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command("storage.rebuild_worker", msgspec.json.encode(settings).decode()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=OUTCOME_BYTES_MAX,
+            env=environment(),
+        )
+    except OSError as error:
+        raise WorkFailed(f"no process can be started: {error.strerror}") from error
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        # Its output has to be at an end too, or the pipe outlives it.
+        await process.communicate()
+
+
+Plan = Callable[[Part | None], Awaitable[Part | None]]
+"""The part that follows another one, or is the first; None after the last."""
+
+
+class Parts:
+    """The parts of a rebuild, made, in the order of their records."""
+
+    def __init__(self, workers: Sequence[Worker], plan: Plan, group: asyncio.TaskGroup) -> None:
+        self._plan = plan
+        self._group = group
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue(len(workers))
+        for worker in workers:
+            self._idle.put_nowait(worker)
+        self._coming: deque[asyncio.Task[Part]] = deque()
+        self._ahead_max = len(workers) + AHEAD
+        self._planned: Part | None = None
+        self._is_all_planned = False
+
+    async def next(self) -> Part | None:
+        """The next part; None after the last."""
+        while not self._is_all_planned and len(self._coming) < self._ahead_max:
+            found = await insist_on(partial(self._plan, self._planned), _wait)
+            if found is None:
+                self._is_all_planned = True
+            else:
+                self._planned = found
+                making = self._group.create_task(self._make(found), name="rebuild-part")
+                self._coming.append(making)
+        return await self._coming.popleft() if self._coming else None
+
+    async def _make(self, part: Part) -> Part:
+        outcome = await insist_on(partial(self.do, part), _wait)
+        return msgspec.structs.replace(part, record_ids=outcome.record_ids)
+
+    async def do(self, work: Work) -> Outcome:
+        """Any piece of work, by the first worker that is idle; raises as a worker does."""
+        worker = await self._idle.get()
+        try:
+            return await worker.do(work)
+        finally:
+            self._idle.put_nowait(worker)
+
+
+@asynccontextmanager
+async def made(workers: Sequence[Worker], plan: Plan) -> AsyncIterator[Parts]:
+    """Parts by these workers, for as long as the block runs."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield Parts(workers, plan, group)
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+def _wait(error: LocalBusy) -> None:
+    log.warning("rebuild.busy", reason=str(error))

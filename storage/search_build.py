@@ -1,0 +1,178 @@
+"""The full-text index of a new generation, made in a file of its own and put in place whole.
+
+An FTS5 index is cheap to make in large transactions and dear in small ones: each commit writes a
+segment, and segments are merged over and over, for as long as that takes. The writer of the daemon
+has no large transactions. So the index grows in a scratch file, by the same processes that make
+parts, and its tables are then copied as they are, in small steps. What changes in the meantime is
+put down in `search_queue`, and done when the index is in place.
+
+The scratch file is worth nothing after a crash: the index is begun again, from the first record.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
+from storage.generation_swap import SHADOW_TABLES, empty_some
+from storage.search_rows import RECEIVED_MAX
+from storage.typed_schema import create_search_table
+
+HASH_BYTES = 16 * 1024 * 1024
+"""What FTS5 collects before it writes a segment."""
+
+MERGE_PAGES = 2000
+"""Pages of 4 kB that one step of merging writes: some tenths of a second."""
+
+MERGED_CHANGES = 2
+"""FTS5 has changed fewer rows than this where nothing was left to merge (its documentation)."""
+
+STEP_S = 0.02
+"""Time that a step of copying takes of the writer before it commits."""
+
+COPIED_ROWS = 16
+"""Rows between two looks at the clock: most are pages of 4 kB."""
+
+_LABELS = """
+coalesce((SELECT substr(group_concat(text, ' '), 1, {chars}) FROM (
+    SELECT named.text AS text FROM store."{mark}" AS named_by
+    JOIN store."{mark}" AS named
+        ON named.name = '{label}' AND named.subject = named_by.subject AND named.text <> ''
+    JOIN store.record AS node ON node.id = named.record_id
+    JOIN store.repo AS holder ON holder.id = node.repo_id AND holder.account_status = 'active'
+    WHERE named_by.record_id = own.record_id AND named_by.name = '{name}'
+    ORDER BY named_by.text)), '')
+"""
+
+_RECEIVED = """
+coalesce((SELECT substr(group_concat(text, ' '), 1, {chars}) FROM (
+    SELECT DISTINCT given.text AS text
+    FROM (SELECT record_id, text FROM store."{mark}"
+          WHERE name = '{name}' AND subject = 'at://' || repo.did || '/' || record.path
+          ORDER BY record_id LIMIT {received_max}) AS given
+    JOIN store.record AS giver ON giver.id = given.record_id
+    JOIN store.repo AS holder ON holder.id = giver.repo_id AND holder.account_status = 'active'
+    WHERE given.text <> ''
+    ORDER BY given.text)), '')
+"""
+
+_APPEND = """
+INSERT INTO "{table}" (rowid, {names})
+SELECT own.record_id, {own}, {others}
+FROM part.own AS own
+JOIN store.record AS record ON record.id = own.record_id
+JOIN store.repo AS repo ON repo.id = record.repo_id
+WHERE repo.account_status = 'active'
+ORDER BY own.record_id
+"""
+
+
+def begin_index(file: str, table: str, search: SearchIndex) -> None:
+    """Make an empty index; what there is of another is thrown away."""
+    Path(file).unlink(missing_ok=True)
+    with closing(_opened(file)) as connection:
+        connection.execute(create_search_table(table, search))
+        _tell(connection, table, "hashsize", HASH_BYTES)
+
+
+def append(file: str, table: str, search: SearchIndex, *, index: Path, part: str) -> None:
+    """Add the records of a part that has been taken over, with what others say of them now.
+
+    `table` is named after its generation, and so are the marks. Raises `sqlite3.Error`.
+    """
+    mark = f"mark__{table.rpartition('__')[2]}"
+    names = (*search.own, *search.labels, *search.received)
+    values = {"chars": SEARCH_TEXT_CHARS_MAX, "mark": mark, "label": LABEL_MARK}
+    others = [_LABELS.format(name=name, **values) for name in search.labels.values()]
+    others += [
+        _RECEIVED.format(name=name, received_max=RECEIVED_MAX, **values)
+        for name in search.received.values()
+    ]
+    with closing(_opened(file)) as connection:
+        for name, path in (("store", index), ("part", Path(part))):
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            connection.execute(f"ATTACH DATABASE ? AS {name}", (uri,))
+        connection.execute(
+            _APPEND.format(
+                table=table,
+                names=", ".join(f'"{name}"' for name in names),
+                own=", ".join(f'own."{name}"' for name in search.own),
+                others=", ".join(others),
+            )
+        )
+
+
+def merge_some(file: str, table: str, *, is_first: bool) -> bool:
+    """Make the segments fewer; False when there is but one, as in an index that was optimised."""
+    with closing(_opened(file)) as connection:
+        before = connection.total_changes
+        _tell(connection, table, "merge", -MERGE_PAGES if is_first else MERGE_PAGES)
+        return connection.total_changes - before >= MERGED_CHANGES
+
+
+def _opened(file: str) -> sqlite3.Connection:
+    uri = Path(file).absolute().as_uri()
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    # Nobody wants the file after a crash; a statement that fails must be undone all the same.
+    for pragma in ("journal_mode=MEMORY", "synchronous=OFF", "cache_size=-16384"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def _tell(connection: sqlite3.Connection, table: str, command: str, value: int) -> None:
+    connection.execute(f'INSERT INTO "{table}" ("{table}", rank) VALUES (?, ?)', (command, value))  # noqa: S608 - declared names
+
+
+class IndexCopy:
+    """Puts a finished index in the place of a generation's empty one, a step a transaction."""
+
+    def __init__(self, file: str, table: str) -> None:
+        """`table` is what the index is called in both files."""
+        self._file = file
+        self._table = table
+        self._rows: Iterator[tuple[str, tuple[object, ...]]] | None = None
+        self._unsure: list[tuple[str, tuple[object, ...]]] = []  # of a step that may have failed
+
+    def step(self, connection: sqlite3.Connection) -> bool:
+        """Copy some more; False when all is there. `settle` follows once that is committed."""
+        until = time.perf_counter() + STEP_S
+        if self._rows is None:
+            if not empty_some(connection, self._table, until=until):
+                return True
+            self._rows = self._read()
+        for table, row in self._unsure:
+            _copy(connection, table, row)
+        for at, (table, row) in enumerate(self._rows, start=1):
+            self._unsure.append((table, row))
+            _copy(connection, table, row)
+            if at % COPIED_ROWS == 0 and time.perf_counter() > until:
+                return True
+        # FTS5 has what it knows of its own table by heart, which is no longer so.
+        connection.execute("PRAGMA writable_schema=RESET")
+        return False
+
+    def settle(self) -> None:
+        """What the last step has copied is committed."""
+        self._unsure.clear()
+
+    def _read(self) -> Iterator[tuple[str, tuple[object, ...]]]:
+        with closing(
+            sqlite3.connect(
+                f"{Path(self._file).absolute().as_uri()}?mode=ro",
+                uri=True,
+                check_same_thread=False,
+            )
+        ) as source:
+            for part in SHADOW_TABLES:
+                table = self._table + part
+                for row in source.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 - declared names
+                    yield table, row
+
+
+def _copy(connection: sqlite3.Connection, table: str, row: tuple[object, ...]) -> None:
+    places = ", ".join("?" * len(row))
+    connection.execute(f'INSERT OR REPLACE INTO "{table}" VALUES ({places})', row)  # noqa: S608 - declared names
