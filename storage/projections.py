@@ -37,14 +37,7 @@ from storage.records import ProjectionWrite
 from storage.relation_views import create_relation_views
 from storage.rows import insert_rows
 from storage.search_rows import Reached, SearchRow, SearchRows
-from storage.typed_schema import create_tables, create_views
-
-SEARCH_TUNING = {"pgsz": 1000, "automerge": 16, "crisismerge": 64}
-"""Of the full-text index, for a longest transaction that is half as long as without.
-
-It merges 64 pages at a time, so smaller pages make smaller pieces; and with 16 parts of a size
-instead of 4 before a merge, there are fewer merges and searches take about a sixth longer.
-"""
+from storage.typed_schema import SEARCH_TUNING, create_tables, create_views
 
 _TABLES_OF_RECORDS = """
 SELECT listed.name FROM sqlite_schema AS listed

@@ -20,13 +20,13 @@ from pathlib import Path
 from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
 from storage.generation_swap import SHADOW_TABLES, empty_some
 from storage.search_rows import RECEIVED_MAX
-from storage.typed_schema import create_search_table
+from storage.typed_schema import SEARCH_TUNING, create_search_table
 
 HASH_BYTES = 16 * 1024 * 1024
 """What FTS5 collects before it writes a segment."""
 
-MERGE_PAGES = 2000
-"""Pages of 4 kB that one step of merging writes: some tenths of a second."""
+MERGE_PAGES = 8000
+"""Pages of 1 kB that one step of merging writes: some tenths of a second."""
 
 MERGED_CHANGES = 2
 """FTS5 has changed fewer rows than this where nothing was left to merge (its documentation)."""
@@ -34,8 +34,8 @@ MERGED_CHANGES = 2
 STEP_S = 0.02
 """Time that a step of copying takes of the writer before it commits."""
 
-COPIED_ROWS = 16
-"""Rows between two looks at the clock: most are pages of 4 kB."""
+COPIED_ROWS = 64
+"""Rows between two looks at the clock: most are pages of 1 kB."""
 
 _LABELS = """
 coalesce((SELECT substr(group_concat(text, ' '), 1, {chars}) FROM (
@@ -76,6 +76,7 @@ def begin_index(file: str, table: str, search: SearchIndex) -> None:
     Path(file).unlink(missing_ok=True)
     with closing(_opened(file)) as connection:
         connection.execute(create_search_table(table, search))
+        _tell(connection, table, "pgsz", SEARCH_TUNING["pgsz"])  # pages are copied as they are
         _tell(connection, table, "hashsize", HASH_BYTES)
 
 

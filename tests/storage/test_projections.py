@@ -15,10 +15,11 @@ from indexer.planning import Repo
 from indexer.records.projection import SEARCH, Mark, Projection
 from indexer.records.registry import load_registry
 from storage.database import open_database
-from storage.projections import SEARCH_TUNING, Projections
+from storage.projections import Projections
 from storage.records import RecordTable, RowWrite
 from storage.repos import insert_repo
 from storage.rows import SIZES, insert_rows
+from storage.typed_schema import SEARCH_TUNING
 from tests.storage.conftest import DID
 
 REGISTRY = load_registry(governance_did=DID)
