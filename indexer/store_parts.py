@@ -78,17 +78,7 @@ async def open_store(
     if is_outdated:
         log.info("store.projections_outdated")
     prepare = partial(prepare_stored, registry=registry)
-    preparing = Preparing(
-        prepare=prepare,
-        prepare_trusted=partial(prepare_trusted, registry=registry),
-        types=registry.types,
-        search=SEARCH,
-        judged_by=judged_by,
-    )
-    rebuilds = Rebuilds(
-        database, settings.storage.path, projections, preparing,
-        worker_settings(settings, judged_by),
-    )  # fmt: skip
+    rebuilds = _rebuilds(settings, database, projections, registry)
     await rebuilds.clear_away()
     search = SearchUpkeep(database, projections, prepare)
     tracked = TrackedRepos(database)
@@ -207,12 +197,22 @@ def _upkeep(
     )
 
 
-def worker_settings(settings: Settings, judged_by: str) -> WorkerSettings:
-    """What another process needs to come to the same rows and verdicts."""
+def _rebuilds(
+    settings: Settings, database: Database, projections: Projections, registry: Registry
+) -> Rebuilds:
+    """With what another process needs to come to the same rows and verdicts."""
+    preparing = Preparing(
+        prepare=partial(prepare_stored, registry=registry),
+        prepare_trusted=partial(prepare_trusted, registry=registry),
+        types=registry.types,
+        search=SEARCH,
+        judged_by=registry.lexicon_id,
+    )
     folder = settings.scope.lexicon_dir
-    return WorkerSettings(
+    worker_settings = WorkerSettings(
         index=str(settings.storage.path),
         governance_did=settings.governance.did,
         lexicon_dir=None if folder is None else str(folder),
-        judged_by=judged_by,
+        judged_by=registry.lexicon_id,
     )
+    return Rebuilds(database, settings.storage.path, projections, preparing, worker_settings)

@@ -7,9 +7,10 @@ import dataclasses
 import itertools
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from indexer.records.projection import SEARCH, text
 from indexer.records.registry import Registry
 from storage.database import open_database
 from storage.denials import DenialStore
-from storage.rebuild import Rebuild
+from storage.rebuild import PART_RECORDS, Rebuild
+from storage.rebuild_work import WorkFailed
 from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
 from storage.verification import Verification
@@ -34,6 +36,7 @@ from tests.storage.test_record_paths import CHOICES, COMMENT, EPRINT, NODE, TAG
 from tests.storage.typed_world import (
     ALICE,
     BOB,
+    CAROL,
     GOVERNANCE,
     REGISTRY,
     Crashed,
@@ -436,3 +439,106 @@ async def test_a_rebuild_by_other_declarations_than_it_began_with_begins_again(f
         assert operation.records_processed == RECORDS
         assert differences(world, registry) == []
         assert await tables(world) == {"3"}
+
+
+MANY = PART_RECORDS + 100
+
+
+async def fill(world: TypedWorld, count: int) -> None:
+    """More eprints than one part holds, tagged and labelled here and there."""
+    await populate(world)
+    keys = [f"3l{number:011}".replace("0", "a").replace("1", "b").replace("8", "c").replace("9", "d")
+            for number in range(count)]  # fmt: skip
+    paper = minimal(EPRINT) | {"title": "Lowland mosses", "fieldUris": []}
+    await world.fetch(CAROL, {f"{EPRINT}/{key}": paper for key in keys})
+    await world.settle()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled")
+
+    async def make() -> Path:
+        async with typed_world(folder) as world:
+            await fill(world, MANY)
+            return world.path
+
+    return asyncio.run(make())
+
+
+def workers_of_this_process() -> list[int]:
+    """Processes of a rebuild that this process has started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"storage.rebuild_worker" in words and parent == os.getpid():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.parametrize("mode", OperationMode)
+async def test_processes_make_the_same_rows_while_records_change(
+    filled: Path, tmp_path: Path, mode: OperationMode
+):
+    shutil.copy(filled, tmp_path / "index.db")
+    async with typed_world(tmp_path) as world:
+        seen: set[int] = set()
+        rkeys = iter(range(100))
+
+        async def act(name: str) -> None:
+            seen.update(workers_of_this_process())
+            if name in {"copy", "index", "complete"} and (number := next(rkeys, None)) is not None:
+                tag = minimal(TAG) | {"eprintUri": PAPER, "tag": f"meanwhile{number}"}
+                await world.commit(BOB, {f"{TAG}/3kmeanwhile{number:02}": tag})
+                title = minimal(EPRINT) | {"title": f"Changed {number}"}
+                await world.commit(ALICE, {f"{EPRINT}/3kother222222": title})
+
+        context = await world.begin_reindex()
+        context.operation = dataclasses.replace(context.operation, mode=mode)
+        await world.database.write(
+            lambda connection: connection.execute("UPDATE operation SET mode = ?", (mode,)).rowcount
+        )
+        await FullReindex(Meanwhile(world.rebuilds, act)).run(context)
+        await world.settle()
+        assert seen
+        assert not workers_of_this_process()
+        assert not list(tmp_path.glob("*.rebuild"))
+        assert context.operation.records_processed >= MANY
+        assert await world.one(SEARCHED, "lowland") == MANY
+        last = next(rkeys, 100) - 1
+        assert await world.one(SEARCHED, f"mosses meanwhile0 meanwhile{last}") == 1
+        assert await world.one(SEARCHED, f"changed {last}") == 1
+        assert differences(world) == []
+
+
+async def test_a_process_that_dies_fails_the_rebuild_and_nothing_else(filled: Path, tmp_path: Path):
+    shutil.copy(filled, tmp_path / "index.db")
+    async with typed_world(tmp_path) as world:
+
+        async def kill(_: str) -> None:
+            for process in workers_of_this_process():
+                os.kill(process, signal.SIGKILL)
+
+        context = await world.begin_reindex()
+        with pytest.raises(WorkFailed, match=r"ended with exit code -9|is gone"):
+            await FullReindex(Meanwhile(world.rebuilds, kill)).run(context)
+        await world.operations.end("one", OperationStatus.FAILED, "a process is gone")
+        while await world.generations.step():
+            pass
+        assert not list(tmp_path.glob("*.rebuild"))
+        assert await tables(world) == {"1"}
+        assert (await world.reindex("two")).status is OperationStatus.COMPLETED
+        assert differences(world) == []
+
+
+async def test_lexicons_that_have_changed_under_the_daemon_fail_the_rebuild(
+    filled: Path, tmp_path: Path
+):
+    shutil.copy(filled, tmp_path / "index.db")
+    registry = dataclasses.replace(REGISTRY, lexicon_id="of another folder")
+    async with typed_world(tmp_path, registry) as world:
+        context = await world.begin_reindex()
+        with pytest.raises(WorkFailed, match="lexicon files have changed"):
+            await FullReindex(world.rebuilds).run(context)

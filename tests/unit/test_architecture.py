@@ -29,7 +29,7 @@ MIDDLE = ("admin_api", "indexer.operations", "indexer.ingest", "storage", "index
 SURFACES = {"indexer.cli", "indexer.__main__", "indexer.commands"}
 ROOTS = {"indexer.daemon", "indexer.assembly"}
 
-BELOW_MIDDLE = (*PURE, "indexer.ports", "indexer.metrics", "indexer.clock")
+BELOW_MIDDLE = (*PURE, "indexer.ports", "indexer.metrics", "indexer.clock", "indexer.children")
 """What a middle ring may use of ours."""
 
 LINES_MAX = 450
