@@ -9,8 +9,10 @@ WHOLE_BINARY = 0x82
 """First byte of a binary message in one frame, without extensions."""
 
 HEADER_BYTES_MIN = 2
+SIZE_IN_TWO_BYTES = 126
+"""Value of the length byte: the two bytes behind it are the length. One more: the eight are."""
+
 MASKED = 128
-EXTENDED_BYTES = {126: 2, 127: 8}  # value of the length byte -> bytes of the length behind it
 
 
 def payload_extent(buffer: memoryview, start: int, filled: int) -> tuple[int, int] | None:
@@ -19,12 +21,14 @@ def payload_extent(buffer: memoryview, start: int, filled: int) -> tuple[int, in
     `filled` bytes of `buffer` are there, of the payload perhaps none. None while the head itself
     is incomplete. A masked frame, which no server may send, has the size -1.
     """
-    if filled - start < HEADER_BYTES_MIN:
+    body = start + HEADER_BYTES_MIN
+    if body > filled:
         return None
-    size, body = buffer[start + 1], start + HEADER_BYTES_MIN
-    if size in EXTENDED_BYTES:
-        body += EXTENDED_BYTES[size]
-        if body > filled:
-            return None
-        return body, int.from_bytes(buffer[start + HEADER_BYTES_MIN : body])
-    return body, size if size < MASKED else -1
+    size = buffer[start + 1]
+    if size < SIZE_IN_TWO_BYTES:
+        return body, size
+    if size >= MASKED:
+        return body, -1
+    if size == SIZE_IN_TWO_BYTES:  # nearly every frame: no slice is made for it
+        return None if body + 2 > filled else (body + 2, buffer[body] << 8 | buffer[body + 1])
+    return None if body + 8 > filled else (body + 8, int.from_bytes(buffer[body : body + 8]))
