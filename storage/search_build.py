@@ -22,8 +22,8 @@ from storage.generation_swap import SHADOW_TABLES, empty_some
 from storage.search_rows import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
 
-HASH_BYTES = 16 * 1024 * 1024
-"""What FTS5 collects before it writes a segment."""
+ALL_AT_THE_END = {"automerge": 0, "crisismerge": 1999, "hashsize": 16 * 1024 * 1024}
+"""One segment for each part, and none of them merged before all are there."""
 
 MERGE_PAGES = 8000
 """Pages of 1 kB that one step of merging writes: some tenths of a second."""
@@ -77,7 +77,8 @@ def begin_index(file: str, table: str, search: SearchIndex) -> None:
     with closing(_opened(file)) as connection:
         connection.execute(create_search_table(table, search))
         _tell(connection, table, "pgsz", SEARCH_TUNING["pgsz"])  # pages are copied as they are
-        _tell(connection, table, "hashsize", HASH_BYTES)
+        for command, value in ALL_AT_THE_END.items():
+            _tell(connection, table, command, value)
 
 
 def append(file: str, table: str, search: SearchIndex, *, index: Path, part: str) -> None:

@@ -36,7 +36,8 @@ def _keys(value: Mapping[str, object]) -> Iterator[str]:
     yield from work_keys(doi=_text(published, "doi"))
     ssrn = _text(external, "ssrnId")
     for doi in (_text(external, "zenodoDoi"), f"{SSRN_DOI}{ssrn}" if ssrn else None):
-        yield from work_keys(doi=doi)
+        if doi is not None:
+            yield from work_keys(doi=doi)
     yield from work_keys(
         arxiv_id=_text(external, "arxivId"),
         pmid=_text(external, "pmid"),

@@ -121,7 +121,7 @@ def title_key(title: str) -> str | None:
     """The letters and digits of a title; None where there are too few to tell works apart."""
     plain = _TAG.sub("", title[:TEXT_CHARS_MAX])
     decomposed = unicodedata.normalize("NFKD", plain).casefold()
-    letters = "".join(each for each in decomposed if each.isalnum())
+    letters = "".join(filter(str.isalnum, decomposed))
     if len(letters) < (DENSE_CHARS_MIN if is_dense(letters) else TITLE_KEY_CHARS_MIN):
         return None
     return letters[:TITLE_KEY_CHARS_MAX]

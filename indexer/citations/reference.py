@@ -104,15 +104,15 @@ def work_keys(
 def _keys(
     doi: str | None, arxiv_id: str | None, pmid: str | None, pmcid: str | None, title: str | None
 ) -> Iterator[str]:
-    normal = normal_doi(doi or "")
-    of_doi = arxiv_id_of_doi(normal or "")
+    normal = normal_doi(doi) if doi else None
+    of_doi = arxiv_id_of_doi(normal) if normal else None
     # A DOI that arXiv gave says no more than the number in it.
     found = {
         KeyKind.DOI: None if of_doi else normal,
-        KeyKind.ARXIV: normal_arxiv_id(arxiv_id or "") or of_doi,
-        KeyKind.PMID: normal_pmid(pmid or ""),
-        KeyKind.PMCID: normal_pmcid(pmcid or ""),
-        KeyKind.TITLE: title_key(title or ""),
+        KeyKind.ARXIV: (normal_arxiv_id(arxiv_id) if arxiv_id else None) or of_doi,
+        KeyKind.PMID: normal_pmid(pmid) if pmid else None,
+        KeyKind.PMCID: normal_pmcid(pmcid) if pmcid else None,
+        KeyKind.TITLE: title_key(title) if title else None,
     }
     for kind, value in found.items():
         if value is not None:
