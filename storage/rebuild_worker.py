@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
 
 def main(settings_text: str) -> None:
     """Work until there is nothing more to read."""
-    os.nice(NICENESS)
+    with suppress(PermissionError):  # a service manager may forbid it
+        os.nice(NICENESS)
     settings = msgspec.json.decode(settings_text, type=WorkerSettings)
     preparing = _preparing(settings)
     decode = msgspec.json.Decoder(Work).decode

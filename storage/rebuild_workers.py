@@ -103,6 +103,7 @@ async def _process(settings: WorkerSettings) -> AsyncIterator[asyncio.subprocess
             stdout=asyncio.subprocess.PIPE,
             limit=OUTCOME_BYTES_MAX,
             env=environment(),
+            start_new_session=True,  # what is typed at a terminal is for the daemon alone
         )
     except OSError as error:
         raise WorkFailed(f"no process can be started: {error.strerror}") from error

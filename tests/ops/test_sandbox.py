@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from msgspec.json import encode
 
+from indexer.children import command, environment
+from indexer.records.registry import load_registry
+from storage.rebuild_work import BeginIndex, Outcome
+from storage.rebuild_worker import WorkerSettings
 from tests.devnet import Devnet
 from tests.documents.works import works
 from tests.e2e.daemon import to_toml, wait_until
@@ -51,6 +57,22 @@ def test_the_walls_stand_where_the_unit_has_them(attempt: str, reason: str | Non
     )
     assert (result.returncode == 0) is (reason is None), result.stderr
     assert (reason or "") in result.stderr
+
+
+def test_a_process_of_a_rebuild_works_within_the_walls(tmp_path: Path):
+    registry = load_registry()
+    settings = WorkerSettings(
+        index=str(tmp_path / "index.db"), governance_did=registry.governance_did, lexicon_dir=None,
+        judged_by=registry.lexicon_id,
+    )  # fmt: skip
+    work = BeginIndex(str(tmp_path / "search.db"), "eprint_search__2")
+    result = subprocess.run(
+        [*within(tmp_path), *command("storage.rebuild_worker", encode(settings).decode())],
+        input=encode(work) + b"\n", cwd=ROOT, env={**os.environ, **environment()},
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, encode(Outcome()) + b"\n"), result.stderr
+    assert (tmp_path / "search.db").exists()
 
 
 def test_the_filter_is_the_one_of_the_unit():
