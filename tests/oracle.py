@@ -146,7 +146,22 @@ def read_cids(db_path: Path | str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows}
 
 
+READS_MAX = 3
+
+
 def _rows(db_path: Path | str, view: str, query: str) -> list[tuple[str, ...]]:
+    """All rows; none where the file or the view is not there yet."""
+    for _ in range(READS_MAX - 1):
+        try:
+            return _rows_now(db_path, view, query)
+        except sqlite3.OperationalError as error:
+            # The log of a writer that dies or comes up just now: SQLite asks to try again.
+            if error.sqlite_errorname != "SQLITE_PROTOCOL":
+                raise
+    return _rows_now(db_path, view, query)
+
+
+def _rows_now(db_path: Path | str, view: str, query: str) -> list[tuple[str, ...]]:
     if not Path(db_path).exists():
         return []
     with closing(sqlite3.connect(f"file:{db_path}?mode=ro", uri=True, timeout=5)) as db:
