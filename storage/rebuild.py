@@ -30,7 +30,7 @@ from storage.generations import IN_USE, Generation, GenerationState, SearchState
 from storage.generations import generation_from_row as from_row
 from storage.operations import load_operation
 from storage.projections import Projections
-from storage.rebuild_parts import PART, Part, Preparing, take_over
+from storage.rebuild_parts import PART, Part, Preparing, first_judged, take_over
 from storage.rebuild_work import Append, BeginIndex, Merge
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
@@ -187,7 +187,12 @@ class Rebuild:
             row = load_operation(connection, self._operation_id)
             return row, msgspec.structs.replace(part, record_ids=left)
 
-        return await self._database.write(change)
+        copied = await self._database.write(change)
+        if copied is None or not copied[1].record_ids:
+            # A transaction locks what is attached, and would wait for whoever reads the part next.
+            await self._database.detach(PART)
+            self._attached = None
+        return copied
 
     def _first_left(self, generation: Generation, part: Part) -> int:
         """How many records of a part had been taken over before a restart."""
@@ -210,6 +215,9 @@ class Rebuild:
         while at < end:
             after_id = part.record_ids[at - 1] if at else part.after_id
             at = min(at + TAKEN_ROWS, end)
+            judged_id = first_judged(connection, (after_id, part.record_ids[at - 1]))
+            if judged_id is not None:  # which takes long: it is the last between two looks
+                at = bisect_right(part.record_ids, judged_id)
             judged = take_over(connection, generation, kind, (after_id, part.record_ids[at - 1]))
             self._judge_again(connection, judged)
             if time.perf_counter() > until:

@@ -185,6 +185,12 @@ def _rows_of(
     return rows
 
 
+def first_judged(connection: sqlite3.Connection, between: tuple[int, int]) -> int | None:
+    """The first of these records that has to be judged again; see `take_over`."""
+    found = connection.execute(_JUDGED + " ORDER BY record_id LIMIT 1", between).fetchone()
+    return None if found is None else int(found[0])
+
+
 def take_over(
     connection: sqlite3.Connection,
     generation: Generation,

@@ -5,6 +5,7 @@ Each piece of work is a value that can be sent to a process, and so is what come
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,11 @@ from storage.database import translated
 from storage.reading import read_only
 from storage.rebuild_parts import Part, Preparing, make_part
 from storage.search_build import append, begin_index, merge_some
+
+SHORTAGES = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+)
+"""What a machine may be short of for a while."""
 
 
 class WorkFailed(ChiveIndexerError):
@@ -63,6 +69,12 @@ class Outcome(msgspec.Struct, frozen=True):
         return self
 
 
+def failure(error: OSError, what: str) -> LocalBusy | WorkFailed:
+    """What it comes to that something could not be had of the machine."""
+    family = LocalBusy if error.errno in SHORTAGES else WorkFailed
+    return family(f"{what}: {error.strerror}")
+
+
 def perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
     """Do it, now, and say what came of it. `index` is the file of the daemon's index."""
     try:
@@ -71,7 +83,7 @@ def perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
         fault = translated(error)
         return Outcome(problem=str(fault), is_busy=isinstance(fault, LocalBusy))
     except OSError as error:
-        return Outcome(problem=str(error))
+        return Outcome(problem=str(error), is_busy=error.errno in SHORTAGES)
 
 
 def _perform(work: Work, index: Path, preparing: Preparing) -> Outcome:

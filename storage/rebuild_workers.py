@@ -22,7 +22,7 @@ from indexer.children import command, environment
 from indexer.errors import LocalBusy
 from indexer.ports import insist_on
 from storage.rebuild_parts import Part, Preparing
-from storage.rebuild_work import Outcome, Work, WorkFailed, perform
+from storage.rebuild_work import Outcome, Work, WorkFailed, failure, perform
 from storage.rebuild_worker import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -96,8 +96,19 @@ async def started(count: int, settings: WorkerSettings) -> AsyncIterator[list[El
 
 @asynccontextmanager
 async def _process(settings: WorkerSettings) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await insist_on(partial(_start, settings), wait)
     try:
-        process = await asyncio.create_subprocess_exec(
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        # Its output has to be at an end too, or the pipe outlives it.
+        await process.communicate()
+
+
+async def _start(settings: WorkerSettings) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
             *command("storage.rebuild_worker", msgspec.json.encode(settings).decode()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -106,14 +117,7 @@ async def _process(settings: WorkerSettings) -> AsyncIterator[asyncio.subprocess
             start_new_session=True,  # what is typed at a terminal is for the daemon alone
         )
     except OSError as error:
-        raise WorkFailed(f"no process can be started: {error.strerror}") from error
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        # Its output has to be at an end too, or the pipe outlives it.
-        await process.communicate()
+        raise failure(error, "no process can be started") from error
 
 
 Plan = Callable[[Part | None], Awaitable[Part | None]]
@@ -137,7 +141,7 @@ class Parts:
     async def next(self) -> Part | None:
         """The next part; None after the last."""
         while not self._is_all_planned and len(self._coming) < self._ahead_max:
-            found = await insist_on(partial(self._plan, self._planned), _wait)
+            found = await insist_on(partial(self._plan, self._planned), wait)
             if found is None:
                 self._is_all_planned = True
             else:
@@ -147,7 +151,7 @@ class Parts:
         return await self._coming.popleft() if self._coming else None
 
     async def _make(self, part: Part) -> Part:
-        outcome = await insist_on(partial(self.do, part), _wait)
+        outcome = await insist_on(partial(self.do, part), wait)
         return msgspec.structs.replace(part, record_ids=outcome.record_ids)
 
     async def do(self, work: Work) -> Outcome:
@@ -169,5 +173,6 @@ async def made(workers: Sequence[Worker], plan: Plan) -> AsyncIterator[Parts]:
         raise failures.exceptions[0] from None
 
 
-def _wait(error: LocalBusy) -> None:
+def wait(error: LocalBusy) -> None:
+    """Say why the rebuild waits."""
     log.warning("rebuild.busy", reason=str(error))

@@ -11,11 +11,14 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from indexer.model import Operation, OperationMode
+from indexer.ports import insist_on
 from storage.database import Database
 from storage.generation_swap import swap_generations
 from storage.generations import (
@@ -32,9 +35,9 @@ from storage.parity import Parity
 from storage.projections import Projections
 from storage.rebuild import PART_RECORDS, Rebuild, generation_of
 from storage.rebuild_parts import PART, Preparing
-from storage.rebuild_work import WorkFailed
+from storage.rebuild_work import failure
 from storage.rebuild_worker import WorkerSettings
-from storage.rebuild_workers import Here, Worker, made, started
+from storage.rebuild_workers import Here, Worker, made, started, wait
 
 WORKERS_MAX = 4
 """Processes at once while the stream is held, of no more than there are processors."""
@@ -103,13 +106,13 @@ class Rebuilds:
         Raises `WorkFailed` where they cannot be had.
         """
         await self.clear_away()
-        current = await self._database.write(current_generation)
+        current = await insist_on(partial(self._database.write, current_generation), wait)
+        folder = await insist_on(partial(asyncio.to_thread, self._make_folder), wait)
         rebuild = Rebuild(
-            operation.id, self._folder, self._database, self._projections, self._preparing,
+            operation.id, folder, self._database, self._projections, self._preparing,
             is_trusted=current.judged_by == self._preparing.judged_by,
         )  # fmt: skip
         try:
-            await asyncio.to_thread(self._make_folder)
             async with self._workers(operation) as workers, made(workers, rebuild.plan) as parts:
                 rebuild.parts = parts
                 yield rebuild
@@ -117,11 +120,13 @@ class Rebuilds:
             await self._database.detach(PART)
             await self.clear_away()
 
-    def _make_folder(self) -> None:
+    def _make_folder(self) -> Path:
+        """One that no process of an earlier rebuild knows of."""
         try:
-            self._folder.mkdir(mode=0o700)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=self._folder))
         except OSError as error:
-            raise WorkFailed(f"cannot make {self._folder}: {error.strerror}") from error
+            raise failure(error, f"cannot make {self._folder}") from error
 
     async def clear_away(self) -> None:
         """Remove the files of a rebuild, and what a process has left of one that is no more."""

@@ -129,39 +129,60 @@ def _tell(connection: sqlite3.Connection, table: str, command: str, value: int) 
     connection.execute(f'INSERT INTO "{table}" ("{table}", rank) VALUES (?, ?)', (command, value))  # noqa: S608 - declared names
 
 
+_Row = tuple[str, tuple[object, ...]]  # table, and what its row holds
+
+
 class IndexCopy:
-    """Puts a finished index in the place of a generation's empty one, a step a transaction."""
+    """Puts a finished index in the place of a generation's empty one, a step a transaction.
+
+    A step that is undone is done again, alone: what is not known to be committed stays in mind.
+    """
 
     def __init__(self, file: str, table: str) -> None:
         """`table` is what the index is called in both files."""
         self._file = file
         self._table = table
-        self._rows: Iterator[tuple[str, tuple[object, ...]]] | None = None
-        self._unsure: list[tuple[str, tuple[object, ...]]] = []  # of a step that may have failed
+        self._is_emptied = False
+        self._is_emptied_if_settled = False
+        self._rows: Iterator[_Row] | None = None
+        self._unsure: list[_Row] = []  # of the last step
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Copy some more; False when all is there. `settle` follows once that is committed."""
         until = time.perf_counter() + STEP_S
-        if self._rows is None:
-            if not empty_some(connection, self._table, until=until):
-                return True
-            self._rows = self._read()
-        for table, row in self._unsure:
-            _copy(connection, table, row)
-        for at, (table, row) in enumerate(self._rows, start=1):
-            self._unsure.append((table, row))
-            _copy(connection, table, row)
-            if at % COPIED_ROWS == 0 and time.perf_counter() > until:
+        if not self._is_emptied:
+            self._is_emptied_if_settled = empty_some(connection, self._table, until=until)
+            return True
+        if self._unsure:
+            for table, row in self._unsure:
+                _copy(connection, table, row)
+            return True
+        while (found := self._next()) is not None:
+            self._unsure.append(found)
+            _copy(connection, *found)
+            if len(self._unsure) % COPIED_ROWS == 0 and time.perf_counter() > until:
                 return True
         # FTS5 has what it knows of its own table by heart, which is no longer so.
         connection.execute("PRAGMA writable_schema=RESET")
         return False
 
     def settle(self) -> None:
-        """What the last step has copied is committed."""
+        """What the last step has done is committed."""
+        self._is_emptied = self._is_emptied or self._is_emptied_if_settled
         self._unsure.clear()
 
-    def _read(self) -> Iterator[tuple[str, tuple[object, ...]]]:
+    def _next(self) -> _Row | None:
+        if self._rows is None:
+            self._rows = self._read()
+        try:
+            return next(self._rows, None)
+        except sqlite3.Error:
+            # What has raised gives nothing more, which is not the end: all is copied again.
+            self._rows, self._is_emptied, self._is_emptied_if_settled = None, False, False
+            self._unsure.clear()
+            raise
+
+    def _read(self) -> Iterator[_Row]:
         with closing(
             sqlite3.connect(
                 f"{Path(self._file).absolute().as_uri()}?mode=ro",

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from indexer.errors import LocalBusy
 from indexer.model import Operation, OperationMode, OperationStatus
 from indexer.operations.full_reindex import FullReindex
 from indexer.operations.operation import OperationFailed
@@ -27,6 +28,7 @@ from indexer.records.registry import Registry
 from storage.database import open_database
 from storage.denials import DenialStore
 from storage.rebuild import PART_RECORDS, Rebuild
+from storage.rebuild_parts import Part
 from storage.rebuild_work import WorkFailed
 from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
@@ -542,3 +544,54 @@ async def test_lexicons_that_have_changed_under_the_daemon_fail_the_rebuild(
         context = await world.begin_reindex()
         with pytest.raises(WorkFailed, match="lexicon files have changed"):
             await FullReindex(world.rebuilds).run(context)
+
+
+async def copied(rebuild: Rebuild, part: Part) -> Part:
+    """A part, all of which the writer has taken over."""
+    left = part
+    while left.record_ids:
+        done = await rebuild.copy(left, 500)
+        assert done is not None
+        left = done[1]
+    return part
+
+
+async def test_an_index_whose_copying_fails_again_and_again_is_whole_in_the_end(
+    filled: Path, tmp_path: Path
+):
+    """Over what a process that was killed amid the copying has left."""
+    shutil.copy(filled, tmp_path / "index.db")
+    failures, attempts, is_armed = 0, 0, False
+
+    def reach(point: str) -> None:
+        nonlocal failures, attempts
+        if is_armed and point == "before-commit":
+            attempts += 1
+            if attempts % 3:
+                failures += 1
+                raise LocalBusy("SQLITE_FULL")
+
+    async with typed_world(tmp_path, reach=reach) as world:
+        context = await world.begin_reindex()
+        for failures_wanted in (8, 1_000_000):
+            operation = await world.rebuilds.begin("one")
+            async with world.rebuilds.open(operation) as rebuild:
+                while (part := await rebuild.next()) is not None:
+                    await rebuild.index(await copied(rebuild, part))
+                is_armed, is_more = True, True
+                while is_more and failures < failures_wanted:
+                    with suppress(LocalBusy):
+                        is_more = await rebuild.complete()
+                is_armed = False
+        assert not is_more
+        assert failures > 12
+        assert await world.rebuilds.check(context.operation.id) is None
+
+        def check(connection: sqlite3.Connection) -> None:
+            name = "eprint_search__2"
+            connection.execute(f'INSERT INTO "{name}" ("{name}") VALUES (\'integrity-check\')')
+
+        await world.database.write(check)
+        assert await world.rebuilds.swap("one")
+        assert await world.one(SEARCHED, "lowland") == MANY
+        assert differences(world) == []
