@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
+import structlog
+
 from indexer.clock import Clock
+from indexer.errors import LocalBusy
 from indexer.ingest.admission import DailyAdmission
 from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.dialing import open_any_socket
@@ -23,8 +26,11 @@ from indexer.metrics import Metrics
 from indexer.network.pds import RepoNetwork
 from indexer.network.sockets import endpoint_of, open_public_socket
 from indexer.network.ssrf import check_url
+from indexer.ports import insist_on
 from indexer.settings import Settings
 from indexer.store_parts import StoreParts
+
+log = structlog.get_logger(__name__)
 
 FULL_RELAY_SUFFIX = ".bsky.network"
 FULL_RELAY_IDLE_S = 60.0
@@ -75,7 +81,7 @@ def open_stream(
         await live.drained()
         start = settings.firehose.start
         seq = {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
-        return await store.live.load_cursor(url, seq)
+        return await insist_on(partial(store.live.load_cursor, url, seq), _wait)
 
     firehose = Firehose(
         settings=FirehoseSettings(
@@ -166,3 +172,7 @@ def _idle_s(settings: Settings) -> float | None:
         return settings.firehose.idle_s
     hosts = (urlsplit(url).hostname or "" for url in settings.firehose.url)
     return FULL_RELAY_IDLE_S if all(h.endswith(FULL_RELAY_SUFFIX) for h in hosts) else None
+
+
+def _wait(error: LocalBusy) -> None:
+    log.warning("firehose.store_busy", reason=str(error))
