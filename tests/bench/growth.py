@@ -32,7 +32,6 @@ from indexer.records.projection import SEARCH
 from storage.database import open_database
 from storage.projections import Projections
 from storage.records import RecordTable, RowWrite
-from storage.search import SearchFilter, search_eprints
 from tests.bench.benchmark import Figures, percentile
 from tests.bench.content import SUBMISSION, Writer
 from tests.bench.corpus import Corpus, Size, ensure_corpus
@@ -40,7 +39,15 @@ from tests.bench.daemon import Daemon, await_active, await_admin, open_daemon, o
 from tests.bench.feed import Feed, open_feed
 from tests.bench.following import PACED_POLL_S, latencies_of, watch_cursor
 from tests.bench.process import ROOT, ProcessError, read_usage
-from tests.bench.records_scale import BATCH_ROWS, REGISTRY, REV, START, did_of, prepare_block
+from tests.bench.records_scale import (
+    BATCH_ROWS,
+    REGISTRY,
+    REV,
+    START,
+    did_of,
+    prepare_block,
+    search_times_s,
+)
 from tests.bench.report import commit, write_campaign
 from tests.bench.stream import MIXES
 from tests.devnet.cbor import encode
@@ -336,22 +343,9 @@ def held(path: Path) -> Figures:
 
 
 def searches(path: Path) -> Figures:
-    """One to three words of one eprint each, a third of them cut to a prefix, as people type."""
-    rng = random.Random(1)
-    times = []
+    """How long searches take, as people type them."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
-        last = reader.execute("SELECT max(rowid) FROM eprint_search").fetchone()[0]
-        for _ in range(SEARCHES):
-            title, abstract = reader.execute(
-                "SELECT title, abstract FROM eprint_search WHERE rowid >= ? LIMIT 1",
-                (rng.randrange(last),),
-            ).fetchone()
-            words = rng.sample(sorted(set((title + " " + abstract).split())), rng.randint(1, 3))
-            if rng.random() < 1 / 3:
-                words[-1] = words[-1][:4] + "*"
-            began = time.perf_counter()
-            search_eprints(reader, " ".join(words), SearchFilter(), limit=20, offset=0)
-            times.append((time.perf_counter() - began) * 1000)
+        times = [each * 1000 for each in search_times_s(reader, random.Random(1), SEARCHES)]
     return {
         "search_p50_ms": round(percentile(times, 0.5), 2),
         "search_p95_ms": round(percentile(times, 0.95), 2),

@@ -130,11 +130,18 @@ def insert_repos(connection: sqlite3.Connection, repos: int) -> None:
 
 
 def measure_search(reader: sqlite3.Connection, seed: int) -> None:
+    """Say how long searches take."""
+    times = search_times_s(reader, random.Random(seed), SEARCHES)
+    times.sort()
+    for name, share in (("median", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        show(f"search {name}, ms", times[int(share * len(times))] * 1000)
+
+
+def search_times_s(reader: sqlite3.Connection, rng: random.Random, searches: int) -> list[float]:
     """One to three words of one eprint each, a third of them cut to a prefix, as people type."""
-    rng = random.Random(seed)
-    last = reader.execute("SELECT max(rowid) FROM eprint_submission").fetchone()[0]
+    last = reader.execute("SELECT max(rowid) FROM eprint_search").fetchone()[0]
     times = []
-    for _ in range(SEARCHES):
+    for _ in range(searches):
         title, abstract = reader.execute(
             "SELECT title, abstract FROM eprint_search WHERE rowid >= ? LIMIT 1",
             (rng.randrange(last),),
@@ -145,9 +152,7 @@ def measure_search(reader: sqlite3.Connection, seed: int) -> None:
         began = time.perf_counter()
         search_eprints(reader, " ".join(words), SearchFilter(), limit=20, offset=0)
         times.append(time.perf_counter() - began)
-    times.sort()
-    for name, share in (("median", 0.5), ("p95", 0.95), ("p99", 0.99)):
-        show(f"search {name}, ms", times[int(share * len(times))] * 1000)
+    return times
 
 
 def measure_verify(path: Path) -> int:
