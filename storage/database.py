@@ -42,6 +42,9 @@ LIVE_S = 1.0
 REST_S_MAX = 0.1
 """A rest is not longer: an operator's command may be what waits."""
 
+CHECKPOINT_PAGES = 4000
+"""16 MB: a page that several transactions have changed is merged into the file once."""
+
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 FULL_CODES = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 """No space, for the file and its log, or for the index of the log."""
@@ -396,6 +399,7 @@ def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
         "cell_size_check=ON",
         "temp_store=MEMORY",
         "cache_size=-65536",
+        f"wal_autocheckpoint={CHECKPOINT_PAGES}",
         f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()

@@ -28,11 +28,11 @@ ALL_AT_THE_END = {"automerge": 0, "crisismerge": 1999, "hashsize": 16 * 1024 * 1
 MERGE_PAGES = 8000
 """Pages of 1 kB that one step of merging writes: some tenths of a second."""
 
-MERGED_CHANGES = 2
-"""FTS5 has changed fewer rows than this where nothing was left to merge (its documentation)."""
-
 STEP_S = 0.02
 """Time that a step of copying takes of the writer before it commits."""
+
+MERGED_CHANGES = 2
+"""FTS5 has changed fewer rows than this where nothing was left to merge (its documentation)."""
 
 COPIED_ROWS = 64
 """Rows between two looks at the clock: most are pages of 1 kB."""
@@ -129,7 +129,7 @@ def _tell(connection: sqlite3.Connection, table: str, command: str, value: int) 
     connection.execute(f'INSERT INTO "{table}" ("{table}", rank) VALUES (?, ?)', (command, value))  # noqa: S608 - declared names
 
 
-_Row = tuple[str, tuple[object, ...]]  # table, and what its row holds
+_Rows = tuple[str, list[tuple[object, ...]]]  # table, and what some of its rows hold
 
 
 class IndexCopy:
@@ -144,8 +144,8 @@ class IndexCopy:
         self._table = table
         self._is_emptied = False
         self._is_emptied_if_settled = False
-        self._rows: Iterator[_Row] | None = None
-        self._unsure: list[_Row] = []  # of the last step
+        self._rows: Iterator[_Rows] | None = None
+        self._unsure: list[_Rows] = []  # of the last step
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Copy some more; False when all is there. `settle` follows once that is committed."""
@@ -154,13 +154,13 @@ class IndexCopy:
             self._is_emptied_if_settled = empty_some(connection, self._table, until=until)
             return True
         if self._unsure:
-            for table, row in self._unsure:
-                _copy(connection, table, row)
+            for table, rows in self._unsure:
+                _copy(connection, table, rows)
             return True
         while (found := self._next()) is not None:
             self._unsure.append(found)
             _copy(connection, *found)
-            if len(self._unsure) % COPIED_ROWS == 0 and time.perf_counter() > until:
+            if time.perf_counter() > until:
                 return True
         # FTS5 has what it knows of its own table by heart, which is no longer so.
         connection.execute("PRAGMA writable_schema=RESET")
@@ -171,7 +171,7 @@ class IndexCopy:
         self._is_emptied = self._is_emptied or self._is_emptied_if_settled
         self._unsure.clear()
 
-    def _next(self) -> _Row | None:
+    def _next(self) -> _Rows | None:
         if self._rows is None:
             self._rows = self._read()
         try:
@@ -182,7 +182,7 @@ class IndexCopy:
             self._unsure.clear()
             raise
 
-    def _read(self) -> Iterator[_Row]:
+    def _read(self) -> Iterator[_Rows]:
         with closing(
             sqlite3.connect(
                 f"{Path(self._file).absolute().as_uri()}?mode=ro",
@@ -192,10 +192,11 @@ class IndexCopy:
         ) as source:
             for part in SHADOW_TABLES:
                 table = self._table + part
-                for row in source.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 - declared names
-                    yield table, row
+                found = source.execute(f'SELECT * FROM "{table}"')  # noqa: S608 - declared names
+                while rows := found.fetchmany(COPIED_ROWS):
+                    yield table, rows
 
 
-def _copy(connection: sqlite3.Connection, table: str, row: tuple[object, ...]) -> None:
-    places = ", ".join("?" * len(row))
-    connection.execute(f'INSERT OR REPLACE INTO "{table}" VALUES ({places})', row)  # noqa: S608 - declared names
+def _copy(connection: sqlite3.Connection, table: str, rows: list[tuple[object, ...]]) -> None:
+    places = ", ".join("?" * len(rows[0]))
+    connection.executemany(f'INSERT OR REPLACE INTO "{table}" VALUES ({places})', rows)  # noqa: S608 - declared names

@@ -47,5 +47,5 @@ def _keys(value: Mapping[str, object]) -> Iterator[str]:
 
 
 def _text(value: object, name: str) -> str | None:
-    found = value.get(name) if isinstance(value, Mapping) else None
+    found = value.get(name) if isinstance(value, dict) else None
     return found if isinstance(found, str) else None

@@ -34,6 +34,7 @@ The contract with storage, for each type of the registry:
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -245,6 +246,13 @@ def pick(value: object, *path: str) -> object:
     return value
 
 
+def _finder(path: tuple[str, ...]) -> Callable[[Value], object]:
+    """`pick` along a path: at once where that is one name, as in most columns."""
+    if len(path) == 1:
+        return operator.methodcaller("get", path[0])
+    return lambda value: pick(value, *path)
+
+
 def objects(value: object) -> list[Value]:
     """The objects of a list; anything else counts as an empty one."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
@@ -263,9 +271,10 @@ def text(
     indexed_with: tuple[str, ...] = (),
 ) -> Column:
     """A column with the string at `path`."""
+    find = _finder(path)
 
     def extract(value: Value, _: RecordContext) -> SqlValue:
-        found = pick(value, *path)
+        found = find(value)
         return found if type(found) is str else default
 
     return Column(
@@ -280,9 +289,10 @@ def text(
 
 def integer(name: str, *path: str, default: int | None = None) -> Column:
     """A column with the integer at `path`."""
+    find = _finder(path)
 
     def extract(value: Value, _: RecordContext) -> SqlValue:
-        found = pick(value, *path)
+        found = find(value)
         return found if type(found) is int else default
 
     return Column(name=name, type=SqlType.INTEGER, extract=extract, fields=path[:1])
@@ -290,9 +300,10 @@ def integer(name: str, *path: str, default: int | None = None) -> Column:
 
 def flag(name: str, *path: str, default: bool | None = None) -> Column:
     """A column with the boolean at `path`, as 0 or 1."""
+    find = _finder(path)
 
     def extract(value: Value, _: RecordContext) -> SqlValue:
-        found = pick(value, *path)
+        found = find(value)
         chosen = found if type(found) is bool else default
         return None if chosen is None else int(chosen)
 
@@ -301,9 +312,10 @@ def flag(name: str, *path: str, default: bool | None = None) -> Column:
 
 def json_text(name: str, *path: str) -> Column:
     """A column with the list or object at `path`, as JSON text."""
+    find = _finder(path)
 
     def extract(value: Value, _: RecordContext) -> SqlValue:
-        found = pick(value, *path)
+        found = find(value)
         return encode_json(found) if isinstance(found, list | dict) else None
 
     return Column(name=name, type=SqlType.TEXT, extract=extract, fields=path[:1])
