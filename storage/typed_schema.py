@@ -93,8 +93,8 @@ def create_search_table(table: str, search: SearchIndex) -> str:
     """The statement for a full-text table.
 
     Of the beginnings of words only those of two letters have an index of their own. Longer ones are
-    found in the index of the words in less than twice the time, and each further index would make
-    a row almost half as dear again.
+    found in the index of the words in less than twice the time, and each further index would cost
+    almost as much as all the rest of a row.
     """
     return (
         f'CREATE VIRTUAL TABLE "{table}" USING fts5({", ".join(search.columns)},'
