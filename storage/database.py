@@ -4,7 +4,8 @@ The writer is the lock of the whole daemon: a write is one function that runs in
 `BEGIN IMMEDIATE` transaction on the writer's thread, and either commits whole or leaves nothing.
 Cancelling the caller does not tear a transaction. Live batches overtake all else, and while there
 are any the writer rests after each other transaction for as long as that took: whoever works in the
-background, and however many do, they have half of the writer, and slow down by waiting for it.
+background, and however many do, they have half of the writer, and slow down by waiting for it. Work
+that can be ended anywhere ends as soon as a live batch comes instead, and needs no rest.
 Only the writer checkpoints, which keeps clear of the WAL-reset bug of SQLite before 3.51.3.
 
 Refused here: a file of another program, a file of a newer version, a second daemon on the file.
@@ -32,6 +33,8 @@ from storage.schema import APPLICATION_ID, migrate
 T = TypeVar("T")
 Row = tuple[Any, ...]  # a result row: its column types are the query's, not this module's
 CrashPoint = Callable[[str], None]
+IsOver = Callable[[], bool]
+"""Whether a change that can be ended anywhere has to end, after its next piece at the latest."""
 
 BUSY_TIMEOUT_S = 5.0
 READ_S_MAX = 5.0
@@ -41,6 +44,9 @@ LIVE_S = 1.0
 
 REST_S_MAX = 0.1
 """A rest is not longer: an operator's command may be what waits."""
+
+STEP_S = 0.02
+"""Of work that can be ended anywhere, what one transaction takes before it commits."""
 
 CHECKPOINT_PAGES = 4000
 """16 MB: a page that several transactions have changed is merged into the file once."""
@@ -74,6 +80,7 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._urgent: deque[Callable[[], None]] = deque()
         self._ordinary: deque[Callable[[], None]] = deque()
+        self._is_rest_due = False  # after the change that is running
         self._urgent_at = float("-inf")  # when the last urgent change was asked for
         self._rest_until = float("-inf")  # no ordinary change begins before
         self._wake = threading.Condition()
@@ -99,6 +106,19 @@ class Database:
         return await self._submit(
             lambda: self._transact(change), urgent=urgent, committed=committed
         )
+
+    async def write_some(self, change: Callable[[sqlite3.Connection, IsOver], T]) -> T:
+        """Run as much as one transaction may take of work that can be ended anywhere.
+
+        It should end after a piece of some milliseconds once it is over, which is when its time is
+        up or an urgent change has come. Raises as `write` does.
+        """
+
+        def some(connection: sqlite3.Connection) -> T:
+            until = time.perf_counter() + STEP_S
+            return change(connection, lambda: bool(self._urgent) or time.perf_counter() > until)
+
+        return await self._submit(lambda: self._transact(some), is_rest_due=False)
 
     async def attach(self, file: str, name: str) -> None:
         """Let changes read another file under that name, in place of the one that had it."""
@@ -128,6 +148,7 @@ class Database:
         run: Callable[[], T],
         *,
         urgent: bool = False,
+        is_rest_due: bool = True,
         committed: Callable[[T], None] | None = None,
     ) -> T:
         """Have it run on the writer's thread, in its turn."""
@@ -145,6 +166,7 @@ class Database:
 
         def job() -> None:
             outcome: tuple[T] | BaseException
+            self._is_rest_due = is_rest_due and not urgent
             try:
                 outcome = (run(),)
             except BaseException as failure:  # noqa: BLE001 - handed to the awaiting caller
@@ -202,7 +224,7 @@ class Database:
             began = time.monotonic()
             queue.popleft()()
             self._progress_at = ended = time.monotonic()
-            if queue is self._ordinary and ended - self._urgent_at < LIVE_S:
+            if self._is_rest_due and ended - self._urgent_at < LIVE_S:
                 self._rest_until = ended + min(ended - began, REST_S_MAX)
 
     def _awaited(self) -> deque[Callable[[], None]] | None:

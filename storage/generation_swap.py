@@ -11,19 +11,15 @@ is dropped: a drop touches every page of a table at once.
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from storage.database import Database
+from storage.database import Database, IsOver
 from storage.generations import Generation, GenerationState
 from storage.projections import Projections
 
-STEP_S = 0.02
-"""Time that a step takes of the writer before it commits."""
-
 PART_ROWS = 64
-"""Rows deleted between two looks at the clock."""
+"""Rows deleted as one piece: some milliseconds at most."""
 
 FTS_STRUCTURE_ID = 10
 """Up to here the rows of an FTS5 `_data` table are what the table cannot be opened without."""
@@ -90,10 +86,10 @@ class GenerationUpkeep:
 
     async def step(self) -> bool:
         """Do the next part; False when nothing was left to do."""
-        return await self._database.write(_clear)
+        return await self._database.write_some(_clear)
 
 
-def _clear(connection: sqlite3.Connection) -> bool:
+def _clear(connection: sqlite3.Connection, is_over: IsOver) -> bool:
     connection.execute(_ABANDON)
     found = connection.execute(
         "SELECT number FROM generation WHERE state = 'retired' ORDER BY number LIMIT 1"
@@ -102,28 +98,24 @@ def _clear(connection: sqlite3.Connection) -> bool:
         return False
     (number,) = found
     connection.execute(f"DROP TRIGGER IF EXISTS search_queue__{number}_repo")
-    until = time.perf_counter() + STEP_S
     for table, is_virtual in connection.execute(_TABLES, (str(number),)).fetchall():
-        if not empty_some(connection, table, is_virtual=bool(is_virtual), until=until):
+        if not empty_some(connection, table, is_virtual=bool(is_virtual), is_over=is_over):
             return True
         connection.execute(f'DROP TABLE "{table}"')
-        if time.perf_counter() > until:
+        if is_over():
             return True
     connection.execute("DELETE FROM generation WHERE number = ?", (number,))
     return True
 
 
 def empty_some(
-    connection: sqlite3.Connection, table: str, *, is_virtual: bool = True, until: float
+    connection: sqlite3.Connection, table: str, *, is_virtual: bool = True, is_over: IsOver
 ) -> bool:
-    """Delete rows of a table, or of what a full-text table is made of; whether none is left.
-
-    `until` is a time of `time.perf_counter` at which the writer wants to commit.
-    """
+    """Delete rows of a table, or of what a full-text table is made of; whether none is left."""
     parts = [table + part for part in SHADOW_TABLES] if is_virtual else [table]
     for part in parts:
         while _delete_some(connection, part):
-            if time.perf_counter() > until:
+            if is_over():
                 return False
     return True
 

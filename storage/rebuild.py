@@ -17,7 +17,6 @@ import asyncio
 import json
 import os
 import sqlite3
-import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from indexer.model import Operation
-from storage.database import Database
+from storage.database import Database, IsOver
 from storage.generations import IN_USE, Generation, GenerationState, SearchState, find_generation
 from storage.generations import generation_from_row as from_row
 from storage.operations import load_operation
@@ -37,11 +36,8 @@ from storage.records import ProjectionWrite, judge_again
 from storage.search_build import IndexCopy
 from storage.search_rows import SearchRows
 
-STEP_S = 0.025
-"""Time that a step takes of the writer before it commits."""
-
 TAKEN_ROWS = 64
-"""Records taken over between two looks at the clock."""
+"""Records taken over as one piece: some milliseconds."""
 
 PART_RECORDS = 2000
 """Of one part: some tenths of a second of a process."""
@@ -174,12 +170,15 @@ class Rebuild:
             await self._database.attach(part.file, PART)
             self._attached = part.file
 
-        def change(connection: sqlite3.Connection) -> tuple[Operation, Part] | None:
+        def change(
+            connection: sqlite3.Connection, is_over: IsOver
+        ) -> tuple[Operation, Part] | None:
             generation = generation_of(connection, self._operation_id)
             if generation is None:
                 return None
             first = self._first_left(generation, part)
-            done = self._take_over(connection, generation, part, (first, first + records_max))
+            between = (first, first + records_max)
+            done = self._take_over(connection, generation, part, between, is_over)
             left = part.record_ids[done:]
             is_running = self._save(connection, generation, part, (first, done))
             if not is_running:
@@ -187,7 +186,7 @@ class Rebuild:
             row = load_operation(connection, self._operation_id)
             return row, msgspec.structs.replace(part, record_ids=left)
 
-        copied = await self._database.write(change)
+        copied = await self._database.write_some(change)
         if copied is None or not copied[1].record_ids:
             # A transaction locks what is attached, and would wait for whoever reads the part next.
             await self._database.detach(PART)
@@ -207,20 +206,20 @@ class Rebuild:
         generation: Generation,
         part: Part,
         between: tuple[int, int],
+        is_over: IsOver,
     ) -> int:
-        """Those at some of these places in the part, for as long as a step takes; where it ends."""
+        """Those at some of these places in the part, until it is over; where it ends."""
         kind = self._projections.types.get(part.collection)
         at, end = between[0], min(between[1], len(part.record_ids))
-        until = time.perf_counter() + STEP_S
         while at < end:
             after_id = part.record_ids[at - 1] if at else part.after_id
             at = min(at + TAKEN_ROWS, end)
             judged_id = first_judged(connection, (after_id, part.record_ids[at - 1]))
-            if judged_id is not None:  # which takes long: it is the last between two looks
+            if judged_id is not None:  # which takes long: it is the last of a piece
                 at = bisect_right(part.record_ids, judged_id)
             judged = take_over(connection, generation, kind, (after_id, part.record_ids[at - 1]))
             self._judge_again(connection, judged)
-            if time.perf_counter() > until:
+            if is_over():
                 break
         return at
 
@@ -294,11 +293,11 @@ class Rebuild:
     async def _put_in_place(self, copy: IndexCopy) -> bool:
         """Whether all of the index is there now, and changes are written to it."""
 
-        def change(connection: sqlite3.Connection) -> bool:
+        def change(connection: sqlite3.Connection, is_over: IsOver) -> bool:
             generation = generation_of(connection, self._operation_id)
             if generation is None:
                 return True
-            if copy.step(connection):
+            if copy.step(connection, is_over):
                 return False
             connection.execute(
                 "UPDATE generation SET has_search = ? WHERE number = ?",
@@ -306,7 +305,7 @@ class Rebuild:
             )
             return True
 
-        is_there = await self._database.write(change)
+        is_there = await self._database.write_some(change)
         copy.settle()
         return is_there
 

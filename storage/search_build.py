@@ -12,12 +12,12 @@ The scratch file is worth nothing after a crash: the index is begun again, from 
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
+from storage.database import IsOver
 from storage.generation_swap import SHADOW_TABLES, empty_some
 from storage.search_rows import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
@@ -28,14 +28,11 @@ ALL_AT_THE_END = {"automerge": 0, "crisismerge": 1999, "hashsize": 16 * 1024 * 1
 MERGE_PAGES = 8000
 """Pages of 1 kB that one step of merging writes: some tenths of a second."""
 
-STEP_S = 0.02
-"""Time that a step of copying takes of the writer before it commits."""
-
 MERGED_CHANGES = 2
 """FTS5 has changed fewer rows than this where nothing was left to merge (its documentation)."""
 
 COPIED_ROWS = 64
-"""Rows between two looks at the clock: most are pages of 1 kB."""
+"""Rows of one piece of copying: most are pages of 1 kB."""
 
 _LABELS = """
 coalesce((SELECT substr(group_concat(text, ' '), 1, {chars}) FROM (
@@ -147,11 +144,10 @@ class IndexCopy:
         self._rows: Iterator[_Rows] | None = None
         self._unsure: list[_Rows] = []  # of the last step
 
-    def step(self, connection: sqlite3.Connection) -> bool:
+    def step(self, connection: sqlite3.Connection, is_over: IsOver) -> bool:
         """Copy some more; False when all is there. `settle` follows once that is committed."""
-        until = time.perf_counter() + STEP_S
         if not self._is_emptied:
-            self._is_emptied_if_settled = empty_some(connection, self._table, until=until)
+            self._is_emptied_if_settled = empty_some(connection, self._table, is_over=is_over)
             return True
         if self._unsure:
             for table, rows in self._unsure:
@@ -160,7 +156,7 @@ class IndexCopy:
         while (found := self._next()) is not None:
             self._unsure.append(found)
             _copy(connection, *found)
-            if time.perf_counter() > until:
+            if is_over():
                 return True
         # FTS5 has what it knows of its own table by heart, which is no longer so.
         connection.execute("PRAGMA writable_schema=RESET")

@@ -17,7 +17,7 @@ import pytest
 
 from indexer.errors import ConfigurationError, LocalBusy, LocalFault
 from storage import database as database_module
-from storage.database import REST_S_MAX, Database, open_database, translated
+from storage.database import REST_S_MAX, STEP_S, Database, IsOver, open_database, translated
 from storage.schema import APPLICATION_ID, migrate
 from tests.crash.failing import SQLITE_CANTOPEN
 from tests.crash.vfs import Layer
@@ -268,6 +268,57 @@ async def test_a_live_write_waits_for_no_rest(tmp_path: Path):
         await database.write(lambda _: order.append("live"), urgent=True)
         await second
     assert order == ["live", "other"]
+
+
+async def test_work_that_can_be_ended_anywhere_ends_when_a_live_write_comes(tmp_path: Path):
+    ended_after_s: list[float] = []
+    order: list[str] = []
+
+    async def attempt() -> None:
+        has_begun, is_asked = threading.Event(), threading.Event()
+
+        def work(_: sqlite3.Connection, is_over: IsOver) -> None:
+            began = time.perf_counter()
+            assert not is_over()
+            has_begun.set()
+            is_asked.wait()
+            assert is_over()
+            ended_after_s.append(time.perf_counter() - began)
+            order.append("some")
+
+        some = asyncio.create_task(database.write_some(work))
+        await asyncio.to_thread(has_begun.wait)
+        live = asyncio.create_task(database.write(lambda _: order.append("live"), urgent=True))
+        await asyncio.sleep(0)
+        is_asked.set()
+        await asyncio.gather(some, live)
+
+    async with open_database(tmp_path / "index.db") as database:
+        for _ in range(20):
+            await attempt()
+    assert order == ["some", "live"] * 20
+    assert min(ended_after_s) < STEP_S  # it was not for the time that it had taken
+
+
+async def test_work_that_can_be_ended_anywhere_is_over_after_a_step_and_followed_by_no_rest(
+    tmp_path: Path,
+):
+    ended: list[float] = []
+
+    def work(_: sqlite3.Connection, is_over: IsOver) -> None:
+        began = time.monotonic()
+        while not is_over():
+            threading.Event().wait(0.001)
+        ended.append(time.monotonic())
+        assert ended[-1] - began >= STEP_S
+
+    async with open_database(tmp_path / "index.db") as database:
+        await database.write(lambda _: None, urgent=True)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(database.write_some(work))
+    # Each has taken STEP_S, and so would each rest.
+    assert min(after - before for before, after in pairwise(ended)) < 2 * STEP_S
 
 
 def fill(connection: sqlite3.Connection) -> None:
