@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,12 @@ PASSWORD = "bench-on-loopback"  # guards a daemon on loopback that lives for sec
 POLL_S = 0.005
 FILL_S_MAX = 300.0
 STOP_S_MAX = 30.0
+
+_BACKFILL = """\
+[backfill]
+bootstrap = {bootstrap}
+interval_s = {{ freshnessScan = 0, governanceSync = 0 }}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,15 @@ class Daemon:
 
     def trigger_backfill(self, **parameters: object) -> dict[str, object]:
         """Call the admin method of that name."""
+        return self._call("triggerBackfill", parameters)
+
+    def cancel_backfill(self, operation_id: str) -> dict[str, object]:
+        """Call the admin method of that name."""
+        return self._call("cancelBackfill", {"id": operation_id})
+
+    def _call(self, method: str, parameters: Mapping[str, object]) -> dict[str, object]:
         request = urllib.request.Request(
-            f"{self.admin_url}/xrpc/pub.chive.admin.triggerBackfill",
+            f"{self.admin_url}/xrpc/pub.chive.admin.{method}",
             data=json.dumps(parameters).encode(),
             headers={
                 "Content-Type": "application/json",
@@ -74,13 +87,20 @@ def command() -> list[str]:
 
 @contextmanager
 def open_hosts(
-    corpus: Corpus, directory: Path, *, beside: Corpus | None = None, listed: int = 0
+    corpus: Corpus,
+    directory: Path,
+    *,
+    beside: Corpus | None = None,
+    listed: int = 0,
+    blobs: Path | None = None,
 ) -> Iterator[str]:
     """PLC and PDS of a corpus, and of another beside it; their origin.
 
-    With `listed` the PDS lists so many repos that never change, and no others.
+    With `listed` the PDS lists so many repos that never change, and no others. `blobs` is a folder
+    of files named after their CIDs.
     """
     more = [] if beside is None else ["--beside", beside.directory]
+    more += [] if blobs is None else ["--blobs", blobs]
     hosts = Child.python(
         "tests.bench.hosts", "--corpus", corpus.directory, "--listed", str(listed), *more,
         log=directory / "hosts.log",
@@ -92,15 +112,29 @@ def open_hosts(
 
 @contextmanager
 def open_daemon(
-    directory: Path, *, relay_url: str, hosts_url: str, start_from: Path | None
+    directory: Path,
+    *,
+    relay_url: str,
+    hosts_url: str,
+    start_from: Path | None,
+    scans_first: bool = False,
+    governance_did: str | None = None,
 ) -> Iterator[Daemon]:
-    """A daemon on a copy of `start_from` (None: an empty store). Stop it for its exit code."""
+    """A daemon on a copy of `start_from` (None: an empty store). Stop it for its exit code.
+
+    With `scans_first` it scans all hosts, as any new one does; `governance_did` is whose graph it
+    takes for the authority's.
+    """
     database = directory / "index.db"
     if start_from is not None:
         shutil.copyfile(start_from, database)
     admin_port, metrics_port = free_ports(2)
     config = directory / "indexer.toml"
-    config.write_text(_settings(directory, relay_url, hosts_url, admin_port, metrics_port))
+    settings = _settings(directory, relay_url, hosts_url, admin_port, metrics_port)
+    settings += _BACKFILL.format(bootstrap=str(scans_first).lower())
+    if governance_did is not None:
+        settings += f'[governance]\ndid = "{governance_did}"\n'
+    config.write_text(settings)
     process = Child([*command(), "run", "--config", config], log=directory / "daemon.log")
     with process:
         yield Daemon(
@@ -133,9 +167,9 @@ port = {admin_port}
 password_file = "{password_file}"
 [metrics]
 port = {metrics_port}
-[backfill]
-bootstrap = false
-interval_s = {{ freshnessScan = 0, governanceSync = 0 }}
+[citations]
+crossref_url = ""
+semantic_scholar_url = ""
 [log]
 level = "warning"
 format = "json"

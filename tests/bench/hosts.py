@@ -5,7 +5,8 @@ over the protocol. Whatever it is not asked for in this suite answers as a PDS d
 know a method. Prints `port` when it listens.
 
 `--beside DIR` serves the repos of another corpus too, and `--listed N` makes the list of the host
-one of N further repos that never change, of which nothing else is known.
+one of N further repos that never change, of which nothing else is known. `--blobs DIR` has blobs of
+any account in files named after their CIDs.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ def listed_did(number: int) -> str:
 class Hosts:
     """The answers; `origin` is known once the server listens."""
 
-    def __init__(self, corpora: Sequence[Corpus], listed: int) -> None:
+    def __init__(self, corpora: Sequence[Corpus], listed: int, blobs: Path | None) -> None:
         self._repos = {repo.did: repo for corpus in corpora for repo in corpus.repos}
         self._cars = {
             repo.did: corpus.directory / repo.car for corpus in corpora for repo in corpus.repos
         }
         self._listed = listed
+        self._blobs = blobs
         self.origin = ""
         self._methods = {
+            "com.atproto.sync.getBlob": self._get_blob,
             "com.atproto.sync.getRepo": self._get_repo,
             "com.atproto.sync.getRepoStatus": self._get_repo_status,
             "com.atproto.sync.getLatestCommit": self._get_latest_commit,
@@ -97,6 +100,12 @@ class Hosts:
             raise web.HTTPBadRequest(text=body, content_type="application/json")
         return repo
 
+    def _get_blob(self, request: web.Request) -> web.StreamResponse:
+        path = None if self._blobs is None else self._blobs / Path(request.query["cid"]).name
+        if path is None or not path.is_file():
+            return _failure(400, "BlobNotFound", "Blob not found")
+        return web.FileResponse(path, headers={"Content-Type": "application/pdf"})
+
     def _get_repo(self, request: web.Request) -> web.StreamResponse:
         path = self._cars[self._repo(request).did]
         return web.FileResponse(path, headers={"Content-Type": CAR_TYPE})
@@ -143,9 +152,9 @@ def _failure(status: int, error: str, message: str) -> web.Response:
     return web.json_response({"error": error, "message": message}, status=status)
 
 
-async def serve(corpora: Sequence[Corpus], listed: int) -> None:
+async def serve(corpora: Sequence[Corpus], listed: int, blobs: Path | None) -> None:
     """Serve on a free loopback port until killed."""
-    hosts = Hosts(corpora, listed)
+    hosts = Hosts(corpora, listed, blobs)
     runner = web.AppRunner(hosts.application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -162,9 +171,11 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--beside", type=Path)
     parser.add_argument("--listed", type=int, default=0)
+    parser.add_argument("--blobs", type=Path)
     options = parser.parse_args()
     folders = [options.corpus, *([options.beside] if options.beside else [])]
-    asyncio.run(serve([Corpus.load(folder) for folder in folders], options.listed))
+    corpora = [Corpus.load(folder) for folder in folders]
+    asyncio.run(serve(corpora, options.listed, options.blobs))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import copy
 import random
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
-from tests.bench.content import Writer
 from tests.bench.signing import Signer
 from tests.bench.stream import SEQ_BASE, Frame
 from tests.devnet.car import car_parts, write_car
@@ -59,11 +59,21 @@ def time_text(us: int) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class RecordWriter(Protocol):
+    """Who makes the records of a repo."""
+
+    def pick(self, *, in_scope: bool) -> str:
+        """The collection of the next record."""
+
+    def write(self, did: str, collection: str, rkey: str, at: str) -> Value:
+        """A record of `collection`, created at the datetime `at`."""
+
+
 class BenchRepo:
     """An account's repo: its tree, its newest commit, and the paths that ops can touch."""
 
     def __init__(
-        self, did: str, signer: Signer, writer: Writer, clock: Clock, rng: random.Random
+        self, did: str, signer: Signer, writer: RecordWriter, clock: Clock, rng: random.Random
     ) -> None:
         self.did = did
         self.signer = signer

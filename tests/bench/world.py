@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.bench.content import Writer
 from tests.bench.corpus import Size, StartRepo
-from tests.bench.repo import BenchRepo, Clock
+from tests.bench.repo import BenchRepo, Clock, RecordWriter
 from tests.bench.signing import k256_signer, p256_signer
 from tests.bench.stream import FrameWriter, TrackedFrame, write_tracked
 from tests.devnet.cbor import cid_text
@@ -56,7 +56,9 @@ def write_corpus(directory: Path, size: Size, seed: int) -> list[StartRepo]:
     return starts
 
 
-def new_repo(seed: str, number: int, writer: Writer, clock: Clock, rng: random.Random) -> BenchRepo:
+def new_repo(
+    seed: str, number: int, writer: RecordWriter, clock: Clock, rng: random.Random
+) -> BenchRepo:
     """An empty repo with a key; one of twenty keys is P-256."""
     digest = hashlib.sha256(seed.encode()).digest()
     did = "did:plc:" + b32encode(digest).decode().lower()[:24]
