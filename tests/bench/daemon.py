@@ -162,6 +162,7 @@ handle_resolver_url = "{hosts_url}"
 [network]
 allow_private_hosts = true
 requests_per_s_per_host = 1000
+relay_url = "{hosts_url}"
 [admin]
 port = {admin_port}
 password_file = "{password_file}"
