@@ -31,6 +31,9 @@ from indexer.planning import CommitSeen, EventBatch, Repo
 
 T = TypeVar("T")
 
+Compared = Callable[[int], Awaitable[None]]
+"""Told how many in-scope records of a repo an attempt has compared with the network so far."""
+
 BUSY_RETRY_S = 1.0
 """A step that this machine had no room for is tried again after this time."""
 

@@ -38,6 +38,14 @@ ON CONFLICT DO UPDATE SET is_at_work = 1
 RETURNING crashes
 """
 
+_ADVANCE = """
+INSERT INTO operation_unit_begun (operation_id, unit, is_at_work, crashes, records)
+SELECT id, ?2, 0, 0, ?3 FROM operation
+WHERE id = ?1 AND status = 'running'
+  AND NOT EXISTS (SELECT 1 FROM operation_unit WHERE operation_id = ?1 AND unit = ?2)
+ON CONFLICT DO UPDATE SET records = excluded.records WHERE excluded.records > records
+"""
+
 _COUNT_CRASHES = """
 UPDATE operation_unit_begun SET is_at_work = 0, crashes = crashes + 1 WHERE is_at_work = 1
 """
@@ -68,6 +76,29 @@ class OperationUnits:
         def change(connection: sqlite3.Connection) -> bool:
             crashes = connection.execute(_BEGIN, (operation_id, unit)).fetchone()[0]
             return int(crashes) < CRASHES_MAX
+
+        return await self._database.write(change)
+
+    async def advance(self, operation_id: str, unit: str, records: int) -> Operation | None:
+        """Count at the operation what has been compared of a unit so far; the row then.
+
+        None where nothing is new: as many had been counted before a restart or in another attempt,
+        the unit had been settled, or the operation has ended.
+        """
+
+        def change(connection: sqlite3.Connection) -> Operation | None:
+            found = connection.execute(
+                "SELECT records FROM operation_unit_begun WHERE operation_id = ? AND unit = ?",
+                (operation_id, unit),
+            ).fetchone()
+            if connection.execute(_ADVANCE, (operation_id, unit, records)).rowcount == 0:
+                return None
+            more = records - (0 if found is None else found[0])
+            connection.execute(
+                "UPDATE operation SET records_processed = records_processed + ? WHERE id = ?",
+                (more, operation_id),
+            )
+            return load_operation(connection, operation_id)
 
         return await self._database.write(change)
 
@@ -114,10 +145,12 @@ def settle_units(
     if row is None:
         return None
     failures, outcomes = row[0], Counter(json.loads(row[1]))
-    new = []
+    new, records = [], 0
     for unit in units:
-        if _insert(connection, operation_id, unit, is_kept=failures < FAILURES_KEPT):
+        more = _insert(connection, operation_id, unit, is_kept=failures < FAILURES_KEPT)
+        if more is not None:
             new.append(unit)
+            records += more
             failures += unit.is_failed
     if not new:
         return None
@@ -127,7 +160,7 @@ def settle_units(
     connection.execute(
         _SETTLE,
         (
-            sum(unit.records for unit in new),
+            records,
             len(new),
             sum(unit.is_failed for unit in new),
             json.dumps(outcomes),
@@ -142,8 +175,8 @@ def settle_units(
 
 def _insert(
     connection: sqlite3.Connection, operation_id: str, unit: SettledUnit, *, is_kept: bool
-) -> bool:
-    """Whether the unit had not been settled before."""
+) -> int | None:
+    """Its records that have yet to be counted; None for a unit that had been settled before."""
     inserted = connection.execute(
         "INSERT INTO operation_unit (operation_id, unit, outcome, records, message, is_kept)"
         " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -153,12 +186,13 @@ def _insert(
         ),
     )  # fmt: skip
     if inserted.rowcount == 0:
-        return False
-    connection.execute(
-        "DELETE FROM operation_unit_begun WHERE operation_id = ? AND unit = ?",
+        return None
+    begun = connection.execute(
+        "DELETE FROM operation_unit_begun WHERE operation_id = ? AND unit = ? RETURNING records",
         (operation_id, unit.unit),
-    )
-    return True
+    ).fetchone()
+    counted = 0 if begun is None else begun[0]
+    return max(unit.records - counted, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from indexer.ingest.places import Admission, Seat
 from indexer.model import AccountStatus, FetchMethod
+from indexer.ports import Compared
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
 
@@ -47,10 +48,18 @@ class Route:
     seat: Seat | None = None  # its place among the attempts of the workers
     admission: Admission | None = None  # without a seat: for one that is not held yet
     is_admitted: bool | None = None  # None: not decided yet
+    on_compared: Compared | None = None
+    compared: int = 0  # in-scope records, so far
 
     def transfer(self) -> AbstractAsyncContextManager[None]:
         """Wait for a turn at fetching, where others fetch too, and hold it."""
         return nullcontext() if self.seat is None else self.seat.transfer()
+
+    async def count(self, records: int) -> None:
+        """So many more have been compared with the network."""
+        self.compared += records
+        if self.on_compared is not None:
+            await self.on_compared(self.compared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

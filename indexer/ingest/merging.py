@@ -65,6 +65,7 @@ class RepoMerge:
             changes = await self._rows.apply_chunk(claim, chunk)
             route.changes.update(changes)
             self._metrics.count_records(changes, "backfill")
+            await route.count(len(texts))
         fetched = Fetched(
             rev=snapshot.commit.rev,
             data=snapshot.data_text,

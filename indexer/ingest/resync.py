@@ -52,7 +52,7 @@ from indexer.ingest.verification import Verifier
 from indexer.lanes import kept_waiting, left_alone
 from indexer.metrics import Metrics
 from indexer.model import AccountStatus, DeadLetterDraft, FetchMethod, RepoState, Wanted
-from indexer.ports import RepoRows, WorkQueue, insist_on
+from indexer.ports import Compared, RepoRows, WorkQueue, insist_on
 from indexer.protocol.keys import VerifyingKey
 
 log = structlog.get_logger(__name__)
@@ -139,15 +139,19 @@ class Resyncer:
         for bell in self._bells:
             bell.set()
 
-    async def sync_now(self, did: str, *, accepts_rollback: bool = False) -> Resync:
+    async def sync_now(
+        self, did: str, *, accepts_rollback: bool = False, on_compared: Compared | None = None
+    ) -> Resync:
         """One attempt for an operator, whatever state the repo is in.
 
         With `accepts_rollback` the host's state counts even where ours is newer.
         """
         claim = await self._queue.claim_repo(did)
-        return await self.attempt(claim, is_operator=True, accepts_rollback=accepts_rollback)
+        return await self.attempt(
+            claim, is_operator=True, accepts_rollback=accepts_rollback, on_compared=on_compared
+        )
 
-    async def sync_listed(self, did: str) -> Resync:
+    async def sync_listed(self, did: str, *, on_compared: Compared | None = None) -> Resync:
         """One attempt at a repo that a listing has made worth a look, tracked from now on.
 
         A new one is subject to the limits, whoever listed it.
@@ -157,7 +161,8 @@ class Resyncer:
         except RepoLimited as error:
             return Resync(result=Result.LIMITED, reason=error.detail)
         is_new = claim.repo.data is None
-        return await self.attempt(claim, admission=self._admission if is_new else None)
+        admission = self._admission if is_new else None
+        return await self.attempt(claim, admission=admission, on_compared=on_compared)
 
     async def attempt(
         self,
@@ -167,6 +172,7 @@ class Resyncer:
         accepts_rollback: bool = False,
         seat: Seat | None = None,
         admission: Admission | None = None,
+        on_compared: Compared | None = None,
     ) -> Resync:
         """Do what the claim asks for; the repo row says afterwards how it went.
 
@@ -176,7 +182,9 @@ class Resyncer:
         if not claim.repo.claimed:
             return Resync(result=Result.DENIED, reason="denied: it must be allowed first")
         started = self._clock.monotonic()
-        route = Route(accepts_older=accepts_rollback, seat=seat, admission=admission)
+        route = Route(
+            accepts_older=accepts_rollback, seat=seat, admission=admission, on_compared=on_compared
+        )
         try:
             outcome = await self._attempt(claim, route, is_operator=is_operator)
         except HostDenied as error:

@@ -10,6 +10,7 @@ from typing import Protocol
 from indexer.errors import InvalidUpstream, RequestRefused
 from indexer.model import Json, OperationType, SettledUnit
 from indexer.operations.operation import Context, Request, insist, refuse_foreign_params
+from indexer.ports import Compared
 from indexer.protocol.syntax import parse_account_did
 
 CLAIMS_MAX = 5
@@ -44,7 +45,9 @@ class SyncResult(Protocol):
 class RepoSync(Protocol):
     """The resync as this operation needs it."""
 
-    async def sync_now(self, did: str, *, accepts_rollback: bool = False) -> SyncResult:
+    async def sync_now(
+        self, did: str, *, accepts_rollback: bool = False, on_compared: Compared | None = None
+    ) -> SyncResult:
         """One attempt for an operator, whatever state the repo is in."""
 
 
@@ -88,8 +91,11 @@ async def sync_repo(
     if not await context.begin(did):
         return
     changes: Counter[tuple[str, str]] = Counter()
+    attempt = partial(
+        repos.sync_now, did, accepts_rollback=accepts_rollback, on_compared=context.compared(did)
+    )
     for _ in range(CLAIMS_MAX):
-        outcome = await insist(partial(repos.sync_now, did, accepts_rollback=accepts_rollback))
+        outcome = await insist(attempt)
         changes.update(outcome.changes)
         if outcome.result != "stale":
             break

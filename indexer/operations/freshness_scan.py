@@ -37,6 +37,7 @@ from indexer.model import AccountStatus, Json, Operation, OperationMode, Operati
 from indexer.operations.freshness_visits import Visits
 from indexer.operations.operation import Context, Request, insist, refuse_foreign_params
 from indexer.planning import Repo
+from indexer.ports import Compared
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +123,7 @@ class HostStatuses(Protocol):
 class RepoSync(Protocol):
     """The resync as a scan needs it."""
 
-    async def sync_listed(self, did: str) -> object:
+    async def sync_listed(self, did: str, *, on_compared: Compared | None = None) -> object:
         """One attempt at a repo; its row says afterwards how it went."""
 
 
@@ -376,7 +377,8 @@ class _Walk:
         async def attempt(did: str) -> None:
             async with places:
                 if self._visits.is_waited_for(did):
-                    await insist(partial(self._repos.sync_listed, did))
+                    compared = self._visits.compared(did)
+                    await insist(partial(self._repos.sync_listed, did, on_compared=compared))
 
         async with asyncio.TaskGroup() as group:
             for did in sent_now:

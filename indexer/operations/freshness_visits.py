@@ -11,6 +11,7 @@ from indexer.freshness import Decision, Scan, Wait
 from indexer.model import Operation
 from indexer.operations.operation import Context, insist
 from indexer.planning import Repo
+from indexer.ports import Compared
 
 WAITS_MAX = 500
 """Repos waited for at the same time; beyond it no further ones are asked about."""
@@ -78,6 +79,10 @@ class Visits:
     def is_waited_for(self, did: str) -> bool:
         """Whether what becomes of the repo is already waited for."""
         return did in self._waits
+
+    def compared(self, did: str) -> Compared:
+        """What an attempt at the repo is to tell of its progress."""
+        return self._context.compared(did)
 
     async def room(self) -> None:
         """Wait until not too many are waited for."""

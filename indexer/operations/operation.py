@@ -9,14 +9,18 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from indexer.clock import Clock
 from indexer.errors import ChiveIndexerError, LocalBusy, RequestRefused
 from indexer.model import Json, Operation, OperationType, SettledUnit
 from indexer.operations.rows import OperationUnits
-from indexer.ports import insist_on
+from indexer.ports import Compared, insist_on
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+PROGRESS_S = 0.5
+"""The records of a unit in progress are counted so often: it is a transaction each time."""
 
 POISONED = "poisoned"
 """Outcome of a unit that is skipped, because the process crashed over it too often."""
@@ -45,10 +49,13 @@ class Context:
         operation: Operation,
         units: OperationUnits,
         on_settled: Callable[[Operation, int], None],
+        *,
+        clock: Clock,
     ) -> None:
         self.operation = operation  # as of the last unit
         self._units = units
         self._on_settled = on_settled
+        self._clock = clock
 
     async def begin(self, unit: str) -> bool:
         """Say that work on a unit starts; call it before what may bring the process down.
@@ -68,6 +75,25 @@ class Context:
         )
         return False
 
+    def compared(self, unit: str) -> Compared:
+        """What to tell how many records of a unit have been compared, before it is settled.
+
+        They count at once; a further attempt at the unit counts only what it brings beyond that.
+        """
+        told_at = self._clock.monotonic()
+
+        async def tell(records: int) -> None:
+            nonlocal told_at
+            if self._clock.monotonic() - told_at < PROGRESS_S:
+                return
+            told_at = self._clock.monotonic()
+            step = partial(self._units.advance, self.operation.id, unit, records)
+            row = await insist(step)
+            if row is not None:
+                self.take(row)
+
+        return tell
+
     async def settle(self, unit: SettledUnit) -> bool:
         """Count a finished unit, once; False when it had been settled before a restart."""
         row = await insist(partial(self._units.settle, self.operation.id, unit))
@@ -79,12 +105,15 @@ class Context:
     def take(self, row: Operation) -> None:
         """Go on with the row as it is after units that the type's own store has settled.
 
-        Of several rows the one with most units is the newest, whichever comes last.
+        Of several rows the one with the highest counters is the newest, whichever comes last.
         """
-        if row.units_processed >= self.operation.units_processed:
-            records = max(row.records_processed - self.operation.records_processed, 0)
+        known = self.operation
+        if (row.units_processed, row.records_processed) >= (
+            known.units_processed,
+            known.records_processed,
+        ):
             self.operation = row
-            self._on_settled(row, records)
+            self._on_settled(row, row.records_processed - known.records_processed)
 
 
 class OperationKind(Protocol):

@@ -46,6 +46,9 @@ class OperationUnits(Protocol):
     async def begin(self, operation_id: str, unit: str) -> bool:
         """Say that work on a unit starts; False when it has outlived enough crashes."""
 
+    async def advance(self, operation_id: str, unit: str, records: int) -> Operation | None:
+        """Count what has been compared of a unit so far; the row then, None for nothing new."""
+
     async def settle(self, operation_id: str, unit: SettledUnit) -> Operation | None:
         """Count one unit, once; the row then. None when it had been settled, or all had ended."""
 

@@ -237,7 +237,7 @@ class Runner:
                 self._progress[row.id] = row
                 self._show_progress(row.type)
                 self._note_progress(row.type)
-                context = Context(row, self._units, self._on_settled)
+                context = Context(row, self._units, self._on_settled, clock=self._clock)
                 async with self._pauses.hold(row):
                     await self._kinds[row.type].run(context)
         except LocalFault:

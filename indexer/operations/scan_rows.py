@@ -16,6 +16,7 @@ from indexer.hosts import (
 from indexer.listings import ListingPage
 from indexer.model import Json, Operation, SettledUnit
 from indexer.operations.did_sync import SyncResult
+from indexer.ports import Compared
 from indexer.protocol.did_document import DidDocument
 
 
@@ -125,5 +126,5 @@ class DidDocuments(Protocol):
 class ListedRepos(Protocol):
     """The resync as a scan needs it."""
 
-    async def sync_listed(self, did: str) -> SyncResult:
+    async def sync_listed(self, did: str, *, on_compared: Compared | None = None) -> SyncResult:
         """One attempt at a repo that a listing has made worth a look, tracked from now on."""

@@ -64,8 +64,9 @@ async def synced(repos: ListedRepos, context: Context, did: str) -> SettledUnit:
     """Bring a repo up to date as far as that can be done; it is to be settled as this unit."""
     if not await context.begin(did):
         return SettledUnit(unit=did, outcome=POISONED, records=0)
+    attempt = partial(repos.sync_listed, did, on_compared=context.compared(did))
     for _ in range(CLAIMS_MAX):
-        outcome = await insist(partial(repos.sync_listed, did))
+        outcome = await insist(attempt)
         if outcome.result != "stale":
             break
     return SettledUnit(

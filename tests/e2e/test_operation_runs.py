@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from indexer.operations.operation import PROGRESS_S
 from indexer.operations.schedule import SETTLE_S
 from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.devnet.account import Account
@@ -34,6 +35,7 @@ from tests.oracle import wait_until_equal
 NODE = "pub.chive.graph.node"
 EDGE = "pub.chive.graph.edge"
 RECORDS = 30
+LARGE_RECORDS = 500
 
 
 async def call(url: str, nsid: str, **body: Any) -> Any:
@@ -95,6 +97,33 @@ async def test_a_sync_that_is_killed_in_the_middle_is_taken_up_and_ends_as_any_o
                 (before[0][0], "completed", RECORDS)
             ]
             await wait_until_equal(net, database, 10.0, heads=True)
+
+
+@pytest.mark.parametrize("kind", ["didSync", "pdsScan"])
+async def test_a_counter_moves_while_a_large_repo_is_compared(tmp_path: Path, kind: str):
+    async with Devnet(seed=6) as net:
+        account = await net.create_account()
+        net.import_records(account, LARGE_RECORDS, [TAG], announce=False)
+        slow = net.faults.schedule(
+            FaultKind.HTTP_DELAY,
+            endpoint="com.atproto.sync.getRepoStatus",
+            seconds=2 * PROGRESS_S,
+        )
+        values = sections(tmp_path, net)
+        values["firehose"]["start"] = "live"
+        async with running_daemon(tmp_path, values) as daemon:
+            given = {"did": account.did} if kind == "didSync" else {"pdsUrl": net.pds[0].url}
+            ending = asyncio.get_running_loop().create_task(daemon.backfill(kind, **given))
+            moved = (
+                "SELECT count(*) FROM operation"
+                " WHERE status = 'running' AND units_processed = 0 AND records_processed > 0"
+            )
+            await wait_until(
+                lambda: daemon.rows(moved) == [(1,)], what="the first records", poll_s=0.01
+            )
+            ended = await ending
+            assert (ended["status"], ended["recordsProcessed"]) == ("completed", LARGE_RECORDS)
+            assert slow.fired == 1
 
 
 async def test_a_sync_over_which_the_process_dies_twice_is_given_up(tmp_path: Path):

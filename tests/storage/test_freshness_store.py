@@ -53,7 +53,7 @@ class Hosts:
         known = did in self.repos[pds_url]
         return Listed(did, AccountStatus.ACTIVE, REV) if known else None
 
-    async def sync_listed(self, did: str) -> object:
+    async def sync_listed(self, did: str, on_compared: object) -> object:
         raise AssertionError(f"{did} is current")
 
 
@@ -183,7 +183,7 @@ async def test_repos_of_others_and_new_ones_are_no_units_of_a_scan(world: World)
     track(world, HOST_B, dids("b", 1))
     hosts = Hosts({HOST_A: [*dids("b", 1), *dids("a", 4)], HOST_B: []})
 
-    async def nothing(did: str) -> object:
+    async def nothing(did: str, on_compared: object) -> object:
         hosts.asked.append(f"attempt at {did}")
         return None
 
@@ -215,7 +215,7 @@ async def test_a_repo_that_is_tracked_no_more_is_not_waited_for(world: World):
     track(world, HOST_A, names)
     hosts = Hosts({HOST_A: names[:1]}, lists=False)
 
-    async def forget(did: str) -> object:
+    async def forget(did: str, on_compared: object) -> object:
         with closing(sqlite3.connect(world.path)) as connection, connection:
             connection.execute("DELETE FROM repo WHERE did = ?", (did,))
         hosts.asked.append(f"attempt at {did}")

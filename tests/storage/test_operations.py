@@ -20,13 +20,13 @@ from indexer.model import (
     SettledUnit,
 )
 from indexer.operations.did_sync import DidSync
-from indexer.operations.operation import Context, OperationFailed, Request
+from indexer.operations.operation import PROGRESS_S, Context, OperationFailed, Request
 from indexer.operations.pausing import LAG_S_MAX, Pauses
 from indexer.operations.runner import QUEUED_MAX, Runner
 from indexer.setting_values import DEFAULT_MODES
 from storage.operation_units import FAILURES_KEPT, OperationRetention, OperationUnits
 from storage.operations import OperationStore
-from tests.storage.conftest import DID, World
+from tests.storage.conftest import DID, SteppedClock, World
 
 MAX_RUNNING = 2
 
@@ -535,9 +535,70 @@ class OneUnit:
             await context.settle(SettledUnit(unit="unit", outcome="ok", records=1))
 
 
+class LargeUnit(OneUnit):
+    """The same of a unit of a thousand records, of which it has compared so many by then."""
+
+    def __init__(self, clock: SteppedClock, compared: list[int]) -> None:
+        super().__init__()
+        self.metrics = Metrics()
+        self._clock = clock
+        self._compared = compared
+
+    async def run(self, context: Context) -> None:
+        assert await context.begin("unit")
+        tell = context.compared("unit")
+        for records in self._compared:
+            self._clock.at += PROGRESS_S
+            await tell(records)
+        self.begun.set()
+        await self.goes_on.wait()
+        await context.settle(SettledUnit(unit="unit", outcome="ok", records=1000))
+
+
 async def crash(world: World, operation_id: str) -> None:
     """As if the process had ended while the operation's unit was in progress."""
     await OperationUnits(world.database).begin(operation_id, "unit")
+
+
+async def test_the_records_of_a_unit_count_while_it_is_in_progress(world: World):
+    kind = LargeUnit(world.clock, [60, 120, 180])
+    async with engine(world, kind) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        row = await one.rows.load(operation.id)
+        assert row is not None and (row.records_processed, row.units_processed) == (180, 0)
+        assert sample(kind, "chive_backfill_records_processed_total") == 180
+        kind.goes_on.set()
+        ended = await one.ended(operation)
+        assert (ended.records_processed, ended.units_processed) == (1000, 1)
+        assert sample(kind, "chive_backfill_records_processed_total") == 1000
+
+
+async def test_the_records_of_a_unit_cost_no_transaction_each(world: World):
+    async with engine(world, OneUnit()) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        context = Context(operation, one.units, lambda *_: None, clock=world.clock)
+        tell = context.compared("unit")
+        for records in range(60, 600, 60):
+            await tell(records)
+        assert context.operation.records_processed == 0
+        world.clock.at += PROGRESS_S
+        await tell(600)
+        assert context.operation.records_processed == 600
+
+
+async def test_a_restart_counts_no_record_of_a_unit_again(world: World):
+    first = LargeUnit(world.clock, [300, 600])
+    async with engine(world, first) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        await asyncio.wait_for(first.begun.wait(), 5)
+    second = LargeUnit(world.clock, [200, 400])
+    async with engine(world, second) as one:
+        await asyncio.wait_for(second.begun.wait(), 5)
+        row = await one.rows.load(operation.id)
+        assert row is not None and row.records_processed == 600
+        second.goes_on.set()
+        assert (await one.ended(operation)).records_processed == 1000
 
 
 async def test_a_unit_in_progress_at_two_crashes_is_poisoned(world: World):
@@ -600,6 +661,7 @@ async def test_nothing_is_settled_of_an_operation_that_has_ended(world: World):
         ended = await one.ended(operation)
         unit = SettledUnit(unit="late", outcome="ok", records=1)
         assert await one.units.settle(operation.id, unit) is None
+        assert await one.units.advance(operation.id, "late", 60) is None
         assert await one.rows.load(operation.id) == ended
         assert await world.rows("SELECT * FROM operation_unit") == []
 

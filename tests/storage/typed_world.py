@@ -191,7 +191,7 @@ class TypedWorld:
         )  # fmt: skip
         row = await self.operations.insert(wanted, running_max=10)
         assert row is not None
-        return Context(row, self.units, lambda *_: None)
+        return Context(row, self.units, lambda *_: None, clock=self.clock)
 
     async def reindex(self, operation_id: str = "one", *, size: int = 500) -> Operation:
         """A whole fullReindex, or the rest of one, and what is left of the old tables cleared."""

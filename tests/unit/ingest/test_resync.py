@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from indexer.claims import CHUNK_ROWS
 from indexer.ingest.attempts import Result
 from indexer.ingest.merging import commit_portions
 from indexer.ingest.resync import GIVE_BACK_S
@@ -112,6 +113,19 @@ async def test_commits_during_the_fetch_are_on_top_of_the_snapshot_at_the_first_
     assert (await rig.repo(account))[0] == "active"
     assert await rig.rows("SELECT count(*) FROM pending_commit") == [(0,)]
     assert_equal(rig)
+
+
+async def test_an_attempt_tells_how_many_records_it_has_compared(rig: Rig):
+    account = await rig.net.create_account()
+    rig.net.import_records(account, 3 * CHUNK_ROWS, [TAG], announce=False)
+    told: list[int] = []
+
+    async def tell(records: int) -> None:
+        told.append(records)
+
+    done = await rig.resyncer.sync_now(account.did, on_compared=tell)
+    assert (done.result, done.records) == (Result.FETCHED, 3 * CHUNK_ROWS)
+    assert told == [CHUNK_ROWS, 2 * CHUNK_ROWS]
 
 
 async def test_equal_revs_cost_no_archive(rig: Rig):
