@@ -31,11 +31,7 @@ POLL_S = 0.005
 FILL_S_MAX = 300.0
 STOP_S_MAX = 30.0
 
-_BACKFILL = """\
-[backfill]
-bootstrap = {bootstrap}
-interval_s = {{ freshnessScan = 0, governanceSync = 0 }}
-"""
+_SCHEDULE = "interval_s = { freshnessScan = 0, governanceSync = 0 }\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +114,10 @@ def open_daemon(
     hosts_url: str,
     start_from: Path | None,
     scans_first: bool = False,
-    governance_did: str | None = None,
 ) -> Iterator[Daemon]:
     """A daemon on a copy of `start_from` (None: an empty store). Stop it for its exit code.
 
-    With `scans_first` it scans all hosts, as any new one does; `governance_did` is whose graph it
-    takes for the authority's.
+    With `scans_first` it scans all hosts, as any new one does.
     """
     database = directory / "index.db"
     if start_from is not None:
@@ -131,10 +125,9 @@ def open_daemon(
     admin_port, metrics_port = free_ports(2)
     config = directory / "indexer.toml"
     settings = _settings(directory, relay_url, hosts_url, admin_port, metrics_port)
-    settings += _BACKFILL.format(bootstrap=str(scans_first).lower())
-    if governance_did is not None:
-        settings += f'[governance]\ndid = "{governance_did}"\n'
-    config.write_text(settings)
+    config.write_text(
+        settings + f"[backfill]\nbootstrap = {str(scans_first).lower()}\n" + _SCHEDULE
+    )
     process = Child([*command(), "run", "--config", config], log=directory / "daemon.log")
     with process:
         yield Daemon(

@@ -1,4 +1,7 @@
-"""The repo of the graph's authority: nodes, and edges between them, as a corpus of one account."""
+"""The repo of the graph's authority: nodes, and edges between them, as a corpus of one account.
+
+The account is that of the settings' default: a daemon with another one rebuilds its index first.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.bench.corpus import FORMAT, SEED, Corpus
-from tests.bench.repo import Clock
-from tests.bench.world import HISTORY_US, START_US, new_repo, start_of
+from tests.bench.records_scale import REGISTRY
+from tests.bench.repo import BenchRepo, Clock
+from tests.bench.signing import k256_signer
+from tests.bench.world import HISTORY_US, START_US, start_of
 from tests.devnet.cbor import Value, from_json
 from tests.devnet.records import realistic_record
 
@@ -47,7 +52,8 @@ def ensure_graph(root: Path, records: int) -> Corpus:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         rng = random.Random(SEED)
-        repo = new_repo(f"{SEED}:graph", 0, GraphWriter(rng), Clock(START_US), rng)
+        signer = k256_signer(f"{SEED}:graph")
+        repo = BenchRepo(REGISTRY.governance_did, signer, GraphWriter(rng), Clock(START_US), rng)
         blocks = repo.fill(records, in_scope_share=1.0, since_us=START_US - HISTORY_US)
         start = start_of(repo, 0)
         repo.write_car(directory / start.car, blocks)

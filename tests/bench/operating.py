@@ -31,17 +31,6 @@ FROM operation WHERE started_at >= ?
 _FAILED = "SELECT type, error FROM operation WHERE status = 'failed' OR error IS NOT NULL"
 
 
-def await_rest(daemon: Daemon) -> None:
-    """Wait until no operation runs that the daemon has begun by itself at its start."""
-    deadline = time.monotonic() + END_S_MAX
-    with closing(daemon.reader()) as connection:
-        while time.monotonic() < deadline and daemon.process.is_running:
-            if connection.execute(_RUNNING).fetchone() is None:
-                return
-            time.sleep(POLL_S)
-    raise daemon.process.failure("is not at rest")
-
-
 class Operating:
     """Who triggers, watches and cancels. `load`: what to trigger at once, then, after it, next.
 

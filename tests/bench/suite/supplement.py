@@ -28,7 +28,7 @@ from tests.bench.feed import open_feed
 from tests.bench.following import PACED_POLL_S, latencies_of, watch_cursor
 from tests.bench.graph import ensure_graph
 from tests.bench.hosts import LISTED_REV, listed_did
-from tests.bench.operating import Operating, await_rest
+from tests.bench.operating import Operating
 from tests.bench.process import read_usage
 from tests.bench.stream import MIXES
 
@@ -102,13 +102,10 @@ def beside(session: Session, kind: str) -> Figures:
                 directory, relay_url=feed.url, hosts_url=hosts_url,
                 start_from=_store(session, directory, hosts_url, network),
                 scans_first=kind == FIRST_SCAN,
-                governance_did=network.beside.repos[0].did if kind == GOVERNANCE else None,
             ) as daemon,
         ):  # fmt: skip
             feed.await_client()
             await_admin(daemon)
-            if kind != FIRST_SCAN:
-                await_rest(daemon)  # another authority's graph makes it rebuild its rows
             operating = Operating(daemon, _load(kind, hosts_url, network.beside))
             before = read_usage(daemon.process.pid)
             first = feed.start()
