@@ -22,8 +22,11 @@ from storage.generation_swap import SHADOW_TABLES, empty_some
 from storage.search_rows import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
 
-ALL_AT_THE_END = {"automerge": 0, "crisismerge": 1999, "hashsize": 16 * 1024 * 1024}
-"""One segment for each part, and none of them merged before all are there."""
+ALL_AT_THE_END = {"automerge": 0, "crisismerge": 256, "hashsize": 16 * 1024 * 1024}
+"""One segment for each part, and few of them merged before all are there.
+
+256 of them are made one, in a few seconds, because FTS5 holds no more than 2,000.
+"""
 
 MERGE_PAGES = 8000
 """Pages of 1 kB that one step of merging writes: some tenths of a second."""
