@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +28,11 @@ _POLL_S = 0.02
 
 def in_scope(path: str, scope: Iterable[str] = SCOPE) -> bool:
     """Whether `collection/rkey` belongs to one of the patterns: an NSID, or `prefix.*`."""
-    collection = path.partition("/")[0]
+    return _is_collection_in(path.partition("/")[0], tuple(scope))
+
+
+@lru_cache(maxsize=10_000)
+def _is_collection_in(collection: str, scope: tuple[str, ...]) -> bool:
     return any(
         collection.startswith(pattern[:-1]) if pattern.endswith(".*") else collection == pattern
         for pattern in scope

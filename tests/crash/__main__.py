@@ -66,8 +66,8 @@ def main() -> int:
         try:
             with _folder() as folder:
                 figures |= _RUNS[options.campaign](seed, folder, options)
-        except AssertionError as error:
-            figures["failure"] = str(error)
+        except Exception as error:
+            figures["failure"] = f"{type(error).__name__}: {error}"
             raise
         finally:
             print(f"{options.campaign}: {figures}", flush=True)

@@ -34,8 +34,9 @@ def add_run(report: Path, campaign: str, figures: dict[str, Any]) -> None:
         runs: Runs = json.loads(file.read() or "{}").get("runs", {})
         where = {"commit": _commit(), "command": _command()}
         runs.setdefault(campaign, []).append(figures | where)
+        text = json.dumps(_summary(runs), indent=1) + "\n"
         file.truncate(0)
-        file.write(json.dumps(_summary(runs), indent=1) + "\n")
+        file.write(text)
 
 
 def _summary(runs: Runs) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def _summary(runs: Runs) -> dict[str, Any]:
         "command": "python -m tests.crash kills --seeds 7 --kills 144; python -m tests.crash points"
         " --seeds 100; python -m tests.crash nth; python -m tests.crash power --seeds 2 --cuts 500",
         "short_form": "tests/e2e/test_crash.py, tests/e2e/test_kill.py",
-        "commit": every[-1]["commit"],
+        "commit": ", ".join(dict.fromkeys(run["commit"][:7] for run in every)),
         "machine": machine_line(),
         "date": datetime.now(UTC).date().isoformat(),
         "passed": not any("failure" in run for run in every),

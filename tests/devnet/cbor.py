@@ -76,6 +76,7 @@ def to_json(value: Value) -> JsonValue:
     return value
 
 
+@lru_cache(maxsize=10_000)
 def head(major: int, number: int) -> bytes:
     """A CBOR head in its shortest form: `major` 0..7, `number` below 2^64."""
     start = major << 5
@@ -117,10 +118,16 @@ def _encode(value: Value, out: bytearray) -> None:
 
 def _encode_map(value: dict[str, Value], out: bytearray) -> None:
     out += head(5, len(value))
-    for raw, item in sorted(((key.encode(), item) for key, item in value.items()), key=_key_order):
-        out += head(3, len(raw))
-        out += raw
-        _encode(item, out)
+    for key, encoded in _in_order(tuple(value)):
+        out += encoded
+        _encode(value[key], out)
+
+
+@lru_cache(maxsize=10_000)
+def _in_order(keys: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """(key, its encoding) of a map: records of a type have the same keys, and a devnet many."""
+    ordered = sorted((len(raw), raw, key) for key in keys for raw in (key.encode(),))
+    return [(key, head(3, size) + raw) for size, raw, key in ordered]
 
 
 def _encode_simple(value: float | None) -> bytes:
@@ -131,10 +138,6 @@ def _encode_simple(value: float | None) -> bytes:
     if isinstance(value, int):
         return head(0, value) if value >= 0 else head(1, -1 - value)
     raise TypeError(f"{type(value).__name__} is not in the data model")
-
-
-def _key_order(pair: tuple[bytes, Value]) -> tuple[int, bytes]:
-    return len(pair[0]), pair[0]
 
 
 def decode(block: bytes) -> Value:

@@ -76,7 +76,7 @@ def document(runs: list[dict]) -> dict[str, object]:
         "title": "Mutated inputs for everything that reads what strangers send",
         "command": "python -m tests.fuzz --target frames --inputs 1000000 --seed 1",
         "short_form": "tests/unit/test_fuzz.py",
-        "commit": runs[-1]["commit"],
+        "commit": ", ".join(dict.fromkeys(run["commit"] for run in runs)),
         "machine": machine_line(),
         "date": datetime.now(UTC).date().isoformat(),
         "passed": passed,
