@@ -159,7 +159,7 @@ class _Stage:
                 )
                 newcomer = await net.create_account()
                 self._tag(newcomer)
-                await net.faults.wait_fired(delay)
+                await net.faults.wait_fired(delay, timeout_s=DEATH_S)
                 self._tag(newcomer)
             case "foreign":
                 # Of an account without a record of ours: nothing of it is stored but the cursor.

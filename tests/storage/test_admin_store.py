@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -98,6 +99,35 @@ async def test_many_letters_are_retried_in_short_transactions(world: World):
     rows = await world.rows("SELECT retry_count, count(*) FROM dead_letter GROUP BY 1 ORDER BY 1")
     assert rows == [(0, 2), (1, count)]
     assert "did:plc:x1" in world.tracked
+
+
+async def test_a_retry_of_all_letters_makes_way_for_live_batches_and_ends_where_it_is_cancelled(
+    world: World,
+):
+    done: list[float] = []  # of all transactions; the writer's thread adds to it
+    count = 20 * LETTERS_MAX
+    await add_letters(world, count)
+    world.database._observe_s = done.append
+    retrying = asyncio.create_task(letters(world, []).retry_all(None))
+    for _ in range(6):
+        asked = len(done)
+        before = await world.database.write(lambda _: len(done), urgent=True)
+        assert before - asked <= 1, "what comes in between has begun already"
+        await asyncio.sleep(0)
+    assert not retrying.done()
+    retrying.cancel()
+    await asyncio.wait([retrying])
+    assert retrying.cancelled()
+    ended = await world.database.write(lambda _: len(done))  # behind what was begun
+    [(retried,)] = await world.rows("SELECT count(*) FROM dead_letter WHERE retry_count = 1")
+    assert 0 < retried < count
+    assert retried % LETTERS_MAX == 0, "a transaction was torn"
+    assert await world.rows("SELECT count(*) FROM repo WHERE wanted <> 0") == [(retried,)]
+    assert await world.database.write(lambda _: len(done)) == ended + 1, "it has gone on"
+    dids = await world.rows("SELECT did FROM dead_letter WHERE retry_count = 1")
+    assert all(did in world.tracked for (did,) in dids)
+    assert await letters(world, []).retry_all(None) == count
+    assert await world.rows("SELECT count(*) FROM dead_letter WHERE retry_count = 0") == [(0,)]
 
 
 async def test_a_letter_without_an_account_cannot_be_retried(world: World):

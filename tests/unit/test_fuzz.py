@@ -20,14 +20,19 @@ INPUTS_OF_OTHERS = 250
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_whatever_is_sent_is_a_value_or_a_refusal(name: str, tmp_path: Path):
-    campaign = Campaign(open_target(name), seed="short", folder=tmp_path, command="python -m tests.fuzz")  # fmt: skip
+def test_whatever_is_sent_is_a_value_or_a_refusal_and_leaves_no_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target = open_target(name)
+    monkeypatch.chdir(tmp_path)
+    campaign = Campaign(target, seed="short", folder=tmp_path, command="python -m tests.fuzz")
     outcome = campaign.run(INPUTS.get(name, INPUTS_OF_OTHERS))
     assert not outcome.failures, "\n".join(outcome.failures)
     refused = [verdict for verdict in outcome.verdicts if verdict.startswith("refused")]
     assert outcome.accepted and refused, outcome.table()
     assert outcome.lines_hit > outcome.lines / 8, outcome.table()
     assert outcome.worst_ms <= CPU_MS_MAX
+    assert not list(tmp_path.iterdir())
 
 
 class Brittle:
