@@ -31,8 +31,6 @@ POLL_S = 0.005
 FILL_S_MAX = 300.0
 STOP_S_MAX = 30.0
 
-_SCHEDULE = "interval_s = { freshnessScan = 0, governanceSync = 0 }\n"
-
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
@@ -125,9 +123,7 @@ def open_daemon(
     admin_port, metrics_port = free_ports(2)
     config = directory / "indexer.toml"
     settings = _settings(directory, relay_url, hosts_url, admin_port, metrics_port)
-    config.write_text(
-        settings + f"[backfill]\nbootstrap = {str(scans_first).lower()}\n" + _SCHEDULE
-    )
+    config.write_text(f"{settings}bootstrap = {str(scans_first).lower()}\n")
     process = Child([*command(), "run", "--config", config], log=directory / "daemon.log")
     with process:
         yield Daemon(
@@ -141,6 +137,7 @@ def open_daemon(
 def _settings(
     directory: Path, relay_url: str, hosts_url: str, admin_port: int, metrics_port: int
 ) -> str:
+    """The file; its last section, `backfill`, may be continued."""
     password_file = directory / "password"
     password_file.write_text(PASSWORD + "\n")
     password_file.chmod(0o600)
@@ -167,6 +164,8 @@ semantic_scholar_url = ""
 [log]
 level = "warning"
 format = "json"
+[backfill]
+interval_s = {{ freshnessScan = 0, governanceSync = 0 }}
 """
 
 
