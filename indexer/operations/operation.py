@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-PROGRESS_S = 0.5
+PROGRESS_S = 0.25
 """The records of a unit in progress are counted so often: it is a transaction each time."""
 
 POISONED = "poisoned"
