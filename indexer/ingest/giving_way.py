@@ -14,6 +14,9 @@ from contextlib import asynccontextmanager
 
 from indexer.clock import Clock
 
+PIECE_S = 0.02
+"""Processor time after which a piece of work ends and whoever waits for a turn has one."""
+
 
 class GivingWay:
     """Hands out turns for pieces of work, in the order in which they are asked for.
@@ -28,7 +31,7 @@ class GivingWay:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """One piece of work: some 20 ms of it at most, and no waiting for anything else."""
+        """One piece of work: `PIECE_S` of it or little more, and no waiting for anything else."""
         async with self._turn:
             began = self._clock.monotonic()
             yield

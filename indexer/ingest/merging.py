@@ -49,10 +49,9 @@ class RepoMerge:
         rest: Leaves | None = None
         while True:
             leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
-            async with self._turn():
-                texts, records = await asyncio.to_thread(
-                    prepare_chunk, snapshot, leaves, ours, self._verifier.prepare
-                )
+            texts, records = await prepare_chunk(
+                snapshot, leaves, ours, self._verifier.prepare, turn=self._turn
+            )
             chunk = SnapshotChunk(
                 after=leaves.after,
                 upto=leaves.upto,

@@ -7,12 +7,15 @@ small enough for one transaction each.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from indexer.claims import CHUNK_ROWS, Claim
 from indexer.errors import Check, InvalidUpstream
+from indexer.ingest.giving_way import PIECE_S
 from indexer.model import PreparedRecord, Scope
 from indexer.ports import RepoRows
 from indexer.protocol.cid import cid_text
@@ -29,6 +32,7 @@ from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import tid_timestamp_us
 
 LoadBlock = Callable[[bytes], bytes]
+Prepare = Callable[[str, str, str, bytes], PreparedRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +151,39 @@ async def compare_next(
     return leaves, rest, ours
 
 
-def prepare_chunk(
+async def prepare_chunk(
     snapshot: RepoSnapshot,
     leaves: Leaves,
     ours: dict[str, str],
-    prepare: Callable[[str, str, str, bytes], PreparedRecord],
+    prepare: Prepare,
+    *,
+    turn: Callable[[], AbstractAsyncContextManager[None]],
 ) -> tuple[tuple[tuple[str, str], ...], dict[str, PreparedRecord]]:
-    """Text CIDs of a chunk's leaves, and the content of those that differ from our rows."""
+    """Text CIDs of a chunk's leaves, and the content of those that differ from our rows.
+
+    It is prepared in as many turns as it takes: the largest records take a second for a chunk.
+    """
     texts = tuple((path, cid_text(cid)) for path, cid in leaves.items)
-    records = {
-        path: prepare(snapshot.commit.did, path, text, snapshot.block(cid))
+    left = [
+        (path, text, cid)
         for (path, text), (_, cid) in zip(texts, leaves.items, strict=True)
         if ours.get(path) != text
-    }
+    ]
+    left.reverse()
+    records: dict[str, PreparedRecord] = {}
+    while left:
+        async with turn():
+            records |= await asyncio.to_thread(_prepare_piece, snapshot, left, prepare)
     return texts, records
+
+
+def _prepare_piece(
+    snapshot: RepoSnapshot, left: list[tuple[str, str, bytes]], prepare: Prepare
+) -> dict[str, PreparedRecord]:
+    """Take records off the end of what is left, as many as one turn is for, at least one."""
+    records = {}
+    ends = time.thread_time() + PIECE_S
+    while left and time.thread_time() < ends:
+        path, text, cid = left.pop()
+        records[path] = prepare(snapshot.commit.did, path, text, snapshot.block(cid))
+    return records
