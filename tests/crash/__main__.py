@@ -67,7 +67,8 @@ def main() -> int:
             with _folder() as folder:
                 figures |= _RUNS[options.campaign](seed, folder, options)
         except Exception as error:
-            figures["failure"] = f"{type(error).__name__}: {error}"
+            notes = getattr(error, "__notes__", [])
+            figures["failure"] = "\n".join([f"{type(error).__name__}: {error}", *notes])
             raise
         finally:
             print(f"{options.campaign}: {figures}", flush=True)

@@ -50,7 +50,8 @@ FAMILIES: dict[str, Family] = {
     "truncate-io-error": Family("storage", "truncate", IOERR_TRUNCATE),
     "delete-io-error": Family("storage", "delete", IOERR_DELETE),
     "open-refused": Family("storage", "open", SQLITE_CANTOPEN),
-    "lock-busy": Family("storage", "lock", SQLITE_BUSY, 300),
+    # Nobody is refused to let go of a lock: SQLite would not look, and would keep it for ever.
+    "lock-busy": Family("storage", "lock", SQLITE_BUSY, 150),
     "file-full": Family("file", "open", errno.ENOSPC, 2),
     "file-io-error": Family("file", "open", errno.EIO, 2),
     "file-no-descriptor": Family("file", "open", errno.EMFILE, 2),

@@ -58,7 +58,11 @@ async def run_family(
         assert lost.fired, "nothing has to be fetched"
         for number in range(first, first + stride * runs_max, stride):
             config = configure(folder / name, net)
-            outcome = await _run(net, config, name, number, random.Random(seed))
+            try:
+                outcome = await _run(net, config, name, number, random.Random(seed))
+            except Exception as error:
+                error.add_note(f"{name}, call {number}")
+                raise
             failures.runs += 1
             outcomes[outcome] += 1
             if outcome == "without":

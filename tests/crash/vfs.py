@@ -17,6 +17,9 @@ from typing import Any, TypeAlias
 Hook: TypeAlias = Callable[[str, str, int, bytes], "int | None"]
 """(call, path, offset or length, data) -> an SQLite result code, or None to go on."""
 
+SHM_LOCK = 2
+"""The flag by which a lock differs from letting go of one."""
+
 _CLOSE = CFUNCTYPE(c_int, c_void_p)
 _DATA = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _TRUNCATE = CFUNCTYPE(c_int, c_void_p, c_int64)
@@ -147,7 +150,8 @@ class Layer:
                 return int(original.sync(file, flags)) if refusal is None else refusal
 
             def shm_lock(file: int, offset: int, count: int, flags: int) -> int:
-                refusal = hook("lock", paths[file], flags, b"")
+                call = "lock" if flags & SHM_LOCK else "unlock"
+                refusal = hook(call, paths[file], flags, b"")
                 return (
                     int(original.shm_lock(file, offset, count, flags))
                     if refusal is None
