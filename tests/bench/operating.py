@@ -79,6 +79,7 @@ class Operating:
             for operations in self._load:
                 for parameters in operations:
                     self._daemon.trigger_backfill(**parameters)
+                    self._look(connection)
                 while not connection.execute(_DONE, (self._began_at,)).fetchone()[0]:
                     time.sleep(POLL_S)
                 self._watch(connection)

@@ -30,6 +30,8 @@ COLUMNS = (
     ("bytes_percent", "% of bytes", "{:.2f}"),
     ("requests", "requests", "{:.0f}"),
     ("hour_s", "s for an hour", "{:.0f}"),
+    ("standstill_s", "s of standstill", "{:.2f}"),
+    ("cancel_s", "s to cancel", "{:.2f}"),
 )
 
 
