@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -29,18 +28,15 @@ from storage.generations import IN_USE, Generation, GenerationState, SearchState
 from storage.generations import generation_from_row as from_row
 from storage.operations import load_operation
 from storage.projections import Projections
-from storage.rebuild_parts import PART, Part, Preparing, first_judged, take_over
-from storage.rebuild_work import Append, BeginIndex, Merge
+from storage.rebuild_parts import PART, Part, Preparing, first_judged, piece_upto, take_over
+from storage.rebuild_work import Append, BeginIndex, Merge, insist_on_file
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
 from storage.search_build import IndexCopy
 from storage.search_rows import SearchRows
 
-TAKEN_ROWS = 64
-"""Records taken over as one piece: some milliseconds."""
-
 PART_RECORDS = 2000
-"""Of one part: some tenths of a second of a process."""
+"""Of one part, or fewer of large ones: some tenths of a second of a process."""
 
 SEARCH_ROWS = 50
 
@@ -92,6 +88,7 @@ class Rebuild:
         self._attached: str | None = None  # file of the part that the writer has before it
         self._index: BeginIndex | None = None
         self._is_merging = False
+        self._appended: dict[str, int] = {}  # file of a part -> its last record in the index
         self._copy: IndexCopy | None = None  # once the index is finished
         self.parts: Parts  # made by its `plan`
 
@@ -167,6 +164,7 @@ class Rebuild:
         another rebuild has begun.
         """
         if self._attached != part.file:
+            await asyncio.to_thread(insist_on_file, part.file)
             await self._database.attach(part.file, PART)
             self._attached = part.file
 
@@ -213,7 +211,9 @@ class Rebuild:
         at, end = between[0], min(between[1], len(part.record_ids))
         while at < end:
             after_id = part.record_ids[at - 1] if at else part.after_id
-            at = min(at + TAKEN_ROWS, end)
+            at = min(
+                bisect_right(part.record_ids, piece_upto(connection, part.record_ids[at])), end
+            )
             judged_id = first_judged(connection, (after_id, part.record_ids[at - 1]))
             if judged_id is not None:  # which takes long: it is the last of a piece
                 at = bisect_right(part.record_ids, judged_id)
@@ -269,10 +269,19 @@ class Rebuild:
         return True
 
     async def index(self, part: Part) -> None:
-        """Add a part that has been taken over to the search index; its file is not needed more."""
+        """Add a part that has been taken over to the search index; its file is not needed more.
+
+        A part that has been begun is gone on with.
+        """
         if part.collection in self._searchable and self._index is not None:
-            await self.parts.do(Append(self._index.file, self._index.table, part.file))
-        await asyncio.to_thread(os.unlink, part.file)
+            index, is_more = self._index, True
+            while is_more:
+                after_id = self._appended.get(part.file, 0)
+                outcome = await self.parts.do(Append(index.file, index.table, part.file, after_id))
+                self._appended[part.file] = outcome.upto_id
+                is_more = outcome.is_more
+            del self._appended[part.file]
+        await asyncio.to_thread(Path(part.file).unlink, missing_ok=True)
 
     async def complete(self) -> bool:
         """Do a part of what the new search rows still owe; False when nothing was left."""
@@ -297,6 +306,7 @@ class Rebuild:
             generation = generation_of(connection, self._operation_id)
             if generation is None:
                 return True
+            insist_on_file(copy.file)
             if copy.step(connection, is_over):
                 return False
             connection.execute(

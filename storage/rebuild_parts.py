@@ -38,8 +38,15 @@ FROM record JOIN repo ON repo.id = record.repo_id
 WHERE record.collection = ? AND record.id > ? AND record.id <= ? ORDER BY record.id LIMIT ?
 """
 
+PART_CHARS = 8_000_000
+"""A part that has come to so much of values ends, whatever it was to hold: about a second."""
+
+TAKEN_ROWS = 64
+TAKEN_CHARS = 500_000
+"""Of the records that are taken over as one piece, whichever comes first: some milliseconds."""
+
 _READ = """
-CREATE TABLE read (record_id INTEGER PRIMARY KEY, repo_id, path, cid, problem, is_judged)
+CREATE TABLE read (record_id INTEGER PRIMARY KEY, repo_id, path, cid, problem, is_judged, chars)
 """
 """Each record as it was read; `is_judged` where today's lexicons come to another verdict."""
 
@@ -60,6 +67,16 @@ SELECT record_id FROM {PART}.read WHERE record_id > ? AND record_id <= ? AND is_
 """  # noqa: S608 - a constant
 
 
+_PIECE = f"""
+SELECT max(record_id) FROM (
+    SELECT record_id,
+           sum(chars) OVER (ORDER BY record_id ROWS UNBOUNDED PRECEDING) - chars AS before
+    FROM (SELECT record_id, chars FROM {PART}.read
+          WHERE record_id >= ? ORDER BY record_id LIMIT {TAKEN_ROWS}))
+WHERE before < {TAKEN_CHARS}
+"""  # noqa: S608 - constants
+
+
 class Part(msgspec.Struct, frozen=True, tag=True):
     """Records of one collection that follow each other, and where their derived rows are."""
 
@@ -75,6 +92,17 @@ class Part(msgspec.Struct, frozen=True, tag=True):
         """What to call it: the same part after a restart has the same name."""
         return f"{self.collection} after {self.after_id}"
 
+    def made(self, record_ids: list[int], *, is_more: bool) -> tuple[Part, Part | None]:
+        """Itself with these records in its file, and what is still to be made of it."""
+        if not is_more:
+            return msgspec.structs.replace(self, record_ids=record_ids), None
+        last_id = record_ids[-1]
+        file = f"{self.file.partition('+')[0]}+{last_id}"
+        return (
+            msgspec.structs.replace(self, upto_id=last_id, record_ids=record_ids),
+            msgspec.structs.replace(self, after_id=last_id, file=file),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparing:
@@ -87,14 +115,18 @@ class Preparing:
     judged_by: str
 
 
-def make_part(index: sqlite3.Connection, part: Part, preparing: Preparing) -> list[int]:
-    """Read the records of a part and write its file; the ids of the records.
+def make_part(
+    index: sqlite3.Connection, part: Part, preparing: Preparing
+) -> tuple[list[int], bool]:
+    """Read the records of a part and write its file; their ids, and whether it has more of them.
 
-    `index` is a connection that reads the index. Raises `sqlite3.Error` as either file gives it.
+    It has where it came to `PART_CHARS` of values before its last record. `index` is a connection
+    that reads the index. Raises `sqlite3.Error` as either file gives it.
     """
     Path(part.file).unlink(missing_ok=True)
     kind = preparing.types.get(part.collection)
     record_ids: list[int] = []
+    chars = 0
     with closing(sqlite3.connect(part.file, isolation_level=None)) as connection:
         # Nobody wants the file after a crash: it is made again from the records.
         connection.execute("PRAGMA journal_mode=OFF")
@@ -108,8 +140,11 @@ def make_part(index: sqlite3.Connection, part: Part, preparing: Preparing) -> li
                 places = ", ".join("?" * len(of_table[0]))
                 connection.executemany(f"INSERT INTO {table} VALUES ({places})", of_table)  # noqa: S608 - declared names
             record_ids += (row[0] for row in stored)
+            chars += sum(len(row[5] or "") for row in stored)
+            if chars >= PART_CHARS:
+                break
         connection.execute("COMMIT")
-    return record_ids
+    return record_ids, chars >= PART_CHARS and record_ids[-1] < part.upto_id
 
 
 def _tables(kind: RecordType | None, search: SearchIndex) -> Iterator[str]:
@@ -168,7 +203,8 @@ def _rows_of(
             except ValueError:  # a value that the file has spoilt: the check finds that rows lack
                 record = None
         is_judged = record is not None and record.problem != problem
-        rows["read"].append((record_id, repo_id, path, cid, problem, is_judged))
+        chars = len(value or "")
+        rows["read"].append((record_id, repo_id, path, cid, problem, is_judged, chars))
         projection = None if record is None or is_judged else record.projection
         if kind is None or not isinstance(projection, Projection):
             continue
@@ -183,6 +219,11 @@ def _rows_of(
         if projection.search is not None:
             rows["own"].append((record_id, *projection.search))
     return rows
+
+
+def piece_upto(connection: sqlite3.Connection, first_id: int) -> int:
+    """The last record of the piece that begins with this record of a part; see `take_over`."""
+    return int(connection.execute(_PIECE, (first_id,)).fetchone()[0])
 
 
 def first_judged(connection: sqlite3.Connection, between: tuple[int, int]) -> int | None:

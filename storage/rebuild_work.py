@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from indexer.errors import ChiveIndexerError, LocalBusy
 from storage.database import translated
 from storage.reading import read_only
 from storage.rebuild_parts import Part, Preparing, make_part
-from storage.search_build import append, begin_index, merge_some
+from storage.search_build import Source, append, begin_index, merge_some
 
 SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 )
 """What a machine may be short of for a while."""
+
+
+APPEND_S = 5.0
+"""A part with much text is added to the search index in so many steps, each of its own."""
 
 
 class WorkFailed(ChiveIndexerError):
@@ -41,6 +46,7 @@ class Append(msgspec.Struct, frozen=True, tag=True):
     file: str
     table: str
     part: str  # file of the part
+    after_id: int  # the last record of the part that is there already
 
 
 class Merge(msgspec.Struct, frozen=True, tag=True):
@@ -58,6 +64,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """What came of a piece of work."""
 
     record_ids: list[int] = []  # of a part
+    upto_id: int = 0  # the last record that was added to the search index, if there are more
     is_more: bool = False  # whether there is more of the same to do
     problem: str | None = None
     is_busy: bool = False  # a problem that passes
@@ -75,10 +82,20 @@ def failure(error: OSError, what: str) -> LocalBusy | WorkFailed:
     return family(f"{what}: {error.strerror}")
 
 
+def insist_on_file(file: str) -> None:
+    """Raise `WorkFailed` where a file of the rebuild is not there: no waiting brings it back."""
+    if not Path(file).exists():
+        raise WorkFailed(f"{file} is gone: somebody has removed it while the rebuild was at work")
+
+
 def perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
     """Do it, now, and say what came of it. `index` is the file of the daemon's index."""
     try:
+        for file in _needed(work):
+            insist_on_file(file)
         return _perform(work, index, preparing)
+    except WorkFailed as error:
+        return Outcome(problem=str(error))
     except sqlite3.Error as error:
         fault = translated(error)
         return Outcome(problem=str(fault), is_busy=isinstance(fault, LocalBusy))
@@ -86,16 +103,32 @@ def perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
         return Outcome(problem=str(error), is_busy=error.errno in SHORTAGES)
 
 
+def _needed(work: Work) -> tuple[str, ...]:
+    """Files and folders without which the work cannot be done."""
+    match work:
+        case Part() | BeginIndex():
+            return (str(Path(work.file).parent),)
+        case Append():
+            return (work.file, work.part)
+        case Merge():
+            return (work.file,)
+
+
 def _perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
     match work:
         case Part():
             with closing(read_only(index)) as connection:
-                return Outcome(record_ids=make_part(connection, work, preparing))
+                record_ids, is_more = make_part(connection, work, preparing)
+                return Outcome(record_ids=record_ids, is_more=is_more)
         case BeginIndex():
             begin_index(work.file, work.table, preparing.search)
             return Outcome()
         case Append():
-            append(work.file, work.table, preparing.search, index=index, part=work.part)
-            return Outcome()
+            source = Source(index, Path(work.part), work.after_id)
+            until = time.monotonic() + APPEND_S
+            upto_id = append(
+                work.file, work.table, preparing.search, source, lambda: time.monotonic() > until
+            )
+            return Outcome(upto_id=upto_id or 0, is_more=upto_id is not None)
         case Merge():
             return Outcome(is_more=merge_some(work.file, work.table, is_first=work.is_first))

@@ -55,7 +55,20 @@ class Here:
 
     async def do(self, work: Work) -> Outcome:
         """As `Worker` says."""
-        outcome = await asyncio.to_thread(perform, work, self._index, self._preparing)
+        over = asyncio.Event()
+
+        async def working() -> Outcome:
+            try:
+                return await asyncio.to_thread(perform, work, self._index, self._preparing)
+            finally:
+                over.set()
+
+        try:
+            outcome = await asyncio.shield(working())
+        except asyncio.CancelledError:
+            # A thread cannot be ended, and it writes into a folder that is to be removed.
+            await over.wait()
+            raise
         return outcome.checked()
 
 
@@ -133,7 +146,7 @@ class Parts:
         self._idle: asyncio.Queue[Worker] = asyncio.Queue(len(workers))
         for worker in workers:
             self._idle.put_nowait(worker)
-        self._coming: deque[asyncio.Task[Part]] = deque()
+        self._coming: deque[asyncio.Task[tuple[Part, Part | None]]] = deque()
         self._ahead_max = len(workers) + AHEAD
         self._planned: Part | None = None
         self._is_all_planned = False
@@ -146,13 +159,20 @@ class Parts:
                 self._is_all_planned = True
             else:
                 self._planned = found
-                making = self._group.create_task(self._make(found), name="rebuild-part")
-                self._coming.append(making)
-        return await self._coming.popleft() if self._coming else None
+                self._coming.append(self._making(found))
+        if not self._coming:
+            return None
+        part, rest = await self._coming.popleft()
+        if rest is not None:
+            self._coming.appendleft(self._making(rest))
+        return part
 
-    async def _make(self, part: Part) -> Part:
+    def _making(self, part: Part) -> asyncio.Task[tuple[Part, Part | None]]:
+        return self._group.create_task(self._make(part), name="rebuild-part")
+
+    async def _make(self, part: Part) -> tuple[Part, Part | None]:
         outcome = await insist_on(partial(self.do, part), wait)
-        return msgspec.structs.replace(part, record_ids=outcome.record_ids)
+        return part.made(outcome.record_ids, is_more=outcome.is_more)
 
     async def do(self, work: Work) -> Outcome:
         """Any piece of work, by the first worker that is idle; raises as a worker does."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
@@ -33,6 +34,9 @@ MERGE_PAGES = 8000
 
 MERGED_CHANGES = 2
 """FTS5 has changed fewer rows than this where nothing was left to merge (its documentation)."""
+
+APPENDED_ROWS = 250
+"""Rows of one piece of appending: 20 MB of text at the very most."""
 
 COPIED_ROWS = 64
 """Rows of one piece of copying: most are pages of 1 kB."""
@@ -66,8 +70,13 @@ SELECT own.record_id, {own}, {others}
 FROM part.own AS own
 JOIN store.record AS record ON record.id = own.record_id
 JOIN store.repo AS repo ON repo.id = record.repo_id
-WHERE repo.account_status = 'active'
+WHERE repo.account_status = 'active' AND own.record_id > ? AND own.record_id <= ?
 ORDER BY own.record_id
+"""
+
+_PIECE = """
+SELECT max(record_id) FROM (
+    SELECT record_id FROM part.own WHERE record_id > ? ORDER BY record_id LIMIT ?)
 """
 
 
@@ -81,10 +90,22 @@ def begin_index(file: str, table: str, search: SearchIndex) -> None:
             _tell(connection, table, command, value)
 
 
-def append(file: str, table: str, search: SearchIndex, *, index: Path, part: str) -> None:
-    """Add the records of a part that has been taken over, with what others say of them now.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an index takes its rows from."""
 
-    `table` is named after its generation, and so are the marks. Raises `sqlite3.Error`.
+    index: Path  # the file of the daemon's index
+    part: Path  # that of a part which has been taken over
+    after_id: int  # the last record of the part that is there already
+
+
+def append(
+    file: str, table: str, search: SearchIndex, source: Source, is_over: IsOver
+) -> int | None:
+    """Add the records of a part, with what others say of them now, until it is over.
+
+    The last record that was added; None after the last of the part. `table` is named after its
+    generation, and so are the marks. Raises `sqlite3.Error`.
     """
     mark = f"mark__{table.rpartition('__')[2]}"
     names = (*search.own, *search.labels, *search.received)
@@ -95,17 +116,24 @@ def append(file: str, table: str, search: SearchIndex, *, index: Path, part: str
         for name in search.received.values()
     ]
     with closing(_opened(file)) as connection:
-        for name, path in (("store", index), ("part", Path(part))):
+        for name, path in (("store", source.index), ("part", source.part)):
             uri = f"{path.absolute().as_uri()}?mode=ro"
             connection.execute(f"ATTACH DATABASE ? AS {name}", (uri,))
-        connection.execute(
-            _APPEND.format(
-                table=table,
-                names=", ".join(f'"{name}"' for name in names),
-                own=", ".join(f'own."{name}"' for name in search.own),
-                others=", ".join(others),
-            )
+        statement = _APPEND.format(
+            table=table,
+            names=", ".join(f'"{name}"' for name in names),
+            own=", ".join(f'own."{name}"' for name in search.own),
+            others=", ".join(others),
         )
+        at: int = source.after_id
+        connection.execute("BEGIN")  # one transaction is one segment
+        while (upto := connection.execute(_PIECE, (at, APPENDED_ROWS)).fetchone()[0]) is not None:
+            connection.execute(statement, (at, upto))
+            at = upto
+            if is_over():
+                break
+        connection.execute("COMMIT")
+        return None if upto is None else at
 
 
 def merge_some(file: str, table: str, *, is_first: bool) -> bool:
@@ -140,7 +168,7 @@ class IndexCopy:
 
     def __init__(self, file: str, table: str) -> None:
         """`table` is what the index is called in both files."""
-        self._file = file
+        self.file = file
         self._table = table
         self._is_emptied = False
         self._is_emptied_if_settled = False
@@ -184,7 +212,7 @@ class IndexCopy:
     def _read(self) -> Iterator[_Rows]:
         with closing(
             sqlite3.connect(
-                f"{Path(self._file).absolute().as_uri()}?mode=ro",
+                f"{Path(self.file).absolute().as_uri()}?mode=ro",
                 uri=True,
                 check_same_thread=False,
             )

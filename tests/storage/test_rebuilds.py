@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
@@ -22,16 +23,18 @@ from indexer.errors import LocalBusy
 from indexer.model import Operation, OperationMode, OperationStatus
 from indexer.operations.full_reindex import FullReindex
 from indexer.operations.operation import OperationFailed
-from indexer.records.prepare import prepare_stored
+from indexer.records.prepare import PreparedRecord, prepare_stored
 from indexer.records.projection import SEARCH, text
 from indexer.records.registry import Registry
 from storage.database import open_database
 from storage.denials import DenialStore
 from storage.rebuild import PART_RECORDS, Rebuild
-from storage.rebuild_parts import Part
+from storage.rebuild_parts import PART_CHARS, Part, Preparing, piece_upto
 from storage.rebuild_work import WorkFailed
+from storage.rebuild_workers import Here
 from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
+from storage.search_build import APPENDED_ROWS, Source, append, begin_index
 from storage.verification import Verification
 from tests.storage.conftest import SteppedClock
 from tests.storage.test_record_paths import CHOICES, COMMENT, EPRINT, NODE, TAG
@@ -595,3 +598,130 @@ async def test_an_index_whose_copying_fails_again_and_again_is_whole_in_the_end(
         assert await world.rebuilds.swap("one")
         assert await world.one(SEARCHED, "lowland") == MANY
         assert differences(world) == []
+
+
+LARGE, LARGE_CHARS = 20, 900_000  # records; together more than two parts hold
+
+
+async def test_a_part_of_large_records_ends_early_and_what_is_left_of_it_follows(folder: Path):
+    """Once a part of 2,000 records of a megabyte took longer than any piece of work may."""
+    large = minimal(EPRINT) | {"title": "Large mosses", "note": "x" * LARGE_CHARS}
+    async with typed_world(folder) as world:
+        await world.fetch(CAROL, {f"{EPRINT}/3klarge{at:06}": large for at in range(LARGE)})
+        await world.settle()
+        found = await world.derived()
+        context = await world.begin_reindex()
+        operation = await world.rebuilds.begin("one")
+        async with world.rebuilds.open(operation) as rebuild:
+            part = await rebuild.next()
+            while part is not None and part.collection != EPRINT:
+                await copied(rebuild, part)
+                part = await rebuild.next()
+            assert part is not None
+            assert len(part.record_ids) * LARGE_CHARS < PART_CHARS + 3 * LARGE_CHARS
+            assert part.upto_id == part.record_ids[-1]
+            with closing(sqlite3.connect(part.file)) as reader:
+                reader.execute("ATTACH DATABASE ? AS part", (part.file,))
+                # The two small ones that came first, and one large one: a megabyte is a piece.
+                assert piece_upto(reader, part.record_ids[0]) == part.record_ids[2]
+                assert piece_upto(reader, part.record_ids[3]) == part.record_ids[3]
+            await copied(rebuild, part)
+        await FullReindex(world.rebuilds).run(context)
+        units = "SELECT count(*) FROM operation_unit WHERE unit LIKE ?"
+        assert await world.one(units, f"{EPRINT} after %") == 3
+        assert context.operation.records_processed == RECORDS + LARGE
+        assert await world.derived() == found
+        assert await world.one(SEARCHED, "large") == LARGE
+        assert differences(world) == []
+
+
+async def test_a_part_with_much_text_is_added_to_the_search_index_in_several_steps(
+    filled: Path, tmp_path: Path
+):
+    shutil.copy(filled, tmp_path / "index.db")
+    file, table = str(tmp_path / "mine.db"), "eprint_search__2"
+    begin_index(file, table, SEARCH)
+    async with typed_world(tmp_path) as world:
+        await world.begin_reindex()
+        operation = await world.rebuilds.begin("one")
+        async with world.rebuilds.open(operation) as rebuild:
+            part = await rebuild.next()
+            while part is not None and part.collection != EPRINT:
+                await copied(rebuild, part)
+                part = await rebuild.next()
+            assert part is not None
+            await copied(rebuild, part)
+            steps, after_id = 0, 0
+            while after_id is not None:
+                source = Source(world.path, Path(part.file), after_id)
+                after_id = append(file, table, SEARCH, source, lambda: True)
+                steps += 1
+    assert steps > PART_RECORDS // APPENDED_ROWS
+    with closing(sqlite3.connect(file)) as reader:
+        (rows,) = reader.execute(f"SELECT count(*) FROM {table}_docsize").fetchone()
+        assert rows == PART_RECORDS
+        reader.execute(f"INSERT INTO {table} ({table}) VALUES ('integrity-check')")
+
+
+@pytest.mark.parametrize("step", ["next", "copy", "index", "complete"])
+async def test_a_rebuild_whose_files_somebody_removes_fails_and_says_so(folder: Path, step: str):
+    """Once it tried again for ever."""
+    async with typed_world(folder) as world:
+
+        async def remove(name: str) -> None:
+            if name == step:
+                for scratch in folder.glob("*.rebuild"):
+                    shutil.rmtree(scratch)
+
+        context = await world.begin_reindex()
+        async with asyncio.timeout(20):
+            with pytest.raises(WorkFailed, match="is gone"):
+                await FullReindex(Meanwhile(world.rebuilds, remove)).run(context)
+        await world.operations.end("one", OperationStatus.FAILED, "gone")
+        assert (await world.reindex("two")).status is OperationStatus.COMPLETED
+        assert differences(world) == []
+
+
+async def test_processes_whose_files_somebody_removes_fail_the_rebuild(
+    filled: Path, tmp_path: Path
+):
+    shutil.copy(filled, tmp_path / "index.db")
+    async with typed_world(tmp_path) as world:
+
+        async def remove(name: str) -> None:
+            if name == "next":
+                for scratch in tmp_path.glob("*.rebuild"):
+                    shutil.rmtree(scratch)
+
+        context = await world.begin_reindex()
+        async with asyncio.timeout(20):
+            with pytest.raises(WorkFailed, match="is gone"):
+                await FullReindex(Meanwhile(world.rebuilds, remove)).run(context)
+
+
+async def test_a_cancelled_rebuild_waits_for_its_thread_which_writes_into_its_folder(folder: Path):
+    entered, released = threading.Event(), threading.Event()
+
+    def prepare(did: str, path: str, cid: str, value: str) -> PreparedRecord:
+        entered.set()
+        assert released.wait(20)
+        return prepare_stored(did, path, cid, value, registry=REGISTRY)
+
+    preparing = Preparing(
+        prepare=prepare, prepare_trusted=prepare, types=REGISTRY.types, search=SEARCH,
+        judged_by=REGISTRY.lexicon_id,
+    )  # fmt: skip
+    file = folder / "1.part"
+    part = Part(EPRINT, 0, 1_000_000, is_trusted=False, file=str(file))
+    working = asyncio.get_running_loop().create_task(Here(folder / "index.db", preparing).do(part))
+    try:
+        assert await asyncio.to_thread(entered.wait, 20)
+        working.cancel()
+        await asyncio.wait([working], timeout=0.1)
+        assert not working.done()
+    finally:
+        released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    with closing(sqlite3.connect(file)) as reader:
+        assert reader.execute("SELECT count(*) FROM read").fetchall() == [(2,)]
