@@ -21,7 +21,8 @@ from storage.rows import insert_rows
 
 PORTION_ROWS = 24
 PORTION_BYTES = 36 * 1024
-"""What one transaction writes of a snapshot: rows, and bytes of their values (of several records).
+"""What is written of a snapshot before the live stream may have the writer: rows, and bytes of
+their values (of several records).
 
 A row costs its typed row and its search row, and the latter by the length of its text: a hundred
 long records would hold up the live stream for longer than it may be late.

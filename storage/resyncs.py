@@ -21,7 +21,6 @@ from indexer.claims import (
     HostDenied,
     Identity,
     SnapshotChunk,
-    StaleClaim,
     identified,
     is_forgotten,
     looked_up,
@@ -49,13 +48,11 @@ from storage.records import RecordTable, RowWrite, portions
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
 from storage.room import Room, untrack
 from storage.session import Session
+from storage.snapshots import PATH_MAX, SnapshotRows, current_row, row_id
 from storage.tracked import TrackedRepos
 from storage.turns import TurnQueue, claim_from_row, give_back_all
 
 T = TypeVar("T")
-
-PATH_MAX = "\U0010ffff"
-"""Greater than any record path."""
 
 PENDING_FRAMES = 200
 """Buffered commits handed out at once."""
@@ -90,6 +87,7 @@ class ResyncStore:
         self._clock = clock
         self._pending_bytes_max = pending_bytes_max
         self._room = room or Room()
+        self._snapshots = SnapshotRows(database, records, self._room, clock=clock)
         queue = TurnQueue(database, self._room, clock=clock)
         self.claim_next = queue.claim_next
         self.next_due_at = queue.next_due_at
@@ -233,42 +231,7 @@ class ResyncStore:
         Until `finish` the repo's rows count as incomplete. Raises `RepoLimited` for more than a
         repo may have.
         """
-        changes: Counter[tuple[str, str]] = Counter()
-        for portion in portions(chunk):
-            changes += await self._apply(claim, portion)
-        return changes
-
-    async def _apply(self, claim: Claim, portion: SnapshotChunk) -> Counter[tuple[str, str]]:
-        self._room.check()
-        now = self._clock.now()
-
-        def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]]:
-            update_repos(connection, [(repo, replace(repo, scope_id=None))], at=utc_text(now))
-            changes = self._merge(connection, repo, portion, now)
-            self._room.check_repo(connection, _id(repo))
-            return changes
-
-        return await self._change(claim, change)
-
-    def _merge(
-        self, connection: sqlite3.Connection, repo: Repo, chunk: SnapshotChunk, now: float
-    ) -> Counter[tuple[str, str]]:
-        rows = connection.execute(
-            "SELECT path, cid FROM record WHERE repo_id = ? AND path > ? AND path <= ?",
-            (repo.id, chunk.after, PATH_MAX if chunk.upto is None else chunk.upto),
-        )
-        ours: dict[str, str] = dict(rows.fetchall())
-        leaves = dict(chunk.leaves)
-        writes = {
-            (_id(repo), path): RowWrite(repo.did, chunk.rev, None)
-            for path in ours.keys() - leaves.keys()
-        }
-        for path, cid in chunk.leaves:
-            if ours.get(path) != cid or path in chunk.records:
-                writes[_id(repo), path] = RowWrite(repo.did, chunk.rev, chunk.records[path])
-        return self._records.write(
-            connection, writes, source=Source.BACKFILL, at=utc_text(now), now=now
-        )
+        return await self._snapshots.apply(claim, list(portions(chunk)))
 
     async def note_older(self, claim: Claim, pds_url: str, host_rev: str) -> float:
         """Remember that a host shows less than we hold; since when it does, in unix seconds.
@@ -312,9 +275,7 @@ class ResyncStore:
         """
         parts = [] if last_chunk is None else list(portions(last_chunk))
         last = parts.pop() if parts else None
-        merged: Counter[tuple[str, str]] = Counter()
-        for portion in parts:
-            merged += await self._apply(claim, portion)
+        merged = await self._snapshots.apply(claim, parts)
         self._room.check()
         now = self._clock.now()
 
@@ -322,7 +283,9 @@ class ResyncStore:
             session = self._session(connection, now)
             session.load((stored.did,))
             if last is not None:
-                session.applied.records += merged + self._merge(connection, stored, last, now)
+                session.applied.records += merged + self._snapshots.merge(
+                    connection, stored, last, now
+                )
             session.replace(resumed(stored, fetched, is_confirmed=is_confirmed, now=now))
             rounds = replay(connection, session, stored, fetched, commits, now=now)
             left = drop_replayed(connection, stored, upto_id)
@@ -342,7 +305,7 @@ class ResyncStore:
             if not is_done:
                 return Finish(applied, repo, 0, is_done)
             drop_pending(connection, stored)
-            applied.refused += self._room.limit_repos(connection, (_id(stored),))
+            applied.refused += self._room.limit_repos(connection, (row_id(stored),))
             if is_confirmed and repo.state is RepoState.ACTIVE:
                 settle_retried(connection, stored.did)
             records = connection.execute(
@@ -369,7 +332,7 @@ class ResyncStore:
             settled = ending(repo)
             update_repos(connection, [(repo, settled)], at=utc_text(now))
             if is_forgotten(claim, settled) and not has_pending(connection, repo):
-                untrack(connection, [_id(repo)])
+                untrack(connection, [row_id(repo)])
                 return settled
             if not settled.is_key_stale:
                 drop_pending(connection, repo)
@@ -394,7 +357,7 @@ class ResyncStore:
                 (repo.id, CHUNK_ROWS),
             ).fetchall()
             if rows:
-                writes = {(_id(repo), row[0]): RowWrite(repo.did, "", None) for row in rows}
+                writes = {(row_id(repo), row[0]): RowWrite(repo.did, "", None) for row in rows}
                 return self._records.write(
                     connection, writes, source=Source.BACKFILL, at=at, now=now
                 )
@@ -431,15 +394,6 @@ class ResyncStore:
         """Run `change` with the row as it is now, if the claim is still the current one."""
 
         def guarded(connection: sqlite3.Connection) -> T:
-            repo = load_repo(connection, claim.did)
-            if repo is None or repo.claim != claim.repo.claim or not repo.claimed:
-                raise StaleClaim(f"{claim.did}: claim {claim.repo.claim} is no longer current")
-            return change(connection, repo)
+            return change(connection, current_row(connection, claim))
 
         return await self._database.write(guarded, committed=committed)
-
-
-def _id(repo: Repo) -> int:
-    if repo.id is None:
-        raise AssertionError("a claimed repo is stored")
-    return repo.id

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from indexer.records.projection import (
-    CREATED_AT,
     LABEL_MARK,
     Column,
     Count,
@@ -66,7 +65,7 @@ def create_tables(
         for column in kind.columns:
             if column.is_indexed:
                 indexed = (column.name, *column.indexed_with)
-                yield _create_index(table, indexed, is_whole=column is CREATED_AT)
+                yield _create_index(table, indexed, is_whole=column.is_ordering)
         for side in kind.side_tables:
             name = generation.table(side.name)
             columns = _declared(side.columns)
@@ -83,7 +82,7 @@ def create_tables(
 
 
 def _create_index(table: str, columns: Sequence[str], *, is_whole: bool = False) -> str:
-    """Of what can be looked up; `is_whole` where rows are put in order by it too."""
+    """Over what can be looked up; `is_whole` where NULL counts too."""
     names = ", ".join(f'"{name}"' for name in columns)
     condition = "" if is_whole else f' WHERE "{columns[0]}" IS NOT NULL'
     return f'CREATE INDEX "{table}_{columns[0]}" ON "{table}" ({names}){condition}'

@@ -10,7 +10,7 @@ from dataclasses import replace
 from indexer.claims import Claim, Fetched, SnapshotChunk
 from indexer.ingest.attempts import Result, Resync, Route
 from indexer.ingest.portions import WRITES_MAX
-from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, prepare_chunk
+from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, joined, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
 from indexer.model import RepoState
@@ -45,26 +45,19 @@ class RepoMerge:
         key: VerifyingKey,
         host_rev: str | None,
     ) -> Resync:
-        """Make the rows equal to the snapshot, chunk by chunk in key order."""
-        rest: Leaves | None = None
-        while True:
-            leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
-            texts, records = await prepare_chunk(
-                snapshot, leaves, ours, self._verifier.prepare, turn=self._turn
-            )
-            chunk = SnapshotChunk(
-                after=leaves.after,
-                upto=leaves.upto,
-                leaves=texts,
-                records=records,
-                rev=snapshot.commit.rev,
-            )
-            if leaves.upto is None:
-                break
-            changes = await self._rows.apply_chunk(claim, chunk)
-            route.changes.update(changes)
-            self._metrics.count_records(changes, "backfill")
-            await route.count(len(texts))
+        """Make the rows equal to the snapshot, chunk by chunk in key order.
+
+        One chunk is made ready while the one before it is written.
+        """
+        chunk, rest = await self._prepared(claim, snapshot, None)
+        while chunk.upto is not None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    following = group.create_task(self._prepared(claim, snapshot, rest))
+                    await self._apply(claim, route, chunk)
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+            chunk, rest = following.result()
         fetched = Fetched(
             rev=snapshot.commit.rev,
             data=snapshot.data_text,
@@ -72,6 +65,30 @@ class RepoMerge:
             scope_id=self._verifier.scope.scope_id,
         )
         return await self.finish(claim, route, (fetched, chunk), key, is_confirmed=True)
+
+    async def _prepared(
+        self, claim: Claim, snapshot: RepoSnapshot, rest: Leaves | None
+    ) -> tuple[SnapshotChunk, Leaves | None]:
+        """The next chunk, and leaves beyond it that had been read with it."""
+        leaves, rest, ours = await compare_next(self._rows, claim, snapshot, rest)
+        leaves, beyond, texts, records = await prepare_chunk(
+            snapshot, leaves, ours, self._verifier.prepare, turn=self._turn
+        )
+        rest = joined(beyond, rest)
+        chunk = SnapshotChunk(
+            after=leaves.after,
+            upto=leaves.upto,
+            leaves=texts,
+            records=records,
+            rev=snapshot.commit.rev,
+        )
+        return chunk, rest
+
+    async def _apply(self, claim: Claim, route: Route, chunk: SnapshotChunk) -> None:
+        changes = await self._rows.apply_chunk(claim, chunk)
+        route.changes.update(changes)
+        self._metrics.count_records(changes, "backfill")
+        await route.count(len(chunk.leaves))
 
     async def catch_up(self, claim: Claim, route: Route, key: VerifyingKey) -> Claim:
         """Apply what an active repo's doubtful key held up; the claim for what is left of it."""

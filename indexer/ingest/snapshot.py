@@ -31,6 +31,9 @@ from indexer.protocol.mst import walk
 from indexer.protocol.plc_log import FormerKey
 from indexer.protocol.syntax import tid_timestamp_us
 
+CHUNK_BYTES = 8 * 1024 * 1024
+"""Of the values that are ready at once; a chunk is written while the next is made ready."""
+
 LoadBlock = Callable[[bytes], bytes]
 Prepare = Callable[[str, str, str, bytes], PreparedRecord]
 
@@ -131,11 +134,21 @@ def narrowed(leaves: Leaves, ours: dict[str, str]) -> tuple[Leaves, Leaves | Non
     if len(ours) < CHUNK_ROWS:
         return leaves, None
     cut = next(reversed(ours))
-    if cut == leaves.upto:
-        return leaves, None
-    within = [item for item in leaves.items if item[0] <= cut]
+    return (leaves, None) if cut == leaves.upto else _cut(leaves, cut)
+
+
+def _cut(leaves: Leaves, cut: str) -> tuple[Leaves, Leaves]:
+    """Up to that path, and what lies beyond."""
+    within = tuple(item for item in leaves.items if item[0] <= cut)
     beyond = leaves.items[len(within) :]
-    return Leaves(leaves.after, cut, tuple(within)), Leaves(cut, leaves.upto, beyond)
+    return Leaves(leaves.after, cut, within), Leaves(cut, leaves.upto, beyond)
+
+
+def joined(first: Leaves | None, second: Leaves | None) -> Leaves | None:
+    """Leaves that follow each other as one."""
+    if first is None or second is None:
+        return first or second
+    return Leaves(first.after, second.upto, first.items + second.items)
 
 
 async def compare_next(
@@ -158,23 +171,32 @@ async def prepare_chunk(
     prepare: Prepare,
     *,
     turn: Callable[[], AbstractAsyncContextManager[None]],
-) -> tuple[tuple[tuple[str, str], ...], dict[str, PreparedRecord]]:
-    """Text CIDs of a chunk's leaves, and the content of those that differ from our rows.
+) -> tuple[Leaves, Leaves | None, tuple[tuple[str, str], ...], dict[str, PreparedRecord]]:
+    """Make a chunk ready, or its beginning where it has more than `CHUNK_BYTES`.
 
-    It is prepared in as many turns as it takes: the largest records take a second for a chunk.
+    Gives the leaves that are ready and those beyond, the former's CIDs as text, and the content of
+    those that differ from our rows. It is prepared in as many turns as it takes: the largest
+    records take a second for a chunk.
     """
-    texts = tuple((path, cid_text(cid)) for path, cid in leaves.items)
     left = [
         (path, text, cid)
-        for (path, text), (_, cid) in zip(texts, leaves.items, strict=True)
+        for path, text, cid in ((path, cid_text(cid), cid) for path, cid in leaves.items)
         if ours.get(path) != text
     ]
     left.reverse()
+    beyond = None
     records: dict[str, PreparedRecord] = {}
+    size = 0
     while left:
         async with turn():
-            records |= await asyncio.to_thread(_prepare_piece, snapshot, left, prepare)
-    return texts, records
+            piece = await asyncio.to_thread(_prepare_piece, snapshot, left, prepare)
+        records |= piece
+        size += sum(len(record.value or b"") for record in piece.values())
+        if left and size >= CHUNK_BYTES:
+            leaves, beyond = _cut(leaves, next(reversed(records)))
+            break
+    texts = tuple((path, cid_text(cid)) for path, cid in leaves.items)
+    return leaves, beyond, texts, records
 
 
 def _prepare_piece(

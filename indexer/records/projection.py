@@ -37,7 +37,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -84,6 +84,7 @@ class Column:
     fields: tuple[str, ...]  # top-level fields of the record that it is made from
     is_indexed: bool = False
     indexed_with: tuple[str, ...] = ()  # further columns of the same index
+    is_ordering: bool = False  # rows are ordered or grouped by it, so NULL is indexed too
     is_caseless: bool = False  # letters of ASCII are equal in both cases
 
 
@@ -327,9 +328,17 @@ def computed(
     extract: Extract,
     *fields: str,
     is_indexed: bool = False,
+    is_ordering: bool = False,
 ) -> Column:
     """A column with a rule of its own over the named fields."""
-    return Column(name=name, type=sql_type, extract=extract, fields=fields, is_indexed=is_indexed)
+    return Column(
+        name=name,
+        type=sql_type,
+        extract=extract,
+        fields=fields,
+        is_indexed=is_indexed,
+        is_ordering=is_ordering,
+    )
 
 
 def blob(prefix: str, name: str) -> tuple[Column, ...]:
@@ -358,5 +367,5 @@ def mark(name: str, *path: str, text: str | None = None) -> Marks:
     return find
 
 
-CREATED_AT = text("created_at", "createdAt", is_indexed=True)
+CREATED_AT = replace(text("created_at", "createdAt", is_indexed=True), is_ordering=True)
 """First column of every type: what the author wrote, unparsed; NULL where the type has none."""

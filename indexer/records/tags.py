@@ -51,7 +51,9 @@ def tag_type(nsid: str) -> RecordType:
         own_columns=(
             text("eprint_uri", "eprintUri", is_indexed=True),
             text("tag", "tag"),
-            computed("normal_form", SqlType.TEXT, _normal_form, "tag", is_indexed=True),
+            computed(
+                "normal_form", SqlType.TEXT, _normal_form, "tag", is_indexed=True, is_ordering=True
+            ),
             text("node_uri", "nodeUri", is_indexed=True),
             text("node_slug", "nodeSlug"),
             text("node_subkind", "nodeSubkind"),
