@@ -38,6 +38,7 @@ from storage.resyncs import ResyncStore
 from storage.room import Room
 from storage.room_upkeep import Reserve, RoomUpkeep
 from storage.search_upkeep import SearchUpkeep
+from storage.session import Sessions
 from storage.tracked import TrackedRepos
 
 log = structlog.get_logger(__name__)
@@ -86,14 +87,11 @@ async def open_store(
     records = RecordTable(projections)
     policy = Policy(identity_refresh_s=settings.identity.refresh_interval_s)
     pending_bytes_max = settings.storage.pending_bytes_per_repo
-    live = LiveStore(
-        database, tracked, records, policy, clock=world.clock,
-        pending_bytes_max=pending_bytes_max, room=room,
-    )  # fmt: skip
-    resyncs = ResyncStore(
-        database, tracked, records, policy, clock=world.clock,
-        pending_bytes_max=pending_bytes_max, room=room,
-    )  # fmt: skip
+    sessions = Sessions(
+        records=records, policy=policy, pending_bytes_max=pending_bytes_max, room=room
+    )
+    live = LiveStore(database, tracked, sessions, clock=world.clock)
+    resyncs = ResyncStore(database, tracked, sessions, clock=world.clock)
     await resyncs.give_back_all()
     denials = DenialStore(database, tracked, records, clock=world.clock)
     await denials.load()

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 
 from indexer.clock import Clock
 from indexer.model import FROM_NOW_ON, Applied, GapReason, GapSeen, Source, utc_text
-from indexer.planning import EventBatch, Policy
+from indexer.planning import EventBatch
 from storage.database import Database
 from storage.gaps import open_gap, save_batch_gaps
-from storage.records import RecordTable
-from storage.room import Room, open_discovery_gap
-from storage.session import Session
+from storage.room import open_discovery_gap
+from storage.session import Sessions
 from storage.tracked import TrackedRepos
 
 
@@ -24,20 +23,15 @@ class LiveStore:
         self,
         database: Database,
         tracked: TrackedRepos,
-        records: RecordTable,
-        policy: Policy,
+        sessions: Sessions,
         *,
         clock: Clock,
-        pending_bytes_max: int,
-        room: Room | None = None,
     ) -> None:
         self._database = database
         self._tracked = tracked
-        self._records = records
-        self._policy = policy
+        self._sessions = sessions
+        self._room = sessions.room
         self._clock = clock
-        self._pending_bytes_max = pending_bytes_max
-        self._room = room or Room()
 
     def is_tracked(self, did: str) -> bool:
         """Whether events of this DID concern us."""
@@ -97,16 +91,7 @@ class LiveStore:
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> Applied:
-            session = Session(
-                connection,
-                self._records,
-                self._policy,
-                source=Source.LIVE,
-                now=now,
-                at=utc_text(now),
-                pending_bytes_max=self._pending_bytes_max,
-                room=self._room,
-            )
+            session = self._sessions.open(connection, Source.LIVE, now)
             session.load({event.did for event in batch.events if event.did is not None})
             for event in batch.events:
                 session.plan(event)

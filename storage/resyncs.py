@@ -39,15 +39,14 @@ from indexer.model import (
     Wanted,
     utc_text,
 )
-from indexer.planning import CommitSeen, Policy, Repo, plan_discovery
+from indexer.planning import CommitSeen, Repo, plan_discovery
 from storage.buffers import drop_pending, drop_replayed, has_pending, replay
 from storage.database import Database
 from storage.dead_letters import IS_TRIED_AGAIN, insert_dead_letters, settle_retried
 from storage.denied import judged_by_host
-from storage.records import RecordTable, RowWrite, portions
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
-from storage.room import Room, untrack
-from storage.session import Session
+from storage.room import untrack
+from storage.session import Sessions
 from storage.snapshots import PATH_MAX, SnapshotRows, current_row, row_id
 from storage.tracked import TrackedRepos
 from storage.turns import TurnQueue, claim_from_row, give_back_all
@@ -73,21 +72,16 @@ class ResyncStore:
         self,
         database: Database,
         tracked: TrackedRepos,
-        records: RecordTable,
-        policy: Policy,
+        sessions: Sessions,
         *,
         clock: Clock,
-        pending_bytes_max: int,
-        room: Room | None = None,
     ) -> None:
         self._database = database
         self._tracked = tracked
-        self._records = records
-        self._policy = policy
+        self._sessions = sessions
+        self._room = sessions.room
         self._clock = clock
-        self._pending_bytes_max = pending_bytes_max
-        self._room = room or Room()
-        self._snapshots = SnapshotRows(database, records, self._room, clock=clock)
+        self._snapshots = SnapshotRows(database, sessions.records, sessions.room, clock=clock)
         queue = TurnQueue(database, self._room, clock=clock)
         self.claim_next = queue.claim_next
         self.next_due_at = queue.next_due_at
@@ -182,7 +176,7 @@ class ResyncStore:
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, stored: Repo) -> Finish:
-            session = self._session(connection, now)
+            session = self._sessions.open(connection, Source.BACKFILL, now)
             session.load((stored.did,))
             rounds = replay(connection, session, stored, None, commits, now=now)
             left = drop_replayed(connection, stored, upto_id)
@@ -231,7 +225,7 @@ class ResyncStore:
         Until `finish` the repo's rows count as incomplete. Raises `RepoLimited` for more than a
         repo may have.
         """
-        return await self._snapshots.apply(claim, list(portions(chunk)))
+        return await self._snapshots.apply(claim, chunk)
 
     async def note_older(self, claim: Claim, pds_url: str, host_rev: str) -> float:
         """Remember that a host shows less than we hold; since when it does, in unix seconds.
@@ -273,14 +267,14 @@ class ResyncStore:
         again with those and `fetched` None.
         With `look_again_at` (unix seconds) the repo is to be compared with its host once more.
         """
-        parts = [] if last_chunk is None else list(portions(last_chunk))
-        last = parts.pop() if parts else None
-        merged = await self._snapshots.apply(claim, parts)
+        merged, last = Counter[tuple[str, str]](), None
+        if last_chunk is not None:
+            merged, last = await self._snapshots.apply_beginning(claim, last_chunk)
         self._room.check()
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, stored: Repo) -> Finish:
-            session = self._session(connection, now)
+            session = self._sessions.open(connection, Source.BACKFILL, now)
             session.load((stored.did,))
             if last is not None:
                 session.applied.records += merged + self._snapshots.merge(
@@ -352,15 +346,9 @@ class ResyncStore:
             update_repos(connection, [(repo, purging(repo, reason))], at=at)
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Counter[tuple[str, str]] | None:
-            rows = connection.execute(
-                "SELECT path FROM record WHERE repo_id = ? ORDER BY path LIMIT ?",
-                (repo.id, CHUNK_ROWS),
-            ).fetchall()
-            if rows:
-                writes = {(row_id(repo), row[0]): RowWrite(repo.did, "", None) for row in rows}
-                return self._records.write(
-                    connection, writes, source=Source.BACKFILL, at=at, now=now
-                )
+            deleted = self._snapshots.delete_some(connection, repo, now)
+            if deleted:
+                return deleted
             update_repos(connection, [(repo, purged(repo, now=now))], at=at)
             connection.execute("DELETE FROM rollback WHERE repo_id = ?", (repo.id,))
             drop_pending(connection, repo)
@@ -371,18 +359,6 @@ class ResyncStore:
         while (deleted := await self._change(claim, change)) is not None:
             total += deleted
         return total
-
-    def _session(self, connection: sqlite3.Connection, now: float) -> Session:
-        return Session(
-            connection,
-            self._records,
-            self._policy,
-            source=Source.BACKFILL,
-            now=now,
-            at=utc_text(now),
-            pending_bytes_max=self._pending_bytes_max,
-            room=self._room,
-        )
 
     async def _change(
         self,

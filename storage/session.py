@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from indexer.denials import is_passed_over
-from indexer.model import Applied, DeadLetterDraft, Source
+from indexer.model import Applied, DeadLetterDraft, Source, utc_text
 from indexer.planning import Change, Event, Outcome, Policy, Repo, plan
 from storage.dead_letters import insert_dead_letters
 from storage.records import RecordTable, RowWrite
@@ -21,6 +21,29 @@ _MOST_BUFFERED = """
 SELECT id, pending_bytes FROM repo INDEXED BY repo_buffering WHERE pending_bytes > 0
 ORDER BY pending_bytes DESC LIMIT 1
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """What all sessions have in common."""
+
+    records: RecordTable
+    policy: Policy
+    pending_bytes_max: int  # of the buffered commits of a repo
+    room: Room
+
+    def open(self, connection: sqlite3.Connection, source: Source, now: float) -> Session:
+        """One for the transaction that the connection is in; `now` in unix seconds."""
+        return Session(
+            connection,
+            self.records,
+            self.policy,
+            source=source,
+            now=now,
+            at=utc_text(now),
+            pending_bytes_max=self.pending_bytes_max,
+            room=self.room,
+        )
 
 
 class Session:

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from indexer.claims import Claim, SnapshotChunk, StaleClaim
+from indexer.claims import CHUNK_ROWS, Claim, SnapshotChunk, StaleClaim
 from indexer.clock import Clock
 from indexer.model import Source, utc_text
 from indexer.planning import Repo
 from storage.database import Database, IsOver
-from storage.records import RecordTable, RowWrite
+from storage.records import RecordTable, RowWrite, portions
 from storage.repos import load_repo, update_repos
 from storage.room import Room
 
@@ -31,16 +31,26 @@ class SnapshotRows:
         self._room = room
         self._clock = clock
 
-    async def apply(
-        self, claim: Claim, portions: Sequence[SnapshotChunk]
-    ) -> Counter[tuple[str, str]]:
-        """Write them in as few transactions as the live stream allows.
+    async def apply(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
+        """Write a chunk in as few transactions as the live stream allows.
 
         The rows changed, by (collection, action). Until the claim ends the repo's rows count as
         incomplete. Raises `RepoLimited` for more than a repo may have.
         """
+        return await self._apply(claim, list(portions(chunk)))
+
+    async def apply_beginning(
+        self, claim: Claim, chunk: SnapshotChunk
+    ) -> tuple[Counter[tuple[str, str]], SnapshotChunk]:
+        """The same but for its last portion, which comes with the rows changed."""
+        *parts, last = portions(chunk)
+        return await self._apply(claim, parts), last
+
+    async def _apply(
+        self, claim: Claim, parts: Sequence[SnapshotChunk]
+    ) -> Counter[tuple[str, str]]:
         changes: Counter[tuple[str, str]] = Counter()
-        left = portions
+        left = parts
         while left:
             done, changed = await self._apply_some(claim, left)
             left = left[done:]
@@ -48,7 +58,7 @@ class SnapshotRows:
         return changes
 
     async def _apply_some(
-        self, claim: Claim, portions: Sequence[SnapshotChunk]
+        self, claim: Claim, parts: Sequence[SnapshotChunk]
     ) -> tuple[int, Counter[tuple[str, str]]]:
         """How many of the first are written by one transaction, at least one, and the changes."""
         self._room.check()
@@ -61,8 +71,8 @@ class SnapshotRows:
             update_repos(connection, [(repo, replace(repo, scope_id=None))], at=utc_text(now))
             changes: Counter[tuple[str, str]] = Counter()
             done = 0
-            while done < len(portions) and not (done and is_over()):
-                changes += self.merge(connection, repo, portions[done], now)
+            while done < len(parts) and not (done and is_over()):
+                changes += self.merge(connection, repo, parts[done], now)
                 done += 1
             self._room.check_repo(connection, row_id(repo))
             return done, changes
@@ -86,6 +96,19 @@ class SnapshotRows:
         for path, cid in chunk.leaves:
             if ours.get(path) != cid or path in chunk.records:
                 writes[row_id(repo), path] = RowWrite(repo.did, chunk.rev, chunk.records[path])
+        return self._records.write(
+            connection, writes, source=Source.BACKFILL, at=utc_text(now), now=now
+        )
+
+    def delete_some(
+        self, connection: sqlite3.Connection, repo: Repo, now: float
+    ) -> Counter[tuple[str, str]]:
+        """Delete some rows of a repo as a part of the caller's transaction; none: all are gone."""
+        rows = connection.execute(
+            "SELECT path FROM record WHERE repo_id = ? ORDER BY path LIMIT ?",
+            (repo.id, CHUNK_ROWS),
+        )
+        writes = {(row_id(repo), path): RowWrite(repo.did, "", None) for (path,) in rows}
         return self._records.write(
             connection, writes, source=Source.BACKFILL, at=utc_text(now), now=now
         )

@@ -12,6 +12,7 @@ from storage.live import LiveStore
 from storage.records import ProjectionWrite, RecordTable
 from storage.resyncs import ResyncStore
 from storage.room import Room
+from storage.session import Sessions
 from storage.tracked import TrackedRepos
 
 DID = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"
@@ -47,12 +48,15 @@ class World:
         self.path = path
         self.clock = clock
         self.tracked = TrackedRepos(database)
-        records = RecordTable(NoProjections())
-        policy = Policy(identity_refresh_s=60.0)
         self.room = Room()
-        shared = {"clock": clock, "pending_bytes_max": 10_000, "room": self.room}
-        self.live = LiveStore(database, self.tracked, records, policy, **shared)
-        self.resyncs = ResyncStore(database, self.tracked, records, policy, **shared)
+        sessions = Sessions(
+            records=RecordTable(NoProjections()),
+            policy=Policy(identity_refresh_s=60.0),
+            pending_bytes_max=10_000,
+            room=self.room,
+        )
+        self.live = LiveStore(database, self.tracked, sessions, clock=clock)
+        self.resyncs = ResyncStore(database, self.tracked, sessions, clock=clock)
         self.seq = 0
 
     async def apply(self, *events: Event):

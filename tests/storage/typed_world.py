@@ -38,7 +38,9 @@ from storage.rebuild_worker import WorkerSettings
 from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
+from storage.room import Room
 from storage.search_upkeep import SearchUpkeep
+from storage.session import Sessions
 from storage.tracked import TrackedRepos
 from tests.storage.conftest import KEY, SteppedClock
 
@@ -102,10 +104,14 @@ class TypedWorld:
         self.is_outdated = False
         self.operations = OperationStore(database, clock=clock)
         records = RecordTable(self.projections)
-        shared = {"clock": clock, "pending_bytes_max": 10_000_000}
-        policy = Policy(identity_refresh_s=60.0)
-        self.live = LiveStore(database, self.tracked, records, policy, **shared)
-        self.resyncs = ResyncStore(database, self.tracked, records, policy, **shared)
+        sessions = Sessions(
+            records=records,
+            policy=Policy(identity_refresh_s=60.0),
+            pending_bytes_max=10_000_000,
+            room=Room(),
+        )
+        self.live = LiveStore(database, self.tracked, sessions, clock=clock)
+        self.resyncs = ResyncStore(database, self.tracked, sessions, clock=clock)
         self.revs: dict[str, str] = {}
         self.numbers = itertools.count(1)
 

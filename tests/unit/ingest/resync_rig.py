@@ -41,6 +41,7 @@ from storage.live import LiveStore
 from storage.records import RecordTable
 from storage.resyncs import ResyncStore
 from storage.room import Room
+from storage.session import Sessions
 from storage.tracked import TrackedRepos
 from tests.devnet import Account, Devnet
 from tests.simulation.clock import SimulatedClock
@@ -197,9 +198,11 @@ async def open_rig(
         tracked = TrackedRepos(database)
         records = RecordTable(NoProjections())
         policy = Policy(identity_refresh_s=identity_refresh_s)
-        shared = {"clock": clock, "pending_bytes_max": 1_000_000}
-        live = LiveStore(database, tracked, records, policy, **shared)
-        store = ResyncStore(database, tracked, records, policy, **shared)
+        sessions = Sessions(
+            records=records, policy=policy, pending_bytes_max=1_000_000, room=Room()
+        )
+        live = LiveStore(database, tracked, sessions, clock=clock)
+        store = ResyncStore(database, tracked, sessions, clock=clock)
         admission = DailyAdmission(AdmissionStore(database, Room(), clock=clock), hosts, metrics)
         resyncer = Resyncer(
             store,
