@@ -112,7 +112,8 @@ async def test_a_retry_of_all_letters_makes_way_for_live_batches_and_ends_where_
     for _ in range(6):
         asked = len(done)
         before = await world.database.write(lambda _: len(done), urgent=True)
-        assert before - asked <= 1, "what comes in between has begun already"
+        # One was running, and one may have begun between the look and the asking.
+        assert before - asked <= 2
         await asyncio.sleep(0)
     assert not retrying.done()
     retrying.cancel()
