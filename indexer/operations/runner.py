@@ -76,6 +76,7 @@ class Runner:
         self._progress: dict[str, Operation] = {}  # rows of what is at work
         self._group: asyncio.TaskGroup | None = None
         self._is_ready = asyncio.Event()
+        self._is_stopping = False
 
     async def ready(self) -> None:
         """Wait until interrupted operations are taken up and new ones are accepted."""
@@ -96,7 +97,10 @@ class Runner:
                 else:
                     self._launch(operation)
             self._is_ready.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._is_stopping = True
 
     async def start(
         self, type_name: str, params: Mapping[str, Json], *, started_by: str | None
@@ -204,6 +208,8 @@ class Runner:
     def _launch(self, operation: Operation) -> None:
         if self._group is None:
             raise AssertionError("operations are launched by a running runner")
+        if self._is_stopping:
+            return  # its row is there, and the next start takes it up
         task = self._group.create_task(
             self._carry_out(operation), name=f"{operation.type}:{operation.id}"
         )

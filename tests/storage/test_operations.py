@@ -253,6 +253,19 @@ async def test_a_shutdown_leaves_the_row_running_and_the_next_boot_resumes(world
     assert (ended.status, ended.units_processed) == (OperationStatus.COMPLETED, 5)
 
 
+async def test_what_is_asked_for_while_the_process_stops_is_done_after_the_next_start(
+    world: World,
+):
+    async with engine(world, OneUnit()) as stopped:
+        pass
+    operation = await stopped.runner.start("didSync", {"did": "a"}, started_by=None)
+    assert operation.status is OperationStatus.RUNNING
+    kind = OneUnit()
+    kind.goes_on.set()
+    async with engine(world, kind) as one:
+        assert (await one.ended(operation)).status is OperationStatus.COMPLETED
+
+
 async def test_a_cancel_ends_a_waiting_operation_and_stays_cancelled(world: World):
     kind = Steps()
     async with engine(world, kind) as one:
