@@ -41,6 +41,9 @@ LOOKS_MAX = 4000
 SETTLE_S = 4 * 3600.0
 SETTLING_STEP_S = 20.0
 LOOK_S = 1.0
+CONSENT_S = 600.0
+"""How long an operator waits before he looks after what does not settle by itself."""
+
 REAL_S_MAX = 300
 """A seed that takes longer on a real clock hangs."""
 
@@ -98,7 +101,11 @@ async def simulate(seed: int, events: int, folder: Path) -> Report:
             assert not unfired, f"never happened: {unfired}"
             net.faults.clear()
             loop.clock.step_s = SETTLING_STEP_S
-            settled_s = await _settle(net, subject, is_told=rng.random() < TOLD_OF_A_LOSS)
+            believed = FaultKind.FUTURE_REV in net.faults.fired and Mishap.CLOCK_WRONG in {
+                kind for _, kind in mishaps
+            }
+            is_told = rng.random() < TOLD_OF_A_LOSS
+            settled_s = await _settle(net, subject, is_told=is_told, has_believed=believed)
             assert not subject.daemon.task.done(), "the daemon has ended"
     assert {fault.kind for fault in faults} <= set(net.faults.fired)
     fired = Counter({kind.value: times for kind, times in net.faults.fired.items()})
@@ -187,8 +194,11 @@ def _bring_on(net: Devnet, unfired: list[Fault]) -> None:
         net.faults.schedule(FaultKind.INFO_FRAME)
 
 
-async def _settle(net: Devnet, subject: Subject, *, is_told: bool) -> float:
-    """Honest last deeds, one an account, or one alone and the news of a loss; then equality."""
+async def _settle(net: Devnet, subject: Subject, *, is_told: bool, has_believed: bool) -> float:
+    """Honest last deeds, one an account, or one alone and the news of a loss; then equality.
+
+    With `has_believed` an account may have signed a rev of the future when our clock was there, too.
+    """
     visible = [account for account in net.accounts.values() if net.is_visible(account)]
     told = net.faults.schedule(FaultKind.INFO_FRAME, times=None) if is_told and visible else None
     for number, account in enumerate(visible[: 1 if told else None]):
@@ -204,7 +214,7 @@ async def _settle(net: Devnet, subject: Subject, *, is_told: bool) -> float:
         )
         await asyncio.sleep(0)
     try:
-        settled_s = await _until_equal(net, subject.database)
+        settled_s = await _until_equal(net, subject, has_believed=has_believed)
     except AssertionError as error:
         error.add_note("\n".join(_unsettled(subject)))
         raise
@@ -215,10 +225,11 @@ async def _settle(net: Devnet, subject: Subject, *, is_told: bool) -> float:
     return settled_s
 
 
-async def _until_equal(net: Devnet, database: Path) -> float:
+async def _until_equal(net: Devnet, subject: Subject, *, has_believed: bool) -> float:
     """Wait until the store equals the truth, looking whenever the file has changed."""
     now = asyncio.get_running_loop().time
-    began = now()
+    database = subject.database
+    began = asked = now()
     seen = None
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
         while now() - began < SETTLE_S:
@@ -226,10 +237,26 @@ async def _until_equal(net: Devnet, database: Path) -> float:
             if version != seen and is_equal(net, database, heads=True):
                 break
             seen = version
+            if has_believed and now() - asked > CONSENT_S:
+                await _consent(net, subject)
+                asked = now()
             await asyncio.sleep(LOOK_S)
     assert_store_equals(net, database)
     assert_heads_equal(net, database)
     return now() - began
+
+
+async def _consent(net: Devnet, subject: Subject) -> None:
+    """Accept as an operator what a host serves that is older than a rev which we have believed.
+
+    For us such a host was set back, and nobody else may decide that what we hold is to go.
+    """
+    for did, rev in subject.daemon.rows("SELECT did, rev FROM repo WHERE rev IS NOT NULL"):
+        account = net.accounts.get(did)
+        if account is not None and net.is_visible(account) and rev > (net.repo(account).rev or ""):
+            await subject.daemon.call(
+                "pub.chive.admin.triggerBackfill", type="didSync", did=did, acceptRollback=True
+            )
 
 
 def _is_gap_known(subject: Subject) -> Callable[[], bool]:
