@@ -24,6 +24,7 @@ from storage.database import FULL_CODES, Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.denials import DenialStore
 from storage.directory import DirectoryStore
+from storage.due_times import DueTimeUpkeep
 from storage.file_watch import FileWatch
 from storage.generation_swap import GenerationUpkeep
 from storage.identity_sweep import IdentitySweep
@@ -123,6 +124,7 @@ async def open_store(
             *_upkeep(settings, world, database, metrics, policy),
             denials.step,
             room_upkeep.step,
+            DueTimeUpkeep(database, clock=world.clock).step,
         ),
     )
 

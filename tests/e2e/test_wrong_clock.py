@@ -7,10 +7,12 @@ import random
 import time
 from pathlib import Path
 
-from tests.devnet import Devnet, realistic_record
+from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.e2e.daemon import RunningDaemon, ShiftedClock, running_daemon, wait_until
 from tests.e2e.test_stream_gaps import settings, tag
-from tests.oracle import wait_until_equal
+from tests.oracle import is_equal, wait_until_equal
+from tests.simulation.clock import SimulatedLoop
+from tests.simulation.subject import WrongClock
 
 DAY_S = 86_400.0
 TAG = "pub.chive.eprint.userTag"
@@ -56,3 +58,46 @@ async def test_a_clock_a_day_slow_is_alarmed_and_costs_nothing_once_it_is_set(tm
             assert await unready(daemon) == {}
             assert await gauge(daemon) == "chive_clock_in_doubt 0.0"
             assert daemon.rows("SELECT count(*) FROM dead_letters") == [(0,)]
+
+
+def test_a_clock_a_year_fast_costs_nothing_once_it_is_set(tmp_path: Path):
+    """A repo that misses something meanwhile is fetched within minutes, and not in a year."""
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        runner.run(live_through_a_fast_clock(tmp_path))
+
+
+async def live_through_a_fast_clock(folder: Path) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)
+    clock = WrongClock(loop.clock)
+    async with Devnet(seed=18, now=loop.clock.now) as net:
+        account = await net.create_account()
+        tag(net, account)
+        async with running_daemon(folder, settings(net), clock=clock) as daemon:
+
+            async def caught_up() -> None:
+                await wait_until(
+                    lambda: is_equal(net, daemon.database, heads=True),
+                    what="the records", deadline_s=600.0, poll_s=5.0,
+                )  # fmt: skip
+
+            def miss_one() -> None:
+                lost = net.faults.schedule(FaultKind.SWALLOW_FRAME, type="#commit")
+                tag(net, account)
+                assert lost.fired
+                tag(net, account)
+
+            await caught_up()
+            clock.off_s = 365 * DAY_S
+            query = "SELECT 1 FROM repo WHERE wanted AND retry_at > ?"
+            late = loop.clock.now() + DAY_S
+            while not daemon.rows(query, late):  # the first times a repo is fetched at once
+                miss_one()
+                await wait_until(
+                    lambda: (
+                        bool(daemon.rows(query, late)) or is_equal(net, daemon.database, heads=True)
+                    ),
+                    what="a fetch",
+                )
+            clock.off_s = 0.0
+            await caught_up()

@@ -1,0 +1,104 @@
+"""What falls due when the wall clock was wrong for a while and is set right."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from storage.database import open_database
+from storage.due_times import REPOS_MAX, SET_BACK_S, DueTimeUpkeep
+from tests.storage.conftest import World
+
+YEAR_S = 365 * 86_400.0
+WAIT_S = 60.0
+
+_REPOS = """
+WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT ?1)
+INSERT INTO repo (did, pds_url, host_group, state, account_status, account_at, identity_at, rev,
+                  wanted, claimed, claim, priority, retry_at, fetch_at, attempts, desyncs,
+                  synced_at, verified_at, tracked_since, updated_at)
+SELECT 'did:plc:' || value, 'https://a.example', 'a.example', 'desynchronized', 'active', 0, 0,
+       '3k', 4, 0, 0, 1, ?2, ?2, 0, 0, 0, 0, '2026-11-25T00:00:00Z', '' FROM n
+"""
+
+
+class SetClock:
+    """Wall time may be set, monotonic time goes on."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+        self.ahead_s = 1_800_000_000.0
+
+    def now(self) -> float:
+        return self.at + self.ahead_s
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, clock: SetClock) -> AsyncIterator[World]:
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        yield World(database, path, clock)
+
+
+async def put_off(world: World, repos: int) -> None:
+    """So many repos, a question to their host, and the host itself are left alone for a while."""
+    at = world.clock.now() + WAIT_S
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.execute(_REPOS, (repos, at))
+        connection.execute("UPDATE turn SET not_before = ?", (at,))
+        connection.execute(
+            "INSERT INTO gap_question (kind, target, since, retry_at) VALUES ('host', 'x', 0, ?)",
+            (at,),
+        )
+
+    await world.database.write(change)
+
+
+async def test_what_a_fast_clock_has_put_off_is_due_when_it_was_meant_to_be(
+    world: World, clock: SetClock
+):
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    clock.ahead_s += YEAR_S
+    assert await upkeep.step() == 0
+    await put_off(world, REPOS_MAX + 1)
+    clock.ahead_s -= YEAR_S
+    clock.at += 1.0
+    due_at = clock.now() - 1.0 + WAIT_S
+    steps = 0
+    while await upkeep.step():
+        steps += 1
+    assert steps == 2, "so many repos are no matter of one transaction"
+    for query in (
+        "SELECT DISTINCT retry_at, fetch_at FROM repo",
+        "SELECT due_at, not_before FROM turn",
+        "SELECT retry_at, retry_at FROM gap_question",
+    ):
+        assert await world.rows(query) == [pytest.approx((due_at, due_at))], query
+    assert await world.resyncs.claim_next() is None
+    clock.at = due_at - clock.ahead_s + 0.001
+    assert await world.resyncs.claim_next() is not None
+
+
+async def test_a_clock_that_goes_ahead_or_is_slowed_brings_nothing_forward(
+    world: World, clock: SetClock
+):
+    await put_off(world, 1)
+    before = await world.rows("SELECT retry_at, fetch_at FROM repo")
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    for by_s in (YEAR_S, 0.0, *[-0.9 * SET_BACK_S] * 5):
+        clock.ahead_s += by_s
+        clock.at += 1.0
+        assert await upkeep.step() == 0
+    assert await world.rows("SELECT retry_at, fetch_at FROM repo") == before
