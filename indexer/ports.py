@@ -195,8 +195,16 @@ class RepoRows(Protocol):
         At most as many as one transaction may change.
         """
 
-    async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
-        """Make our rows of the chunk's range equal to its leaves; rows by (collection, action)."""
+    async def apply_chunk(
+        self,
+        claim: Claim,
+        chunk: SnapshotChunk,
+        on_compared: Callable[[int], Awaitable[None]],
+    ) -> Counter[tuple[str, str]]:
+        """Make our rows of the chunk's range equal to its leaves; rows by (collection, action).
+
+        `on_compared` is told after each transaction how many leaves it has dealt with.
+        """
 
     async def load_pending(self, claim: Claim, after_id: int) -> list[tuple[int, bytes]]:
         """The oldest buffered commits after `after_id`: (id, raw frame)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -47,7 +47,7 @@ from storage.denied import judged_by_host
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
 from storage.room import untrack
 from storage.session import Sessions
-from storage.snapshots import PATH_MAX, SnapshotRows, current_row, row_id
+from storage.snapshots import PATH_MAX, SnapshotRows, current_row, ignored, row_id
 from storage.tracked import TrackedRepos
 from storage.turns import TurnQueue, claim_from_row, give_back_all
 
@@ -219,13 +219,19 @@ class ResyncStore:
         )
         return {row[0]: row[1] for row in rows}
 
-    async def apply_chunk(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
+    async def apply_chunk(
+        self,
+        claim: Claim,
+        chunk: SnapshotChunk,
+        on_compared: Callable[[int], Awaitable[None]] = ignored,
+    ) -> Counter[tuple[str, str]]:
         """Make our rows of the chunk's range equal to its leaves; rows by (collection, action).
 
+        `on_compared` is told after each transaction how many leaves it has dealt with.
         Until `finish` the repo's rows count as incomplete. Raises `RepoLimited` for more than a
         repo may have.
         """
-        return await self._snapshots.apply(claim, chunk)
+        return await self._snapshots.apply(claim, chunk, on_compared)
 
     async def note_older(self, claim: Claim, pds_url: str, host_rev: str) -> float:
         """Remember that a host shows less than we hold; since when it does, in unix seconds.

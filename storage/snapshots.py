@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from indexer.claims import CHUNK_ROWS, Claim, SnapshotChunk, StaleClaim
@@ -20,6 +20,10 @@ PATH_MAX = "\U0010ffff"
 """Greater than any record path."""
 
 
+async def ignored(_: int) -> None:
+    """Nobody wants to be told."""
+
+
 class SnapshotRows:
     """Makes rows of a claimed repo equal to portions of its snapshot."""
 
@@ -31,28 +35,35 @@ class SnapshotRows:
         self._room = room
         self._clock = clock
 
-    async def apply(self, claim: Claim, chunk: SnapshotChunk) -> Counter[tuple[str, str]]:
+    async def apply(
+        self, claim: Claim, chunk: SnapshotChunk, on_compared: Callable[[int], Awaitable[None]]
+    ) -> Counter[tuple[str, str]]:
         """Write a chunk in as few transactions as the live stream allows.
 
         The rows changed, by (collection, action). Until the claim ends the repo's rows count as
-        incomplete. Raises `RepoLimited` for more than a repo may have.
+        incomplete. `on_compared` is told after each transaction how many leaves it has dealt with.
+        Raises `RepoLimited` for more than a repo may have.
         """
-        return await self._apply(claim, list(portions(chunk)))
+        return await self._apply(claim, list(portions(chunk)), on_compared)
 
     async def apply_beginning(
         self, claim: Claim, chunk: SnapshotChunk
     ) -> tuple[Counter[tuple[str, str]], SnapshotChunk]:
         """The same but for its last portion, which comes with the rows changed."""
         *parts, last = portions(chunk)
-        return await self._apply(claim, parts), last
+        return await self._apply(claim, parts, ignored), last
 
     async def _apply(
-        self, claim: Claim, parts: Sequence[SnapshotChunk]
+        self,
+        claim: Claim,
+        parts: Sequence[SnapshotChunk],
+        on_compared: Callable[[int], Awaitable[None]],
     ) -> Counter[tuple[str, str]]:
         changes: Counter[tuple[str, str]] = Counter()
         left = parts
         while left:
             done, changed = await self._apply_some(claim, left)
+            await on_compared(sum(len(part.leaves) for part in left[:done]))
             left = left[done:]
             changes += changed
         return changes

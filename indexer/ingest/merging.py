@@ -85,10 +85,9 @@ class RepoMerge:
         return chunk, rest
 
     async def _apply(self, claim: Claim, route: Route, chunk: SnapshotChunk) -> None:
-        changes = await self._rows.apply_chunk(claim, chunk)
+        changes = await self._rows.apply_chunk(claim, chunk, route.count)
         route.changes.update(changes)
         self._metrics.count_records(changes, "backfill")
-        await route.count(len(chunk.leaves))
 
     async def catch_up(self, claim: Claim, route: Route, key: VerifyingKey) -> Claim:
         """Apply what an active repo's doubtful key held up; the claim for what is left of it."""
