@@ -9,6 +9,7 @@ ahead comes early, which does no harm. A clock that is set while nothing runs is
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,22 +22,35 @@ log = structlog.get_logger(__name__)
 SET_BACK_S = 60.0
 """Less than this within a second or so is a clock that is being slowed, and no longer a wait."""
 
+IN_HAND_S = 600.0
+"""What was in hand when the clock was set is over by then; it was noted with the time of before."""
+
 REPOS_MAX = 10_000
 """Repos looked through in one transaction."""
 
 _TURNS = """
-UPDATE turn SET due_at = iif(due_at < ?3, max(?1, due_at - ?2), due_at),
-                not_before = max(?1, not_before - ?2)
-WHERE not_before > ?1 OR (due_at > ?1 AND due_at < ?3)
+UPDATE turn SET due_at = iif(due_at > ?1 AND due_at < ?4, max(?2, due_at - ?3), due_at),
+                not_before = iif(not_before > ?1, max(?2, not_before - ?3), not_before)
+WHERE not_before > ?1 OR (due_at > ?1 AND due_at < ?4)
 """
 
-_QUESTIONS = "UPDATE gap_question SET retry_at = max(?1, retry_at - ?2) WHERE retry_at > ?1"
+_QUESTIONS = "UPDATE gap_question SET retry_at = max(?2, retry_at - ?3) WHERE retry_at > ?1"
 
 _REPOS = """
-UPDATE repo SET retry_at = iif(retry_at > ?1, max(?1, retry_at - ?2), retry_at),
-                fetch_at = iif(fetch_at > ?1, max(?1, fetch_at - ?2), fetch_at)
-WHERE id > ?3 AND id <= ?4 AND (retry_at > ?1 OR fetch_at > ?1)
+UPDATE repo SET retry_at = iif(retry_at > ?1, max(?2, retry_at - ?3), retry_at),
+                fetch_at = iif(fetch_at > ?1, max(?2, fetch_at - ?3), fetch_at)
+WHERE id > ?4 AND id <= ?5 AND (retry_at > ?1 OR fetch_at > ?1)
 """
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pass:
+    """One look through all due times: those after `floor` (unix seconds) come `by_s` earlier."""
+
+    begins_at: float  # by the monotonic clock
+    floor: float
+    by_s: float
+    upto: int | None = None  # repos that were looked through; None: nor were turns and questions
 
 
 class DueTimeUpkeep:
@@ -46,32 +60,42 @@ class DueTimeUpkeep:
         self._database = database
         self._clock = clock
         self._ahead_s = self._wall_ahead_s()
-        self._owed_s = 0.0  # by which due times are still to be brought forward
-        self._upto: int | None = None  # repos that were; None: nor are turns and questions
+        self._passes: list[_Pass] = []
 
     async def step(self) -> int:
         """Look whether the clock was set back, and bring some times forward; 0 if none are owed."""
-        ahead_s = self._wall_ahead_s()
-        back_s, self._ahead_s = self._ahead_s - ahead_s, ahead_s
-        if back_s >= SET_BACK_S:
-            log.warning("clock.set_back", by_s=round(back_s))
-            self._owed_s, self._upto = self._owed_s + back_s, None
-        if not self._owed_s:
+        self._look()
+        now = self._clock.monotonic()
+        due = next((each for each in self._passes if each.begins_at <= now), None)
+        if due is None:
             return 0
         last = (await self._database.read("SELECT max(id) FROM repo"))[0][0] or 0
-        upto = await self._database.write(self._bring_forward)
-        self._upto = upto
-        if upto >= last:
-            self._owed_s = 0.0
+        due.upto = await self._database.write(lambda connection: self._pass_on(connection, due))
+        if due.upto >= last:
+            self._passes.remove(due)
         return 1
 
-    def _bring_forward(self, connection: sqlite3.Connection) -> int:
+    def _look(self) -> None:
+        ahead_s = self._wall_ahead_s()
+        back_s, self._ahead_s = self._ahead_s - ahead_s, ahead_s
+        if back_s < SET_BACK_S:
+            return
+        log.warning("clock.set_back", by_s=round(back_s))
+        at, floor = self._clock.monotonic(), self._clock.now()
+        in_hand = floor + back_s - IN_HAND_S
+        self._passes += [
+            _Pass(begins_at=at, floor=floor, by_s=back_s),
+            _Pass(begins_at=at + IN_HAND_S, floor=in_hand, by_s=back_s),
+        ]
+
+    def _pass_on(self, connection: sqlite3.Connection, due: _Pass) -> int:
         now = self._clock.now()
-        if self._upto is None:
-            connection.execute(_TURNS, (now, self._owed_s, NEVER))
-            connection.execute(_QUESTIONS, (now, self._owed_s))
-        after = self._upto or 0
-        connection.execute(_REPOS, (now, self._owed_s, after, after + REPOS_MAX))
+        how = (max(due.floor, now), now, due.by_s)
+        if due.upto is None:
+            connection.execute(_TURNS, (*how, NEVER))
+            connection.execute(_QUESTIONS, how)
+        after = due.upto or 0
+        connection.execute(_REPOS, (*how, after, after + REPOS_MAX))
         return after + REPOS_MAX
 
     def _wall_ahead_s(self) -> float:

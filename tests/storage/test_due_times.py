@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.database import open_database
-from storage.due_times import REPOS_MAX, SET_BACK_S, DueTimeUpkeep
+from storage.due_times import IN_HAND_S, REPOS_MAX, SET_BACK_S, DueTimeUpkeep
 from tests.storage.conftest import World
 
 YEAR_S = 365 * 86_400.0
@@ -88,6 +88,25 @@ async def test_what_a_fast_clock_has_put_off_is_due_when_it_was_meant_to_be(
         assert await world.rows(query) == [pytest.approx((due_at, due_at))], query
     assert await world.resyncs.claim_next() is None
     clock.at = due_at - clock.ahead_s + 0.001
+    assert await world.resyncs.claim_next() is not None
+
+
+async def test_what_is_noted_with_the_time_of_before_is_brought_forward_too(
+    world: World, clock: SetClock
+):
+    """What was in hand when the clock was set may have asked it for the time before."""
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    clock.ahead_s += YEAR_S
+    assert await upkeep.step() == 0
+    clock.ahead_s -= YEAR_S
+    assert await upkeep.step() == 1
+    clock.ahead_s += YEAR_S
+    await put_off(world, 1)
+    clock.ahead_s -= YEAR_S
+    assert await upkeep.step() == 0
+    clock.at += IN_HAND_S
+    assert await upkeep.step() == 1
+    assert await upkeep.step() == 0
     assert await world.resyncs.claim_next() is not None
 
 
