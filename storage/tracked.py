@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from storage.database import Database
 
@@ -23,9 +23,13 @@ class HashSet:
     texts that collide; a false positive has a chance of about 1 in 10^13 with a million members.
     """
 
-    def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 * SLOTS_MIN))  # 0: free
-        self._mask = SLOTS_MIN - 1
+    def __init__(self, expected: int = 0) -> None:
+        """`expected` members need no growth."""
+        size = SLOTS_MIN
+        while 2 * expected >= size:
+            size *= 2
+        self._slots = array("Q", bytes(8 * size))  # 0: free
+        self._mask = size - 1
         self._members = 0
 
     def __len__(self) -> int:
@@ -46,6 +50,21 @@ class HashSet:
         if 2 * self._members >= len(self._slots):
             self._grow()
         self._put(hash(text) & HASH_BITS or 1)
+
+    def update(self, texts: Sequence[str]) -> None:
+        """Make all of them members."""
+        while 2 * (self._members + len(texts)) >= len(self._slots):
+            self._grow()
+        slots, mask, members = self._slots, self._mask, self._members
+        for text in texts:
+            value = hash(text) & HASH_BITS or 1
+            at = value & mask
+            while (found := slots[at]) and found != value:
+                at = (at + 1) & mask
+            if not found:
+                slots[at] = value
+                members += 1
+        self._members = members
 
     def _put(self, value: int) -> None:
         slots, mask = self._slots, self._mask
@@ -79,14 +98,15 @@ class TrackedRepos:
 
     async def load(self) -> None:
         """Read all tracked DIDs: at start, or to be rid of those that are tracked no more."""
+        [(count,)] = await self._database.read("SELECT count(*) FROM repo")
+        self._loading = loading = HashSet(count)
         last = 0
-        self._loading = loading = HashSet()
         while rows := await self._database.read(
             "SELECT id, did, account_status = 'denied' FROM repo WHERE id > ?"
             " ORDER BY id LIMIT 10000",
             (last,),
         ):
-            self.add(row[1] for row in rows)
+            loading.update([row[1] for row in rows])
             self.deny(row[1] for row in rows if row[2])
             last = rows[-1][0]
         self._dids, self._loading = loading, None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,22 +17,37 @@ from tests.storage.conftest import DID, KEY, World, commit, put
 OTHER_KEY = "zQ3shZc2QzApp2oymGvQbzP8eKheVshBHbU4ZYjeXqwSKEn6N"
 
 
-@given(st.lists(st.text(max_size=12), max_size=60), st.lists(st.text(max_size=12), max_size=20))
-def test_the_hash_set_holds_what_a_set_would(members: list[str], others: list[str]):
-    found, expected = HashSet(), set()
+@given(
+    st.lists(st.text(max_size=12), max_size=60),
+    st.lists(st.text(max_size=12), max_size=60),
+    st.lists(st.text(max_size=12), max_size=20),
+)
+def test_the_hash_set_holds_what_a_set_would(
+    members: list[str], at_once: list[str], others: list[str]
+):
+    found, expected = HashSet(), {*members, *at_once}
     for text in members:
         found.add(text)
-        expected.add(text)
+    found.update(at_once)
+    members += at_once
     assert len(found) == len(expected)
     assert all(text in found for text in members)
     assert [text in found for text in others] == [text in expected for text in others]
 
 
-def test_the_hash_set_grows_and_stays_small():
-    found = HashSet()
-    names = [f"did:plc:{n:024}" for n in range(20_000)]
+def one_by_one(found: HashSet, names: list[str]) -> None:
     for name in names:
         found.add(name)
+
+
+@pytest.mark.parametrize("expected", [0, 20_000])
+@pytest.mark.parametrize("fill", [one_by_one, HashSet.update])
+def test_the_hash_set_grows_and_stays_small(
+    expected: int, fill: Callable[[HashSet, list[str]], None]
+):
+    found = HashSet(expected)
+    names = [f"did:plc:{n:024}" for n in range(20_000)]
+    fill(found, names)
     assert len(found) == 20_000
     assert all(name in found for name in names)
     assert not any(f"did:web:{n}.example" in found for n in range(20_000))
