@@ -1,7 +1,8 @@
 """Whether a new generation holds what the records demand, before readers see it.
 
 Which records have rows is compared for all of them; what the rows say, for a sample of records
-that is spread over the whole index, and all of it where there are few. Reads in snapshots of
+that is spread over the whole index, and all of it where there are few; of the sample also whether
+the search index finds its rows. Reads in snapshots of
 `CHUNK_ROWS` records, so that a live index can be held against itself.
 """
 
@@ -13,17 +14,20 @@ from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
-from storage.database import translated
+from storage.database import error_code, translated
 from storage.generations import Generation, GenerationState, find_generation
 from storage.projections import Projections
 from storage.reading import read_only, snapshot
 from storage.search_rows import REPO_TASK, PrepareStored
+from storage.search_sample import unfound
 from storage.verification import Verification
 
 CHUNK_ROWS = 5000
 SAMPLE_RECORDS = 1000
 SAMPLE_PER_CHUNK_MIN = 5
 ID_MAX = 2**63 - 1
+DAMAGED_INDEX = "SQLITE_CORRUPT_VTAB"
+"""What FTS5 says of its own tables; of the file itself SQLite says something else."""
 
 _RECORDS = """
 SELECT record.id, record.collection, repo.did || '/' || path, problem IS NULL,
@@ -67,6 +71,8 @@ class Parity:
             ):
                 return self._compare(connection)
         except sqlite3.Error as error:
+            if error_code(error) == DAMAGED_INDEX:
+                return f"the search index is damaged: {error}"
             raise translated(error) from error
 
     def _compare(self, connection: sqlite3.Connection) -> str | None:
@@ -100,6 +106,7 @@ class Parity:
         }
         types, search = self._projections.types, self._projections.search
         search_table = generation.search_table(search)
+        search_tables = {search_table: "rowid", f"{search_table}_docsize": "id"}
         wanted: defaultdict[str, set[int]] = defaultdict(set)  # table -> records with a row
         names, undecided = {}, set()
         for record_id, collection, name, is_valid, is_visible, repo_id in rows:
@@ -112,15 +119,16 @@ class Parity:
                 if repo_id in owed:
                     undecided.add(record_id)
                 elif is_visible:
-                    wanted[search_table].add(record_id)
+                    for table in search_tables:
+                        wanted[table].add(record_id)
         columns = {generation.table(kind.table): "record_id" for kind in types.values()}
-        for table, column in (columns | {search_table: "rowid"}).items():
+        for table, column in (columns | search_tables).items():
             found = connection.execute(
                 f'SELECT {column} FROM "{table}" WHERE {column} > ? AND {column} <= ?',  # noqa: S608 - declared names
                 between,
             )
             differing = {row[0] for row in found} ^ wanted[table]
-            if table == search_table:
+            if table in search_tables:
                 differing -= undecided
             if differing:
                 record_id = min(differing)
@@ -143,4 +151,6 @@ class Parity:
             # A value that is not what its author signed is for a fetch to repair, not for a copy.
             if found.what not in {"cid", "value"}:
                 return f"{found.what} of {found.subject}: {found.detail}"
-        return None
+        table = generation.search_table(projections.search)
+        missed = unfound(connection, table, projections.search, sample)
+        return None if missed is None else f"{table} does not find row {missed[0]} by {missed[1]}"

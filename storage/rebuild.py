@@ -29,7 +29,7 @@ from storage.generations import generation_from_row as from_row
 from storage.operations import load_operation
 from storage.projections import Projections
 from storage.rebuild_parts import PART, Part, Preparing, first_judged, piece_upto, take_over
-from storage.rebuild_work import Append, BeginIndex, Merge, insist_on_file
+from storage.rebuild_work import Append, BeginIndex, Check, Merge, insist_on_file
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
 from storage.search_build import IndexCopy
@@ -297,6 +297,7 @@ class Rebuild:
         outcome = await self.parts.do(Merge(index.file, index.table, is_first=not self._is_merging))
         self._is_merging = True
         if not outcome.is_more:
+            await self.parts.do(Check(index.file, index.table))
             self._copy = IndexCopy(index.file, index.table)
 
     async def _put_in_place(self, copy: IndexCopy) -> bool:

@@ -17,7 +17,7 @@ from indexer.errors import ChiveIndexerError, LocalBusy
 from storage.database import translated
 from storage.reading import read_only
 from storage.rebuild_parts import Part, Preparing, make_part
-from storage.search_build import Source, append, begin_index, merge_some
+from storage.search_build import Source, append, begin_index, check_index, merge_some
 
 SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
@@ -57,7 +57,14 @@ class Merge(msgspec.Struct, frozen=True, tag=True):
     is_first: bool
 
 
-Work = Part | BeginIndex | Append | Merge
+class Check(msgspec.Struct, frozen=True, tag=True):
+    """Hold the finished search index against its rows: one statement, however large it is."""
+
+    file: str
+    table: str
+
+
+Work = Part | BeginIndex | Append | Merge | Check
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -110,7 +117,7 @@ def _needed(work: Work) -> tuple[str, ...]:
             return (str(Path(work.file).parent),)
         case Append():
             return (work.file, work.part)
-        case Merge():
+        case Merge() | Check():
             return (work.file,)
 
 
@@ -132,3 +139,16 @@ def _perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
             return Outcome(upto_id=upto_id or 0, is_more=upto_id is not None)
         case Merge():
             return Outcome(is_more=merge_some(work.file, work.table, is_first=work.is_first))
+        case Check():
+            return _checked(work)
+
+
+def _checked(work: Check) -> Outcome:
+    try:
+        check_index(work.file, work.table)
+    except sqlite3.DatabaseError as error:
+        fault = translated(error)
+        if isinstance(fault, LocalBusy):
+            raise
+        return Outcome(problem=f"the new search index is damaged: {fault}")
+    return Outcome()

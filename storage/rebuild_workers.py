@@ -22,7 +22,7 @@ from indexer.children import command, environment
 from indexer.errors import LocalBusy
 from indexer.ports import insist_on
 from storage.rebuild_parts import Part, Preparing
-from storage.rebuild_work import Outcome, Work, WorkFailed, failure, perform
+from storage.rebuild_work import Check, Outcome, Work, WorkFailed, failure, perform
 from storage.rebuild_worker import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,9 @@ AHEAD = 1
 
 WORK_S_MAX = 120.0
 """For one piece of work: an ordinary one takes less than a second."""
+
+CHECK_S_MAX = 3600.0
+"""To check an index: 20 s for each GB of text where nothing else runs. A cancel ends it at once."""
 
 OUTCOME_BYTES_MAX = 1 << 20
 
@@ -80,14 +83,15 @@ class Elsewhere:
 
     async def do(self, work: Work) -> Outcome:
         """As `Worker` says."""
+        s_max = CHECK_S_MAX if isinstance(work, Check) else WORK_S_MAX
         try:
-            async with asyncio.timeout(WORK_S_MAX):
+            async with asyncio.timeout(s_max):
                 line = await self._ask(msgspec.json.encode(work) + b"\n")
                 if not line.endswith(b"\n"):
                     code = await self._process.wait()
                     raise WorkFailed(f"a process of the rebuild ended with exit code {code}")
         except TimeoutError as error:
-            raise WorkFailed(f"a process of the rebuild took more than {WORK_S_MAX:g} s") from error
+            raise WorkFailed(f"a process of the rebuild took more than {s_max:g} s") from error
         except OSError as error:
             raise WorkFailed(f"a process of the rebuild is gone: {error}") from error
         return msgspec.json.decode(line, type=Outcome).checked()

@@ -144,6 +144,12 @@ def merge_some(file: str, table: str, *, is_first: bool) -> bool:
         return connection.total_changes - before >= MERGED_CHANGES
 
 
+def check_index(file: str, table: str) -> None:
+    """Hold all that a finished index finds by against its rows; raises `sqlite3.Error`."""
+    with closing(_opened(file)) as connection:
+        connection.execute(f'INSERT INTO "{table}" ("{table}") VALUES (?)', ("integrity-check",))  # noqa: S608 - declared names
+
+
 def _opened(file: str) -> sqlite3.Connection:
     uri = Path(file).absolute().as_uri()
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)

@@ -312,6 +312,11 @@ async def test_what_is_denied_amid_a_rebuild_is_in_none_of_its_tables(
         ("UPDATE mark__2 SET subject = 'at://nobody' WHERE name = 'tag'", "mark of at://"),
         ("DELETE FROM eprint_search__2 WHERE title LIKE 'Alpine%'", "eprint_search__2 lacks"),
         ("UPDATE eprint_search__2 SET tags = 'other'", "eprint_search of at://"),
+        ("DELETE FROM eprint_search__2_docsize WHERE id = 1", "eprint_search__2_docsize lacks"),
+        ("DELETE FROM eprint_search__2_data WHERE id > 10", "search index is damaged"),
+        # No segments: the rows are there, and no word finds them.
+        ("UPDATE eprint_search__2_data SET block = x'00000000000000' WHERE id = 10",
+         "eprint_search__2 does not find row"),
     ],
 )  # fmt: skip
 async def test_what_differs_from_the_records_never_reaches_readers(
@@ -725,3 +730,29 @@ async def test_a_cancelled_rebuild_waits_for_its_thread_which_writes_into_its_fo
         await working
     with closing(sqlite3.connect(file)) as reader:
         assert reader.execute("SELECT count(*) FROM read").fetchall() == [(2,)]
+
+
+async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild_before_it_is_copied(
+    folder: Path,
+):
+    """Once only a test ran FTS5's own check, and nobody read the whole index."""
+    async with typed_world(folder) as world:
+        spoilt: list[Path] = []
+
+        async def spoil(name: str) -> None:
+            if name != "complete" or spoilt:
+                return
+            for file in folder.glob("*.rebuild/*/search.db"):
+                with closing(sqlite3.connect(file)) as second, second:
+                    table = "eprint_search__2_content"
+                    last = f"id = (SELECT max(id) FROM {table})"
+                    assert second.execute(f"DELETE FROM {table} WHERE {last}").rowcount == 1
+                spoilt.append(file)
+
+        context = await world.begin_reindex()
+        with pytest.raises(WorkFailed, match="the new search index is damaged"):
+            await FullReindex(Meanwhile(world.rebuilds, spoil)).run(context)
+        assert len(spoilt) == 1
+        await world.operations.end("one", OperationStatus.FAILED, "damaged")
+        assert (await world.reindex("two")).status is OperationStatus.COMPLETED
+        assert differences(world) == []
