@@ -19,8 +19,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-PROGRESS_S = 0.25
-"""The records of a unit in progress are counted so often: it is a transaction each time."""
+PROGRESS_S = 0.4
+"""The records of a unit in progress are counted so often: each time is a transaction, and what
+watches them wants to see them move every second."""
 
 POISONED = "poisoned"
 """Outcome of a unit that is skipped, because the process crashed over it too often."""
