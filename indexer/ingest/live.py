@@ -173,16 +173,7 @@ class LiveIngest:
             self._weigh(batch)
             return None
         decoded = DecodedBatch(batch.url, self._era)
-        for data in batch.frames:
-            try:
-                frame = decode_frame(data)
-            except InvalidUpstream as error:
-                if self._quarantine(data, error, decoded):
-                    continue
-                break
-            decoded.counts[frame.type] += 1
-            if not self._take_in(frame, data, decoded):
-                break
+        self._take_in(batch.frames, decoded)
         decoded.close()
         if decoded.taken:
             self._future_since.pop(batch.url, None)
@@ -208,21 +199,37 @@ class LiveIngest:
         if self._doubt.is_over(groups):
             self._drop_connection(ReconnectReason.CLOCK)
 
-    def _take_in(self, frame: Frame, data: bytes, decoded: DecodedBatch) -> bool:
-        """Whether the connection is good for further frames after this one."""
+    def _take_in(self, frames: list[bytes], decoded: DecodedBatch) -> None:
+        """Take in frames, up to the first after which the connection is good for no other."""
+        # All the network's events come through this loop: what does not change is looked up once.
+        order, scope, is_tracked = self._order, self._verifier.scope, self._index.is_tracked
+        kinds: list[str] = []
+        for data in frames:
+            try:
+                frame = decode_frame(data)
+            except InvalidUpstream as error:
+                if self._quarantine(data, error, decoded):
+                    continue
+                break
+            kind, seq, _, body = frame
+            kinds.append(kind)
+            if seq is not None and order.is_next(seq):
+                decoded.take(seq, body.get("time"))
+                if is_relevant(frame, scope, is_tracked) and not self._is_denied(frame):
+                    decoded.relevant.append(RawFrame(frame, data))
+            elif not self._is_good_after(frame, decoded):
+                break
+        decoded.counts.update(kinds)
+
+    def _is_good_after(self, frame: Frame, decoded: DecodedBatch) -> bool:
+        """Whether the connection is good for others after a frame that is not the next event."""
         seq = frame.seq
         if seq is None:
             return self._heed(frame, decoded)
-        if self._order.is_next(seq):
-            decoded.take(seq, frame.body.get("time"))
-            scope, is_tracked = self._verifier.scope, self._index.is_tracked
-            if is_relevant(frame, scope, is_tracked) and not self._is_denied(frame):
-                decoded.relevant.append(RawFrame(frame, data))
-        elif self._order.is_repeated(seq):
+        if self._order.is_repeated(seq):
             decoded.counts["repeated"] += 1
-        else:
-            return self._is_passed_over(seq, decoded)
-        return True
+            return True
+        return self._is_passed_over(seq, decoded)
 
     def _is_denied(self, frame: Frame) -> bool:
         """Whether an operator keeps the account out, or its host, which it may say to have left."""
