@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 PROGRESS_S = 0.4
-"""The records of a unit in progress are counted so often: each time is a transaction, and what
+"""The records of a unit in progress are counted so often: each time is a transaction, and who
 watches them wants to see them move every second."""
 
 POISONED = "poisoned"
