@@ -74,7 +74,7 @@ class FirehoseSettings(Section):
     """Where the relay's numbers end before our cursor: hold and say so, or follow its present."""
     idle_s: Annotated[float, Field(gt=0, le=86400)] | None = None
     """Reconnect after so long without an event; 60 for relays of the whole public network."""
-    batch_frames: Annotated[int, Field(ge=1, le=5000)] = 500
+    batch_frames: Annotated[int, Field(ge=1, le=5000)] = 2000
     """Frames handed on at once at most."""
     batch_ms: Annotated[int, Field(ge=1, le=1000)] = 5
     """How long frames are gathered into one batch, in milliseconds."""

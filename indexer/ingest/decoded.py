@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from indexer.errors import InvalidUpstream
@@ -10,6 +11,9 @@ from indexer.ingest.verification import RawFrame
 from indexer.model import GapSeen
 from indexer.planning import FrameRefused
 from indexer.protocol.syntax import datetime_to_unix
+
+RELEVANT_MAX = 500
+"""Frames that concern us in one part of a batch, which is proved and queued as a whole."""
 
 
 @dataclass(slots=True)
@@ -51,6 +55,20 @@ class DecodedBatch:
         if self.taken:
             self.seq, time = self.taken[-1]
             self.event_at = event_at(time)
+
+    def parts(self) -> Iterator[DecodedBatch]:
+        """The closed batch in parts that the later stages can hold several of.
+
+        The cursor of each part is the seq of its last frame: nothing relevant lies between.
+        """
+        rest = self
+        while len(rest.relevant) > RELEVANT_MAX:
+            part, left = rest.relevant[:RELEVANT_MAX], rest.relevant[RELEVANT_MAX:]
+            yield replace(rest, relevant=part, seq=part[-1].frame.seq, event_at=None)
+            rest = DecodedBatch(
+                self.url, self.era, relevant=left, seq=self.seq, event_at=self.event_at
+            )
+        yield rest
 
 
 def event_at(time: object) -> float | None:

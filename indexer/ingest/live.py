@@ -161,8 +161,8 @@ class LiveIngest:
     async def _read(self) -> None:
         async for batch in self._source.batches():
             decoded = self._decode(batch)
-            if decoded is not None:
-                await self._to_verify.put(decoded)
+            for part in () if decoded is None else decoded.parts():
+                await self._to_verify.put(part)
 
     def _decode(self, batch: FrameBatch) -> DecodedBatch | None:
         if batch.connection == self._dropped_connection:

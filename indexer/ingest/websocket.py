@@ -47,8 +47,8 @@ class WebsocketSettings:
     """Bounds of one connection. Durations in seconds."""
 
     message_bytes_max: int = 5_000_000
-    batch_frames: int = 500
-    batch_bytes: int = 8 * 1024 * 1024  # so that 500 frames of 5 MB are never held
+    batch_frames: int = 2000
+    batch_bytes: int = 8 * 1024 * 1024  # so that 2000 frames of 5 MB are never held
     batch_s: float = 0.01  # from the first message of a batch to its delivery
     open_s: float = 20.0  # TCP, TLS and handshake together
     ping_s: float = 15.0  # silence before we ping
@@ -392,7 +392,7 @@ class Websocket(asyncio.BufferedProtocol):
     def _take(self) -> Received:
         size = self._settings.batch_frames
         frames, self._pending = self._pending[:size], self._pending[size:]
-        self._pending_bytes -= sum(map(len, frames))
+        self._pending_bytes = sum(map(len, self._pending))  # fewer than were taken, as a rule
         received = Received(frames, self._text_frames, self._pending_since)
         self._text_frames = 0
         self._batch_is_due = bool(self._pending)

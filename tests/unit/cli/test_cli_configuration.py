@@ -111,7 +111,7 @@ def test_check_config_prints_what_is_in_effect_and_no_secret(
         "url": ["wss://a.example", "wss://b.example"],
         "start": "live",
         "on_future_cursor": "hold",
-        "batch_frames": 500,
+        "batch_frames": 2000,
         "batch_ms": 7,
     }
     assert tree["storage"]["path"] == "/var/lib/chive-indexer/index.db"

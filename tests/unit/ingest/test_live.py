@@ -12,10 +12,14 @@ from structlog.testing import capture_logs
 
 from indexer.errors import LocalFault
 from indexer.ingest.continuity import RECONNECTS_MAX
+from indexer.ingest.decoded import RELEVANT_MAX, DecodedBatch
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.live import FUTURE_CURSOR_S
 from indexer.ingest.portions import WRITES_MAX, portions
+from indexer.ingest.verification import RawFrame
+from indexer.model import GapReason, GapSeen
 from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
+from indexer.protocol.frame import Frame
 from tests.devnet import Account, FaultKind
 from tests.devnet.cbor import decode_at, encode
 from tests.devnet.frames import error_message, identity_event, info_message, message
@@ -337,3 +341,21 @@ def test_a_large_batch_is_applied_in_parts_whose_cursor_never_runs_ahead():
 def test_a_batch_without_events_is_one_part():
     batch = EventBatch(url=URL, events=(), seq=7, event_at=None)
     assert [part.seq for part in portions(batch)] == [7]
+
+
+def test_a_batch_of_many_frames_of_ours_is_proved_in_parts_whose_cursor_never_runs_ahead():
+    gap = GapSeen(reason=GapReason.OUTDATED_CURSOR)
+    refused = FrameRefused(did=None, seq=None, frame=b"", error=None)
+    ours = [RawFrame(Frame("#commit", 3 * n, "did:plc:a", {}), b"") for n in range(1, 1202)]
+    batch = DecodedBatch(URL, 4, relevant=ours, seq=9999, event_at=5.0, gaps=[gap])
+    batch.refused.append(refused)
+    batch.counts["#commit"] = 5000
+    parts = list(batch.parts())
+    assert [raw for part in parts for raw in part.relevant] == ours
+    assert [len(part.relevant) for part in parts] == [RELEVANT_MAX, RELEVANT_MAX, 201]
+    assert [part.seq for part in parts] == [1500, 3000, 9999]
+    assert [part.event_at for part in parts] == [None, None, 5.0]
+    assert [part.gaps for part in parts] == [[gap], [], []]
+    assert [part.refused for part in parts] == [[refused], [], []]
+    assert {part.era for part in parts} == {4}
+    assert sum(part.counts["#commit"] for part in parts) == 5000

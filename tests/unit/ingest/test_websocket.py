@@ -516,7 +516,10 @@ async def upgraded_and_silent(peer):
 
 
 async def test_a_consumer_that_does_not_ask_blocks_the_server_s_socket():
-    async with connected(upgraded_and_silent, ManualClock()) as (websocket, relay):
+    async with connected(upgraded_and_silent, ManualClock(), batch_frames=500) as (
+        websocket,
+        relay,
+    ):
         await block(relay, websocket, binary(MESSAGE))
         taken = websocket.bytes_received
         assert not websocket.is_reading
