@@ -24,7 +24,7 @@ from storage.search_rows import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
 
 ALL_AT_THE_END = {"automerge": 0, "crisismerge": 256, "hashsize": 16 * 1024 * 1024}
-"""One segment for each part, and few of them merged before all are there.
+"""One segment for each piece, and few of them merged before all are there.
 
 256 of them are made one, in a few seconds, because FTS5 holds no more than 2,000.
 """
@@ -126,7 +126,7 @@ def append(
             others=", ".join(others),
         )
         at: int = source.after_id
-        connection.execute("BEGIN")  # one transaction is one segment
+        connection.execute("BEGIN")  # all of a step, or nothing
         while (upto := connection.execute(_PIECE, (at, APPENDED_ROWS)).fetchone()[0]) is not None:
             connection.execute(statement, (at, upto))
             at = upto

@@ -26,7 +26,7 @@ from indexer.operations.operation import OperationFailed
 from indexer.records.prepare import PreparedRecord, prepare_stored
 from indexer.records.projection import SEARCH, text
 from indexer.records.registry import Registry
-from storage.database import open_database
+from storage.database import BUSY_TIMEOUT_S, open_database
 from storage.denials import DenialStore
 from storage.rebuild import PART_RECORDS, Rebuild
 from storage.rebuild_parts import PART_CHARS, Part, Preparing, piece_upto
@@ -756,3 +756,29 @@ async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild_before_it_
         await world.operations.end("one", OperationStatus.FAILED, "damaged")
         assert (await world.reindex("two")).status is OperationStatus.COMPLETED
         assert differences(world) == []
+
+
+async def test_a_live_transaction_does_not_wait_for_whoever_reads_a_part_that_was_taken_over(
+    folder: Path,
+):
+    """Once each waited 5 s: a commit locks readers out of every file that is attached."""
+    async with typed_world(folder) as world:
+        await world.begin_reindex()
+        operation = await world.rebuilds.begin("one")
+        async with world.rebuilds.open(operation) as rebuild:
+            # The second, because the statement that begins transactions was prepared before there
+            # was a first, and does not know of files that come later until one is let go of.
+            for _ in range(2):
+                part = await rebuild.next()
+                assert part is not None
+                await copied(rebuild, part)
+            with closing(sqlite3.connect(part.file, isolation_level=None)) as reader:
+                reader.execute("BEGIN")
+                assert reader.execute("SELECT count(*) FROM read").fetchone() != (0,)
+                async with asyncio.timeout(BUSY_TIMEOUT_S / 2):
+                    await world.commit(BOB, {f"{TAG}/3ktag22222222": None})
+                with (
+                    closing(sqlite3.connect(part.file, timeout=0)) as other,
+                    pytest.raises(sqlite3.OperationalError, match="locked"),
+                ):
+                    other.execute("BEGIN EXCLUSIVE")  # it was read all the while
