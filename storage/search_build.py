@@ -24,7 +24,7 @@ from storage.search_rows import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
 
 ALL_AT_THE_END = {"automerge": 0, "crisismerge": 256, "hashsize": 16 * 1024 * 1024}
-"""One segment for each piece, and few of them merged before all are there.
+"""One segment for each part, and few of them merged before all are there.
 
 256 of them are made one, in a few seconds, because FTS5 holds no more than 2,000.
 """
@@ -64,8 +64,7 @@ coalesce((SELECT substr(group_concat(text, ' '), 1, {chars}) FROM (
     ORDER BY given.text)), '')
 """
 
-_APPEND = """
-INSERT INTO "{table}" (rowid, {names})
+_ROWS = """
 SELECT own.record_id, {own}, {others}
 FROM part.own AS own
 JOIN store.record AS record ON record.id = own.record_id
@@ -119,16 +118,16 @@ def append(
         for name, path in (("store", source.index), ("part", source.part)):
             uri = f"{path.absolute().as_uri()}?mode=ro"
             connection.execute(f"ATTACH DATABASE ? AS {name}", (uri,))
-        statement = _APPEND.format(
-            table=table,
-            names=", ".join(f'"{name}"' for name in names),
-            own=", ".join(f'own."{name}"' for name in search.own),
-            others=", ".join(others),
+        rows = _ROWS.format(
+            own=", ".join(f'own."{name}"' for name in search.own), others=", ".join(others)
         )
+        columns = ", ".join(("rowid", *(f'"{name}"' for name in names)))
+        insert = f'INSERT INTO "{table}" ({columns}) VALUES (?{", ?" * len(names)})'  # noqa: S608 - declared names
         at: int = source.after_id
         connection.execute("BEGIN")  # all of a step, or nothing
         while (upto := connection.execute(_PIECE, (at, APPENDED_ROWS)).fetchone()[0]) is not None:
-            connection.execute(statement, (at, upto))
+            # By statements of one row: FTS5 makes a segment for each that may have to be undone.
+            connection.executemany(insert, connection.execute(rows, (at, upto)).fetchall())
             at = upto
             if is_over():
                 break

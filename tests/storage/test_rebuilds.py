@@ -640,8 +640,9 @@ async def test_a_part_of_large_records_ends_early_and_what_is_left_of_it_follows
         assert differences(world) == []
 
 
-async def test_a_part_with_much_text_is_added_to_the_search_index_in_several_steps(
-    filled: Path, tmp_path: Path
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_a_part_is_added_to_the_search_index_in_as_many_steps_and_segments_as_it_takes(
+    filled: Path, tmp_path: Path, is_over: bool
 ):
     shutil.copy(filled, tmp_path / "index.db")
     file, table = str(tmp_path / "mine.db"), "eprint_search__2"
@@ -659,10 +660,12 @@ async def test_a_part_with_much_text_is_added_to_the_search_index_in_several_ste
             steps, after_id = 0, 0
             while after_id is not None:
                 source = Source(world.path, Path(part.file), after_id)
-                after_id = append(file, table, SEARCH, source, lambda: True)
+                after_id = append(file, table, SEARCH, source, lambda: is_over)
                 steps += 1
-    assert steps > PART_RECORDS // APPENDED_ROWS
+    assert steps == (1 + PART_RECORDS // APPENDED_ROWS if is_over else 1)
     with closing(sqlite3.connect(file)) as reader:
+        (segments,) = reader.execute(f"SELECT count(DISTINCT segid) FROM {table}_idx").fetchone()
+        assert segments <= steps
         (rows,) = reader.execute(f"SELECT count(*) FROM {table}_docsize").fetchone()
         assert rows == PART_RECORDS
         reader.execute(f"INSERT INTO {table} ({table}) VALUES ('integrity-check')")
