@@ -28,6 +28,7 @@ LARGE_REPO_RECORDS = 700  # more than a chunk: merges are killed half-way
 RATE = 20.0
 STARTED_SHARE = 0.7
 LIFE_S_MAX = 0.5
+LIFE_SHARE = 0.5  # of what its start took: as much is under way at a kill on a slow machine
 LOOKS_SHARE = 0.3
 
 
@@ -122,10 +123,12 @@ async def _kill_one(config: Path, rng: random.Random, requests: Requests) -> boo
             await asyncio.sleep(rng.uniform(0.0, LIFE_S_MAX))  # the moment of the kill
             life.kill()
             return False
+        began = time.monotonic()
         url = await life.started()
         assert url is not None, life.text[-3000:]
+        life_s_max = max(LIFE_S_MAX, LIFE_SHARE * (time.monotonic() - began))
         asking = asyncio.create_task(requests.run(url))
-        await asyncio.sleep(rng.uniform(0.0, LIFE_S_MAX))  # the moment of the kill
+        await asyncio.sleep(rng.uniform(0.0, life_s_max))  # the moment of the kill
         life.kill()
         await asking
         return True
