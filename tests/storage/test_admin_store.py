@@ -109,6 +109,8 @@ async def test_a_retry_of_all_letters_makes_way_for_live_batches_and_ends_where_
     await add_letters(world, count)
     world.database._observe_s = done.append
     retrying = asyncio.create_task(letters(world, []).retry_all(None))
+    while not done:
+        await asyncio.sleep(0)  # until it is under way
     for _ in range(6):
         asked = len(done)
         before = await world.database.write(lambda _: len(done), urgent=True)
