@@ -18,7 +18,7 @@ from indexer.protocol.cid import dag_cbor_cid, is_dag_cbor_sha256
 from indexer.protocol.events import COMMIT_BLOCKS_BYTES_MAX, CommitEvent, RepoOp, SyncEvent
 from indexer.protocol.keys import SIGNATURE_BYTES, VerifyingKey
 from indexer.protocol.mst import MissingBlock
-from indexer.protocol.mst_inversion import NetOp, invert
+from indexer.protocol.mst_inversion import NetOp, invert, invert_usual
 from indexer.protocol.syntax import is_tid, tid_timestamp_us
 
 COMMIT_VERSION = 3
@@ -201,6 +201,8 @@ def _check_inversion(
         expected = EMPTY_TREE
     else:
         expected = event.prev_data
+    if invert_usual(commit.data, blocks, ops) == expected:
+        return
     if invert(commit.data, blocks, ops) != expected:
         raise InvalidUpstream(Check.INVERSION, "undoing the ops does not give prevData")
 

@@ -6,8 +6,8 @@ then nothing else can have changed. What the commit made of the tree is held to 
 tree as far as it is not the previous tree: every node read, and both sides of a key taken out.
 
 Nodes are loaded when an op first touches them. A node of which only the links to its subtrees
-change is not encoded anew: the CIDs in its block are replaced, which keeps the usual commit (one
-record, three or four levels) cheap.
+change is not encoded anew: the CIDs in its block are replaced. Commits as they usually are have a
+cheaper way still, on which only the nodes that hold the records are read whole.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from indexer.protocol.mst import (
     key_height,
     root_height,
 )
+from indexer.protocol.mst_way import Step, find_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,46 +78,99 @@ def invert(root: bytes, blocks: Mapping[bytes, bytes], ops: Sequence[NetOp]) -> 
     """
     if not ops:
         return root
-    return _Inversion(root, blocks).undo(ops)
+    block = _block(blocks, root)
+    decoded = decode_node(block)
+    height = root_height(decoded)
+    check_heights(decoded, height)
+    node = None if decoded.is_bare else _Node.loaded(decoded, height, root, block)
+    inversion = _Inversion(node, blocks)
+    for op in ops:
+        inversion.undo(op)
+    return inversion.finish()
+
+
+def invert_usual(root: bytes, blocks: Mapping[bytes, bytes], ops: Sequence[NetOp]) -> bytes | None:
+    """The same by one op after the other; None where something is not as usual.
+
+    The nodes above a record's are not held to the rules of the tree. They need not be where the
+    result is the root of a tree that was: but for one link, they are nodes of that tree. So a
+    result that is not the one expected says nothing, and `invert` has to find out what is wrong.
+    """
+    known = dict(blocks)
+    before: bytes | None = root
+    for op in ops:
+        if before is not None:
+            before = _undone(before, known, op)
+    return before
+
+
+def _undone(root: bytes, blocks: dict[bytes, bytes], op: NetOp) -> bytes | None:
+    """The root before one op, whose nodes are in `blocks` then."""
+    key = op.path.encode()
+    way = find_way(root, blocks, key)
+    if way is None:
+        return None
+    steps = way.steps
+    try:
+        inversion = _Inversion(_open(blocks, way.node, key_height(key)), blocks)
+        inversion.undo(op)
+        node = inversion.root
+        while node is None:
+            # Its last key is gone, and with it the link to it.
+            if not steps:
+                return None
+            step = steps.pop()
+            node = _without_link(_open(blocks, step.cid, step.height), key)
+    except InvalidUpstream:
+        return None
+    if not node.keys and not steps:
+        return None  # a root that holds no key is replaced by what is below it
+    return _relinked(steps, _finish(node, blocks), blocks)
+
+
+def _without_link(node: _Node, key: bytes) -> _Node | None:
+    """A node without the subtree around `key`; None when nothing is left of it."""
+    node.children[bisect_left(node.keys, key)] = None
+    node.is_edited = True
+    return node if node.keys else None
+
+
+def _relinked(steps: Sequence[Step], cid: bytes, made: dict[bytes, bytes]) -> bytes | None:
+    """The root when the node at the end of the way has another CID; None where that is unclear."""
+    for step in reversed(steps):
+        if step.block.count(step.child) != 1:
+            return None
+        cid = _kept(step.block.replace(step.child, cid), made)
+    return cid
 
 
 class _Inversion:
-    def __init__(self, root: bytes, blocks: Mapping[bytes, bytes]) -> None:
+    """A tree, or a subtree, in which ops are undone; `root` is None when it holds nothing."""
+
+    def __init__(self, root: _Node | None, blocks: Mapping[bytes, bytes]) -> None:
+        self.root = root
         self._blocks = blocks
-        block = self._block(root)
-        decoded = decode_node(block)
-        height = root_height(decoded)
-        check_heights(decoded, height)
-        self._root = None if decoded.is_bare else _Node.loaded(decoded, height, root, block)
 
-    def undo(self, ops: Sequence[NetOp]) -> bytes:
-        for op in ops:
-            key = op.path.encode()
-            if op.cid is None:
-                if op.prev is None:
-                    raise InvalidUpstream(Check.OPS, "an op that neither sets nor deletes")
-                self._insert(key, op.prev)
-            elif op.prev is None:
-                self._remove(key, op.cid)
-            else:
-                self._restore(key, op.cid, op.prev)
-        while isinstance(self._root, _Node) and not self._root.keys:
+    def undo(self, op: NetOp) -> None:
+        key = op.path.encode()
+        if op.cid is None:
+            if op.prev is None:
+                raise InvalidUpstream(Check.OPS, "an op that neither sets nor deletes")
+            self._insert(key, op.prev)
+        elif op.prev is None:
+            self._remove(key, op.cid)
+        else:
+            self._restore(key, op.cid, op.prev)
+
+    def finish(self) -> bytes:
+        """The CID of the whole tree after all ops."""
+        while self.root is not None and not self.root.keys:
             # A tree is as high as its highest key.
-            self._root = self._load(self._root.children[0], self._root.height - 1)
-        return _finish(self._root) if self._root is not None else _finish(_Node(0))
-
-    def _block(self, cid: bytes) -> bytes:
-        block = self._blocks.get(cid)
-        if block is None:
-            raise MissingBlock(cid)
-        return block
-
-    def _open(self, cid: bytes, height: int) -> _Node:
-        block = self._block(cid)
-        return _Node.loaded(decode_subtree(block, height), height, cid, block)
+            self.root = self._load(self.root.children[0], self.root.height - 1)
+        return _finish(self.root if self.root is not None else _Node(0), {})
 
     def _load(self, child: _Child, height: int) -> _Node | None:
-        return self._open(child, height) if isinstance(child, bytes) else child
+        return _open(self._blocks, child, height) if isinstance(child, bytes) else child
 
     def _down(self, node: _Node, index: int) -> _Node | None:
         """The subtree before `keys[index]`, loaded and put in its place."""
@@ -128,7 +182,7 @@ class _Inversion:
         """The way to a key that must be there with this value: (ancestors, node, index)."""
         height = key_height(key)
         way: list[tuple[_Node, int]] = []
-        node = self._root
+        node = self.root
         while node is not None and node.height > height:
             index = bisect_left(node.keys, key)
             way.append((node, index))
@@ -160,8 +214,8 @@ class _Inversion:
             parent.children[position] = None
             parent.is_edited = True
             node = parent
-        if node is self._root and not node.keys and node.children[0] is None:
-            self._root = None
+        if node is self.root and not node.keys and node.children[0] is None:
+            self.root = None
 
     def _merge(self, left: _Child, right: _Child, key: bytes, height: int) -> _Child:
         """One subtree out of two neighbours whose separating key is gone.
@@ -192,13 +246,13 @@ class _Inversion:
         height = key_height(key)
         if height > HEIGHT_MAX:
             raise InvalidUpstream(Check.MST, f"a key of height {height}")
-        root = self._root
+        root = self.root
         if root is None:
-            root = self._root = _Node(height)
+            root = self.root = _Node(height)
         while root.height < height:
             higher = _Node(root.height + 1)
             higher.children = [root]
-            root = self._root = higher
+            root = self.root = higher
         node = root
         while node.height > height:
             index = bisect_left(node.keys, key)
@@ -236,16 +290,35 @@ class _Inversion:
         return halves[0], halves[1]
 
 
-def _finish(node: _Node) -> bytes:
-    """The CID of a subtree after all edits."""
-    children = [_finish(c) if isinstance(c, _Node) else c for c in node.children]
+def _block(blocks: Mapping[bytes, bytes], cid: bytes) -> bytes:
+    block = blocks.get(cid)
+    if block is None:
+        raise MissingBlock(cid)
+    return block
+
+
+def _open(blocks: Mapping[bytes, bytes], cid: bytes, height: int) -> _Node:
+    block = _block(blocks, cid)
+    return _Node.loaded(decode_subtree(block, height), height, cid, block)
+
+
+def _finish(node: _Node, made: dict[bytes, bytes]) -> bytes:
+    """The CID of a subtree after all edits, whose new nodes are in `made` then."""
+    children = [_finish(c, made) if isinstance(c, _Node) else c for c in node.children]
     if not node.is_edited and node.cid is not None:
         if children == node.originals:
             return node.cid
         block = _spliced(node, children)
         if block is not None:
-            return dag_cbor_cid(block)
-    return dag_cbor_cid(_encode(node, children))
+            return _kept(block, made)
+    return _kept(_encode(node, children), made)
+
+
+def _kept(block: bytes, made: dict[bytes, bytes]) -> bytes:
+    """The CID of a new node, which is in `made` then."""
+    cid = dag_cbor_cid(block)
+    made[cid] = block
+    return cid
 
 
 def _spliced(node: _Node, children: list[bytes | None]) -> bytes | None:

@@ -9,7 +9,7 @@ from signed_repos import assert_refused, value_or_refusal
 
 from indexer.errors import Check
 from indexer.protocol.mst import MissingBlock
-from indexer.protocol.mst_inversion import NetOp, invert
+from indexer.protocol.mst_inversion import NetOp, invert, invert_usual
 from tests.devnet import mst
 from tests.devnet.cbor import cid_of
 
@@ -76,6 +76,25 @@ def test_commits_of_an_independent_tree_invert_to_its_previous_root(seed, size, 
 
     for order in (ops, ops[::-1], rng.sample(ops, len(ops))):
         assert invert(after.root.cid, blocks, order) == before.root.cid
+        assert invert_usual(after.root.cid, blocks, order) in (before.root.cid, None)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(30, 300), st.integers(1, 4))
+def test_commits_of_a_usual_size_are_mostly_inverted_the_cheaper_way(seed, size, count):
+    rng = random.Random(seed)
+    pool = [f"com.example.record/{number:06}" for number in range(2 * size)]
+    usual = 0
+    for _ in range(20):
+        present = dict.fromkeys(rng.sample(pool, size), OLD)
+        before = tree_of(present)
+        ops = random_ops(rng, present, pool, count)
+        after = apply_ops(before, ops)
+        blocks = proof_of(after, before, ops)
+        given_blocks = dict(blocks)
+        usual += invert_usual(after.root.cid, blocks, ops) == before.root.cid
+        assert blocks == given_blocks
+    assert usual >= 8
 
 
 @settings(deadline=None)
@@ -108,6 +127,7 @@ def test_a_false_claim_never_gives_the_previous_root(seed, size, count, data):
         if op.cid == op.prev and name == "left out":
             continue  # an update to the same content changes nothing: there is nothing to hide
         assert value_or_refusal(invert, after.root.cid, blocks, claim) != before.root.cid, name
+        assert invert_usual(after.root.cid, blocks, claim) != before.root.cid, name
 
 
 def test_each_contradiction_has_its_check():
@@ -195,6 +215,7 @@ def test_a_record_on_the_wrong_side_of_a_new_key_is_seen():
             assert invert(after.root.cid, blocks, ops) == before.root.cid
         else:
             assert_refused(Check.MST, invert, after.root.cid, blocks, ops)
+            assert invert_usual(after.root.cid, blocks, ops) is None
         assert merged_root(after) == before.root.cid  # the lie is in the order alone
         if cut in (0, 6):
             # Nothing is merged, yet the untouched side must be shown.
@@ -235,6 +256,7 @@ def test_a_record_hidden_two_levels_down_is_seen():
 
     assert before.root.cid == right.cid
     assert_refused(Check.MST, invert, after.root.cid, blocks, [NetOp(separator, NEW, None)])
+    assert invert_usual(after.root.cid, blocks, [NetOp(separator, NEW, None)]) is None
 
 
 def test_a_record_hidden_two_levels_down_on_the_other_side_is_seen():
@@ -253,6 +275,7 @@ def test_a_record_hidden_two_levels_down_on_the_other_side_is_seen():
 
     assert before.root.cid == left.cid
     assert_refused(Check.MST, invert, after.root.cid, blocks, [NetOp(separator, NEW, None)])
+    assert invert_usual(after.root.cid, blocks, [NetOp(separator, NEW, None)]) is None
 
 
 def test_an_empty_node_left_behind_is_seen():
@@ -266,6 +289,28 @@ def test_an_empty_node_left_behind_is_seen():
 
     assert before.root.keys == (middle.encode(),)
     assert_refused(Check.MST, invert, after.root.cid, blocks, [NetOp(low, None, OLD)])
+    assert invert_usual(after.root.cid, blocks, [NetOp(low, None, OLD)]) is None
+
+
+def test_a_new_record_in_the_wrong_subtree_is_seen():
+    separator = paths_of(1, 5)[4]
+    low = [path for path in paths_of(0, 12) if path < separator][-3:]
+    high = [path for path in paths_of(0, 60) if path > separator][:3]
+    before = tree_of([*low, separator, *high[:2]])
+    leaves = [
+        mst.Node(tuple(path.encode() for path in paths), values, (None,) * (len(values) + 1))
+        for paths, values in (((*low, high[2]), (OLD,) * 3 + (NEW,)), (high[:2], (OLD,) * 2))
+    ]
+    after = mst.Tree(mst.Node((separator.encode(),), (OLD,), tuple(leaves)), 1)
+    after.seal()
+    blocks = {node.cid: node.block for node in after.nodes()}
+
+    # Taken out of the subtree in which it is, it would leave the previous tree.
+    assert apply_ops(tree_of([*low, separator, *high]), [NetOp(high[2], None, OLD)]).root.cid == (
+        before.root.cid
+    )
+    assert_refused(Check.OPS, invert, after.root.cid, blocks, [NetOp(high[2], NEW, None)])
+    assert invert_usual(after.root.cid, blocks, [NetOp(high[2], NEW, None)]) is None
 
 
 def test_a_root_without_keys_is_seen():

@@ -1,0 +1,90 @@
+"""The way from the root down to the node of a key, found without reading nodes whole.
+
+A node is only asked where the key would lie. Nothing here holds a node to the rules of the tree:
+that is for those to do who cannot infer it, and whatever makes no sense is no way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import libipld
+
+from indexer.protocol.mst import NODE_BYTES_MAX, key_height
+
+# What a node that is none raises somewhere: no map, no such field, a value of another type.
+_NO_NODE = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A node above the key's, and the link that leads on."""
+
+    cid: bytes
+    block: bytes
+    height: int
+    child: bytes  # CID
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The nodes above the node of a key, from the root, and that node's CID."""
+
+    steps: list[Step]
+    node: bytes
+
+
+def find_way(root: bytes, blocks: Mapping[bytes, bytes], key: bytes) -> Way | None:
+    """The way to the node in which `key` is or would be; None where `blocks` show none."""
+    try:
+        return _find(root, blocks, key)
+    except _NO_NODE:
+        return None
+
+
+def _find(root: bytes, blocks: Mapping[bytes, bytes], key: bytes) -> Way | None:
+    cid, wanted = root, key_height(key)
+    steps: list[Step] = []
+    height = -1
+    while height != wanted:
+        block = blocks[cid]
+        if len(block) > NODE_BYTES_MAX:
+            return None
+        node: Any = libipld.decode_dag_cbor(block)
+        if not steps:
+            height = key_height(node["e"][0]["k"])
+            if height <= wanted:
+                break
+        child = _child(node, key)
+        if type(child) is not bytes:
+            return None
+        steps.append(Step(cid, block, height, child))
+        cid = child
+        height -= 1
+    return Way(steps, cid) if height == wanted else None
+
+
+def _child(node: Any, key: bytes) -> object:
+    """The link of a node beneath which `key` belongs, for a key that is not in the node.
+
+    An entry says how much of its key it shares with the one before. Where that is more or less
+    than `key` itself shares with the one before, its place is known without a look at it.
+    """
+    child = node["l"]
+    common = 0  # bytes that `key` shares with the last key below it
+    for entry in node["e"]:
+        shared = entry["p"]
+        if shared < common:
+            break
+        if shared == common:
+            suffix, rest = entry["k"], key[common:]
+            if suffix >= rest:
+                break
+            for one, other in zip(suffix, rest, strict=False):
+                if one != other:
+                    break
+                common += 1
+        child = entry["t"]
+    return child
