@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from indexer.model import DeadLetterDraft
+from storage.rows import delete_rows
 
 PER_DID_AND_REASON_MAX = 20
 MESSAGE_CHARS_MAX = 1000
@@ -62,7 +63,7 @@ def insert_dead_letters(
 
 def delete_record_letters(connection: sqlite3.Connection, uris: Iterable[str]) -> None:
     """Forget the letters of records that have changed or gone."""
-    connection.executemany("DELETE FROM dead_letter WHERE uri = ?", ((uri,) for uri in uris))
+    delete_rows(connection, "dead_letter", "uri", uris)
 
 
 def is_to_be_read_again(connection: sqlite3.Connection, repo_id: int | None) -> bool:

@@ -35,7 +35,7 @@ from storage.generations import (
 )
 from storage.records import ProjectionWrite
 from storage.relation_views import create_relation_views
-from storage.rows import insert_rows
+from storage.rows import delete_rows, insert_rows
 from storage.search_rows import Reached, SearchRow, SearchRows
 from storage.typed_schema import SEARCH_TUNING, create_tables, create_views
 
@@ -190,9 +190,9 @@ class Projections:
         layout: _Layout,
         writes: Sequence[ProjectionWrite],
     ) -> None:
-        by_table: defaultdict[str, list[tuple[int]]] = defaultdict(list)
+        by_table: defaultdict[str, list[int]] = defaultdict(list)
         for table in layout.cleared:
-            by_table[table] += ((write.record_id,) for write in writes)
+            by_table[table] += (write.record_id for write in writes)
         searchable: list[int] = []
         for write in writes:
             kind = self.types.get(write.path[: write.path.index("/")])
@@ -200,14 +200,11 @@ class Projections:
                 continue
             if not layout.cleared:
                 for name in (kind.table, "mark", *(side.name for side in kind.side_tables)):
-                    by_table[generation.table(name)].append((write.record_id,))
+                    by_table[generation.table(name)].append(write.record_id)
             if kind.search is not None:
                 searchable.append(write.record_id)
         for table, record_ids in by_table.items():
-            connection.executemany(
-                f'DELETE FROM "{table}" WHERE record_id = ?',  # noqa: S608 - declared names
-                record_ids,
-            )
+            delete_rows(connection, f'"{table}"', "record_id", record_ids)
         if generation.search is SearchState.KEPT:
             SearchRows(self.search, generation).delete(connection, searchable)
 

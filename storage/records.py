@@ -17,7 +17,7 @@ from indexer.model import DeadLetterDraft, PreparedRecord, Source
 from indexer.planning import Repo
 from storage.dead_letters import delete_record_letters, insert_dead_letters
 from storage.denied import denied_records
-from storage.rows import insert_rows
+from storage.rows import delete_rows, insert_rows
 
 PORTION_ROWS = 24
 PORTION_BYTES = 36 * 1024
@@ -38,8 +38,8 @@ JOIN record ON record.repo_id = json_extract(wanted.value, '$[0]')
 _INTO = "record (id, repo_id, path, cid, rev, value, problem, source, indexed_at)"
 
 _UPDATE = """
-UPDATE record SET cid = ?, rev = ?, value = ?, problem = ?, source = ?, indexed_at = ?
-WHERE id = ?
+ON CONFLICT (id) DO UPDATE SET cid = excluded.cid, rev = excluded.rev, value = excluded.value,
+    problem = excluded.problem, source = excluded.source, indexed_at = excluded.indexed_at
 """
 
 
@@ -98,35 +98,30 @@ class RecordTable:
         existing = _load_existing(connection, writes)
         denied = denied_records(connection, (f"at://{w.did}/{key[1]}" for key, w in writes.items()))
         next_id = _next_id(connection)
-        inserts: list[tuple[object, ...]] = []
-        updates: list[tuple[object, ...]] = []
-        deletes: list[tuple[int]] = []
+        rows: list[tuple[object, ...]] = []
+        deletes: list[int] = []
         settled: list[str] = []  # URIs whose old dead letters no longer apply
         letters: list[DeadLetterDraft] = []
         projections: list[ProjectionWrite] = []
         for (repo_id, path), write in writes.items():
             found = existing.get((repo_id, path))
-            record = write.record
-            if denied and record is not None and f"at://{write.did}/{path}" in denied:
-                record = without_content(record)
+            record = _allowed(write, path, denied)
             if record is None:
                 if found is None:
                     continue
                 action, record_id = "delete", found[0]
-                deletes.append((record_id,))
+                deletes.append(record_id)
             elif found is None:
                 action, record_id, next_id = "create", next_id, next_id + 1
-                inserts.append(
-                    (record_id, repo_id, path, record.cid, write.rev, record.value,
-                     record.problem, source, at)
-                )  # fmt: skip
             elif found[1:] == (record.cid, record.problem):
                 continue
             else:
                 action, record_id = "update", found[0]
-                updates.append(
-                    (record.cid, write.rev, record.value, record.problem, source, at, record_id)
-                )
+            if record is not None:
+                rows.append(
+                    (record_id, repo_id, path, record.cid, write.rev, record.value,
+                     record.problem, source, at)
+                )  # fmt: skip
             counts[path[: path.index("/")], action] += 1
             if found is not None and found[2] is not None:
                 settled.append(f"at://{write.did}/{path}")
@@ -138,9 +133,8 @@ class RecordTable:
                     record_id, repo_id, write.did, path, at, record, is_new=action == "create"
                 )
             )
-        insert_rows(connection, _INTO, inserts)
-        connection.executemany(_UPDATE, updates)
-        connection.executemany("DELETE FROM record WHERE id = ?", deletes)
+        insert_rows(connection, _INTO, rows, on_conflict=_UPDATE)
+        delete_rows(connection, "record", "id", deletes)
         delete_record_letters(connection, settled)
         insert_dead_letters(connection, letters, now=now)
         self._projector.write(connection, projections)
@@ -183,6 +177,13 @@ def _load_existing(
     """(repo id, path) -> (row id, CID, problem), for those of `keys` that have a row."""
     rows = connection.execute(_EXISTING, (json.dumps(list(keys)),))
     return {(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}
+
+
+def _allowed(write: RowWrite, path: str, denied: frozenset[str]) -> PreparedRecord | None:
+    """The record with as much of it as may be kept."""
+    if denied and write.record is not None and f"at://{write.did}/{path}" in denied:
+        return without_content(write.record)
+    return write.record
 
 
 def _next_id(connection: sqlite3.Connection) -> int:

@@ -32,7 +32,11 @@ WHERE id = ?
 """
 
 # Most commits move a repo along its chain and change nothing else.
-_ADVANCE = "UPDATE repo SET rev = ?, data = ?, updated_at = ? WHERE id = ?"
+_ADVANCE = """
+UPDATE repo SET rev = json_extract(value, '$[1]'), data = json_extract(value, '$[2]'),
+                updated_at = ?
+FROM json_each(?) WHERE repo.id = json_extract(value, '$[0]')
+"""
 
 
 def repo_from_row(row: Row) -> Repo:
@@ -101,11 +105,11 @@ def update_repos(
     connection: sqlite3.Connection, changed: Iterable[tuple[Repo, Repo]], *, at: str
 ) -> None:
     """Write back repos given as (as loaded, as it becomes)."""
-    advances: list[tuple[object, ...]] = []
+    advances: list[tuple[int | None, str | None, str | None]] = []
     updates: list[tuple[object, ...]] = []
     for old, new in changed:
         if _only_advances(old, new):
-            advances.append((new.rev, new.data, at, new.id))
+            advances.append((new.id, new.rev, new.data))
             continue
         updates.append(
             (
@@ -116,7 +120,7 @@ def update_repos(
             )
         )  # fmt: skip
     if advances:
-        connection.executemany(_ADVANCE, advances)
+        connection.execute(_ADVANCE, (at, json.dumps(advances)))
     if updates:
         connection.executemany(_UPDATE, updates)
 

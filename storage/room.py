@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Collection
@@ -10,7 +11,11 @@ from indexer.errors import LocalBusy, RepoLimited
 from indexer.limits import Limit, Limits
 from indexer.model import RepoState
 
-_SIZE = "SELECT id, records, record_bytes FROM repo WHERE id = ? AND is_unlimited = 0"
+_OVER = """
+SELECT id, records, record_bytes FROM repo
+WHERE id IN (SELECT value FROM json_each(?)) AND is_unlimited = 0
+  AND (records > ? OR record_bytes > ?)
+"""
 
 _WAITING = "SELECT total FROM tally WHERE kind = 'repo_state' AND name = ?"
 
@@ -89,8 +94,7 @@ class Room:
 
     def check_repo(self, connection: sqlite3.Connection, repo_id: int) -> None:
         """Raises `RepoLimited` for a repo that holds more than it may."""
-        limit = self._over(connection, repo_id)
-        if limit is not None:
+        for limit in self._over(connection, (repo_id,)).values():
             raise RepoLimited(limit)
 
     def limit_repos(
@@ -98,20 +102,25 @@ class Room:
     ) -> Counter[Limit]:
         """End the following of those that hold more than they may; how many met which bound."""
         met: Counter[Limit] = Counter()
-        for repo_id in repo_ids:
-            limit = self._over(connection, repo_id)
-            if limit is not None:
-                connection.execute(
-                    "UPDATE repo SET state = ?, reason = ?, wanted = 0, scope_id = NULL"
-                    " WHERE id = ?",
-                    (RepoState.LIMITED, f"over limits.{limit}", repo_id),
-                )
-                met[limit] += 1
+        for repo_id, limit in self._over(connection, repo_ids).items():
+            connection.execute(
+                "UPDATE repo SET state = ?, reason = ?, wanted = 0, scope_id = NULL WHERE id = ?",
+                (RepoState.LIMITED, f"over limits.{limit}", repo_id),
+            )
+            met[limit] += 1
         return met
 
-    def _over(self, connection: sqlite3.Connection, repo_id: int) -> Limit | None:
-        found = connection.execute(_SIZE, (repo_id,)).fetchone()
-        return None if found is None else self.limits.exceeded_by(found[1], found[2])
+    def _over(self, connection: sqlite3.Connection, repo_ids: Collection[int]) -> dict[int, Limit]:
+        """Those among these repos that hold more than they may, with the bound they are over."""
+        limits = self.limits
+        found = connection.execute(
+            _OVER, (json.dumps(list(repo_ids)), limits.records_per_repo, limits.bytes_per_repo)
+        )
+        return {
+            repo_id: limit
+            for repo_id, records, record_bytes in found
+            if (limit := limits.exceeded_by(records, record_bytes)) is not None
+        }
 
 
 def open_discovery_gap(

@@ -14,10 +14,12 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from indexer.model import PreparedRecord
 from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex, searchable
 from storage.generations import GENERATION, Generation, SearchState
+from storage.rows import delete_rows, insert_at_once
 
 INLINE_ROWS = 25
 """Rows of other records rewritten in the transaction that reaches them: some 10 ms."""
@@ -31,11 +33,19 @@ REPO_TASK, _RECEIVED_TASK, _RECORD_TASK = "repo", "received", "record"
 RECEIVED_MAX = 2000
 """Records of others, the first known, whose texts a row holds: each new one reads all of them."""
 
+AT_ONCE_ROWS_MIN = 16
+"""From so many rows on one statement writes all of them. The index writes out what it has gathered
+whenever a statement of several rows ends, and each time that is another part for it to merge, so
+fewer rows are written one by one: see `storage.rows` for what that costs."""
+
+AT_ONCE_ROWS_MAX = 1000
+"""Of one statement: 7,000 parameters."""
+
 PrepareStored = Callable[[str, str, str, str], PreparedRecord]
 """(did, path, CID text, stored JSON) -> the record made ready, as on every other path."""
 
 _VISIBLE = """
-SELECT id FROM repo
+SELECT json_group_array(id) FROM repo
 WHERE account_status = 'active' AND id IN (SELECT value FROM json_each(?))
 """
 
@@ -50,14 +60,17 @@ ORDER BY own.text
 """  # noqa: S608 - constants
 
 _RECEIVED = f"""
-SELECT DISTINCT mark.text
-FROM (SELECT record_id, text FROM mark{GENERATION}
-      WHERE name = ? AND subject = ? ORDER BY record_id LIMIT {RECEIVED_MAX}) AS mark
-JOIN record ON record.id = mark.record_id
-JOIN repo ON repo.id = record.repo_id
-WHERE repo.account_status = 'active'
-ORDER BY mark.text
+SELECT json_group_array(json_array(wanted.value, json((
+    SELECT json_group_array(mark.text)
+    FROM (SELECT record_id, text FROM mark{GENERATION} WHERE name = ?1 AND subject = wanted.value
+          ORDER BY record_id LIMIT {RECEIVED_MAX}) AS mark
+    JOIN record ON record.id = mark.record_id
+    JOIN repo ON repo.id = record.repo_id
+    WHERE repo.account_status = 'active'))))
+FROM json_each(?2) AS wanted
+WHERE EXISTS (SELECT 1 FROM mark{GENERATION} WHERE name = ?1 AND subject = wanted.value)
 """  # noqa: S608 - constants
+"""All in one row: each that SQLite hands over costs the interpreter lock twice."""
 
 _NAMING = f"""
 SELECT record_id FROM mark{GENERATION}
@@ -65,8 +78,11 @@ WHERE name = ? AND subject = ? AND record_id > ? ORDER BY record_id LIMIT ?
 """  # noqa: S608 - constants
 
 _FIND = """
-SELECT record.id FROM record JOIN repo ON repo.id = record.repo_id
-WHERE repo.did = ? AND record.path = ?
+SELECT json_group_array(json_array(record.id, wanted.value))
+FROM json_each(?) AS wanted
+JOIN repo ON repo.did = substr(wanted.value, 6, instr(substr(wanted.value, 6), '/') - 1)
+JOIN record ON record.repo_id = repo.id
+           AND record.path = substr(wanted.value, 7 + length(repo.did))
 """
 
 _MARKS = f"""
@@ -74,7 +90,11 @@ SELECT name, subject FROM mark{GENERATION}
 WHERE record_id IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - constants
 
-_QUEUE = f"INSERT OR REPLACE INTO search_queue{GENERATION} VALUES (?, ?, ?)"  # noqa: S608 - a constant
+_QUEUE = f"""
+INSERT OR REPLACE INTO search_queue{GENERATION}
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+FROM json_each(?)
+"""  # noqa: S608 - a constant
 _NEXT = f"SELECT kind, subject, after FROM search_queue{GENERATION} LIMIT 1"  # noqa: S608 - a constant
 _SAME = f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ? LIMIT ?"  # noqa: S608 - a constant
 _DONE = f"DELETE FROM search_queue{GENERATION} WHERE kind = ? AND subject = ?"  # noqa: S608 - a constant
@@ -94,6 +114,9 @@ WHERE record.id IN (SELECT value FROM json_each(?)) ORDER BY record.id
 
 _StoredRow = tuple[int, int, str, str, str, str | None, int]
 """As `_OF_REPO` and `_BY_ID` give it."""
+
+_Received = Mapping[str, Mapping[str, str]]
+"""Mark -> URI -> the texts of others, joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +164,7 @@ class SearchRows:
         chars = " + ".join(f'length("{name}")' for name in names)
         columns = ", ".join(f'"{name}"' for name in names)
         self._table = generation.search_table(search)
-        values = ", ".join("?" * (1 + len(names)))
-        self._insert = f'INSERT INTO "{self._table}" (rowid, {columns}) VALUES ({values})'  # noqa: S608 - declared names
+        self._into = f'"{self._table}" (rowid, {columns})'
         self._chars = f'SELECT {chars} FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
         self._delete = f'DELETE FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
 
@@ -152,29 +174,35 @@ class SearchRows:
         """Add the rows of these records, which have none, and rewrite those that are reached."""
         if rows:
             wanted = json.dumps([row.repo_id for row in rows])
-            visible = {found[0] for found in connection.execute(_VISIBLE, (wanted,))}
-            # One row a statement: the index writes out what it has gathered whenever a statement of
-            # several rows ends, and each time that is another part for it to merge.
-            connection.executemany(
-                self._insert,
+            visible = set(_one_list(connection, _VISIBLE, (wanted,)))
+            received = self._received(connection, [row.uri for row in rows])
+            self._add(
+                connection,
                 [
-                    (row.record_id, *self.texts(connection, row))
+                    (row.record_id, *self._texts(connection, row, received))
                     for row in rows
                     if row.repo_id in visible
                 ],
             )
         others = sorted(reached.received - {row.uri for row in rows})
         done = self._rewrite_all_received(connection, others[:INLINE_ROWS])
-        connection.executemany(
-            self._sql(_QUEUE), [(_RECEIVED_TASK, uri, "") for uri in others[done:]]
-        )
+        self._queue(connection, [(_RECEIVED_TASK, uri, "") for uri in others[done:]])
         for uri in reached.labelled:
             for name in self._search.labels.values():
                 self._rewrite_labels(connection, name, uri, after=0)
 
+    def _add(self, connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> None:
+        at_once = 1 if len(rows) < AT_ONCE_ROWS_MIN else AT_ONCE_ROWS_MAX
+        for at in range(0, len(rows), at_once):
+            insert_at_once(connection, self._into, rows[at : at + at_once])
+
     def delete(self, connection: sqlite3.Connection, record_ids: Iterable[int]) -> None:
         """Remove the rows of these records, where they have one."""
-        connection.executemany(self._delete, ((record_id,) for record_id in record_ids))
+        listed = list(record_ids)
+        if len(listed) < AT_ONCE_ROWS_MIN:
+            connection.executemany(self._delete, [(record_id,) for record_id in listed])
+        else:
+            delete_rows(connection, f'"{self._table}"', "rowid", listed)
 
     def follow(
         self,
@@ -198,10 +226,20 @@ class SearchRows:
         owed += [
             (name, uri, "0") for uri in reached.labelled for name in self._search.labels.values()
         ]
-        connection.executemany(self._sql(_QUEUE), owed)
+        self._queue(connection, owed)
+
+    def _queue(self, connection: sqlite3.Connection, tasks: Sequence[tuple[str, str, str]]) -> None:
+        """Put down (kind, subject, after), each in place of the same kind and subject."""
+        if tasks:
+            connection.execute(self._sql(_QUEUE), (json.dumps(tasks),))
 
     def texts(self, connection: sqlite3.Connection, row: SearchRow) -> tuple[str, ...]:
         """The whole row of a record, as it must be: own texts, labels, received texts."""
+        return self._texts(connection, row, self._received(connection, [row.uri]))
+
+    def _texts(
+        self, connection: sqlite3.Connection, row: SearchRow, received: _Received
+    ) -> tuple[str, ...]:
         own = row.projection.search
         if own is None:
             raise AssertionError("only searchable records have a row")
@@ -212,7 +250,7 @@ class SearchRows:
                 self._labels(connection, row.record_id, name) if name in named else ""
                 for name in self._search.labels.values()
             ),
-            *(self._received(connection, row.uri, name) for name in self._search.received.values()),
+            *(received[name].get(row.uri, "") for name in self._search.received.values()),
         )
 
     def work(
@@ -253,7 +291,7 @@ class SearchRows:
         if is_last:
             connection.execute(self._sql(_DONE), (REPO_TASK, str(repo_id)))
         else:
-            connection.execute(self._sql(_QUEUE), (REPO_TASK, str(repo_id), taken[-1][3]))
+            self._queue(connection, [(REPO_TASK, str(repo_id), taken[-1][3])])
 
     def _rewrite_owed(
         self, connection: sqlite3.Connection, prepare: PrepareStored, rows_max: int
@@ -286,31 +324,38 @@ class SearchRows:
         self.insert(connection, rows, reached)
 
     def _labels(self, connection: sqlite3.Connection, record_id: int, name: str) -> str:
-        return _joined(connection.execute(self._sql(_LABELS), (LABEL_MARK, record_id, name)))
+        rows = connection.execute(self._sql(_LABELS), (LABEL_MARK, record_id, name))
+        return _joined(row[0] for row in rows)
 
-    def _received(self, connection: sqlite3.Connection, uri: str, name: str) -> str:
-        return _joined(connection.execute(self._sql(_RECEIVED), (name, uri)))
+    def _received(self, connection: sqlite3.Connection, uris: Sequence[str]) -> _Received:
+        """What others say of these records, those left out of which nobody says anything."""
+        wanted = json.dumps(uris)
+        return {
+            name: {
+                uri: _joined(sorted(set(texts) - {None}))
+                for uri, texts in _one_list(connection, self._sql(_RECEIVED), (name, wanted))
+            }
+            for name in self._search.received.values()
+        }
 
     def _rewrite_all_received(self, connection: sqlite3.Connection, uris: Sequence[str]) -> int:
         """Rows of these records, up to `INLINE_CHARS`; how many records are done."""
+        record_ids = {
+            uri: record_id for record_id, uri in _one_list(connection, _FIND, (json.dumps(uris),))
+        }
+        received = self._received(connection, list(record_ids))
         chars = 0
         for done, uri in enumerate(uris, start=1):
-            chars += self._rewrite_received(connection, uri)
+            if (record_id := record_ids.get(uri)) is None:
+                continue
+            values = {
+                column: received[name].get(uri, "")
+                for column, name in self._search.received.items()
+            }
+            chars += self._update(connection, record_id, values)
             if chars >= INLINE_CHARS:
                 return done
         return len(uris)
-
-    def _rewrite_received(self, connection: sqlite3.Connection, uri: str) -> int:
-        """The characters that were written."""
-        did, _, path = uri.removeprefix("at://").partition("/")
-        found = connection.execute(_FIND, (did, path)).fetchone()
-        if found is None:
-            return 0
-        values = {
-            column: self._received(connection, uri, name)
-            for column, name in self._search.received.items()
-        }
-        return self._update(connection, found[0], values)
 
     def _rewrite_labels(
         self,
@@ -336,7 +381,7 @@ class SearchRows:
                 found, is_last = found[:count], False
                 break
         if not is_last:
-            connection.execute(self._sql(_QUEUE), (name, uri, str(found[-1][0])))
+            self._queue(connection, [(name, uri, str(found[-1][0]))])
 
     def _update(
         self, connection: sqlite3.Connection, record_id: int, values: Mapping[str, str]
@@ -366,5 +411,13 @@ def _bounded(found: Sequence[_StoredRow]) -> Sequence[_StoredRow]:
     return found
 
 
-def _joined(rows: Iterable[tuple[str | None]]) -> str:
-    return searchable(" ".join(row[0] for row in rows if row[0]))
+def _one_list(
+    connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...]
+) -> list[Any]:
+    """What a query gives as one JSON array."""
+    found: list[Any] = json.loads(connection.execute(sql, parameters).fetchone()[0])
+    return found
+
+
+def _joined(texts: Iterable[str | None]) -> str:
+    return searchable(" ".join(text for text in texts if text))

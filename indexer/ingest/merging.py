@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from indexer.claims import Claim, Fetched, SnapshotChunk
 from indexer.ingest.attempts import Result, Resync, Route
-from indexer.ingest.portions import WRITES_MAX
 from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, joined, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
@@ -17,6 +16,9 @@ from indexer.model import RepoState
 from indexer.planning import CommitSeen
 from indexer.ports import RepoRows
 from indexer.protocol.keys import VerifyingKey
+
+PORTION_WRITES_MAX = 200
+"""Records of buffered commits in one transaction, beside the live stream: less than 50 ms."""
 
 
 class RepoMerge:
@@ -162,7 +164,7 @@ def commit_portions(
     portion: list[CommitSeen] = []
     last = weight = 0
     for identifier, commit in commits:
-        if portion and weight + len(commit.writes) > WRITES_MAX:
+        if portion and weight + len(commit.writes) > PORTION_WRITES_MAX:
             yield last, portion
             portion, weight = [], 0
         portion.append(commit)
