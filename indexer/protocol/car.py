@@ -51,6 +51,10 @@ def parse_car(data: bytes, *, blocks_max: int = BLOCKS_MAX) -> Car:
         length = data[offset]
         if length < 0x80:
             offset += 1
+        elif offset + 1 < size and 0 < data[offset + 1] < 0x80:
+            # Two bytes, as the length of most blocks takes.
+            length += (data[offset + 1] - 1) << 7
+            offset += 2
         else:
             length, offset = _varint(data, offset)
         end = offset + length

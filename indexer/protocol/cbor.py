@@ -159,23 +159,25 @@ def json_to_dag_cbor(text: str) -> bytes:
 
 def _data_model_problem(root: object) -> str | None:
     """What the data model forbids in a decoded value, walked without recursion."""
-    level: list[object] = [root]
+    level: list[object] = [root]  # without texts, which most values are and which break no rule
     depth = 0
-    while level:
+    while level and type(root) is not str:
         deeper: list[object] = []
+        is_nested = False
         for value in level:
-            kind = type(value)
-            if kind is str or kind is bool or value is None:
+            if value is None or type(value) is bool:
                 continue
             problem = _value_problem(value)
             if problem is not None:
                 return problem
             if isinstance(value, dict):
-                deeper.extend(value.values())
+                deeper += [each for each in value.values() if type(each) is not str]
+                is_nested = is_nested or bool(value)
             elif isinstance(value, list):
-                deeper.extend(value)
+                deeper += [each for each in value if type(each) is not str]
+                is_nested = is_nested or bool(value)
         depth += 1
-        if deeper and depth > NESTING_MAX:
+        if is_nested and depth > NESTING_MAX:
             return f"record: nested more than {NESTING_MAX} deep"
         level = deeper
     return None
@@ -198,9 +200,11 @@ def _map_problem(value: dict[str, object]) -> str | None:
     if type(link) is str:
         # The decoder refuses maps that only look like links, so this one was a link.
         return None if _is_link_text(link) else "record: a link is not a CID of version 1"
-    for key in value:
-        if not key or (len(key) > KEY_BYTES_MAX // 4 and len(key.encode()) > KEY_BYTES_MAX):
-            return f"record: a key is empty or has more than {KEY_BYTES_MAX} bytes"
+    longest = max(map(len, value), default=0)
+    if "" in value or (
+        longest > KEY_BYTES_MAX // 4 and any(len(key.encode()) > KEY_BYTES_MAX for key in value)
+    ):
+        return f"record: a key is empty or has more than {KEY_BYTES_MAX} bytes"
     if "$type" not in value:
         return None
     name = value["$type"]

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import cast
+from typing import NamedTuple, cast
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.cbor import Link, decode_block
@@ -52,8 +51,7 @@ class MissingBlock(InvalidUpstream):
         self.cid = cid
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A decoded node. `children[i]` holds the keys before `keys[i]`, the last those after all."""
 
     keys: list[bytes]

@@ -7,8 +7,7 @@ that is for those to do who cannot infer it, and whatever makes no sense is no w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import libipld
 
@@ -18,8 +17,7 @@ from indexer.protocol.mst import NODE_BYTES_MAX, key_height
 _NO_NODE = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A node above the key's, and the link that leads on."""
 
     cid: bytes
@@ -28,8 +26,7 @@ class Step:
     child: bytes  # CID
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(NamedTuple):
     """The nodes above the node of a key, from the root, and that node's CID."""
 
     steps: list[Step]

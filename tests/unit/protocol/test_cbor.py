@@ -275,3 +275,18 @@ def test_a_changed_byte_is_another_canonical_block_or_refused(value, data):
     if decoded is not None:
         assert encode_block(decoded) == bytes(block)
     decode_record(bytes(block), COLLECTION)
+
+
+@pytest.mark.parametrize("leaf", ["text", 1, {}, [], None, True])
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}])
+def test_nesting_is_counted_whatever_lies_at_the_bottom(leaf, wrap):
+    def nested(depth: int) -> dict[str, object]:
+        value = leaf
+        for _ in range(depth - 1):
+            value = wrap(value)
+        return {"$type": "com.example.record", "a": value}
+
+    deepest = nested(NESTING_MAX)
+    assert decode_record(encode(deepest), "com.example.record") == (deepest, None)
+    value, problem = decode_record(encode(nested(NESTING_MAX + 1)), "com.example.record")
+    assert value is None and problem is not None and "nested" in problem
