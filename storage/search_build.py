@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
@@ -39,7 +40,9 @@ APPENDED_ROWS = 250
 """Rows of one piece of appending: 20 MB of text at the very most."""
 
 COPIED_ROWS = 64
-"""Rows of one piece of copying: most are pages of 1 kB."""
+COPIED_BYTES = 100_000
+"""Of one piece of copying, whichever comes first: most rows are pages of 1 kB, but some are all
+that an eprint is found by. A piece ends with the row that brings it to so much."""
 
 _LABELS = """
 coalesce((SELECT substr(group_concat(text, ' '), 1, {chars}) FROM (
@@ -162,7 +165,8 @@ def _tell(connection: sqlite3.Connection, table: str, command: str, value: int) 
     connection.execute(f'INSERT INTO "{table}" ("{table}", rank) VALUES (?, ?)', (command, value))  # noqa: S608 - declared names
 
 
-_Rows = tuple[str, list[tuple[object, ...]]]  # table, and what some of its rows hold
+_Row = tuple[object, ...]
+_Rows = tuple[str, list[_Row]]  # table, and what some of its rows hold
 
 
 class IndexCopy:
@@ -225,10 +229,27 @@ class IndexCopy:
             for part in SHADOW_TABLES:
                 table = self._table + part
                 found = source.execute(f'SELECT * FROM "{table}"')  # noqa: S608 - declared names
-                while rows := found.fetchmany(COPIED_ROWS):
+                while rows := _piece(found, COPIED_ROWS, COPIED_BYTES):
                     yield table, rows
 
 
-def _copy(connection: sqlite3.Connection, table: str, rows: list[tuple[object, ...]]) -> None:
+def _piece(found: Iterator[_Row], rows_max: int, size_max: int) -> list[_Row]:
+    """The next rows, up to the one that brings their size to the most that there may be."""
+    rows: list[_Row] = []
+    size = 0
+    for row in islice(found, rows_max):
+        rows.append(row)
+        size += _size(row)
+        if size >= size_max:
+            break
+    return rows
+
+
+def _size(row: _Row) -> int:
+    """Bytes, of text characters."""
+    return sum(len(value) for value in row if isinstance(value, str | bytes))
+
+
+def _copy(connection: sqlite3.Connection, table: str, rows: list[_Row]) -> None:
     places = ", ".join("?" * len(rows[0]))
     connection.executemany(f'INSERT OR REPLACE INTO "{table}" VALUES ({places})', rows)  # noqa: S608 - declared names
