@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,8 @@ PART = "part"
 """What the writer calls the file of a part while it takes it over."""
 
 PORTION_ROWS = 250
-PORTION_CHARS = 8_000_000
-"""Of the records that are in memory at once, whichever comes first."""
+PORTION_CHARS = 500_000
+"""Of the records that are made ready at once, whichever comes first: some tenths of a second."""
 
 _RECORDS = """
 SELECT record.id, repo_id, repo.did, path, cid, value, problem
@@ -77,6 +77,12 @@ WHERE before < {TAKEN_CHARS}
 """  # noqa: S608 - constants
 
 
+Tell = Callable[[int], None]
+"""Is told, after each piece of some work, how much more is done; how much of what, the work says.
+
+Raises where nobody waits for the work any more, which then is to end."""
+
+
 class Part(msgspec.Struct, frozen=True, tag=True):
     """Records of one collection that follow each other, and where their derived rows are."""
 
@@ -116,12 +122,12 @@ class Preparing:
 
 
 def make_part(
-    index: sqlite3.Connection, part: Part, preparing: Preparing
+    index: sqlite3.Connection, part: Part, preparing: Preparing, tell: Tell
 ) -> tuple[list[int], bool]:
     """Read the records of a part and write its file; their ids, and whether it has more of them.
 
     It has where it came to `PART_CHARS` of values before its last record. `index` is a connection
-    that reads the index. Raises `sqlite3.Error` as either file gives it.
+    that reads the index; `tell` is told of records. Raises `sqlite3.Error` as either file gives it.
     """
     Path(part.file).unlink(missing_ok=True)
     kind = preparing.types.get(part.collection)
@@ -139,6 +145,7 @@ def make_part(
             for table, of_table in rows.items():
                 places = ", ".join("?" * len(of_table[0]))
                 connection.executemany(f"INSERT INTO {table} VALUES ({places})", of_table)  # noqa: S608 - declared names
+            tell(len(stored))
             record_ids += (row[0] for row in stored)
             chars += sum(len(row[5] or "") for row in stored)
             if chars >= PART_CHARS:

@@ -16,8 +16,8 @@ import msgspec
 from indexer.errors import ChiveIndexerError, LocalBusy
 from storage.database import translated
 from storage.reading import read_only
-from storage.rebuild_parts import Part, Preparing, make_part
-from storage.search_build import Source, append, begin_index, check_index, merge_some
+from storage.rebuild_parts import Part, Preparing, Tell, make_part
+from storage.search_build import Source, append, begin_index, check_index, index_kb, merge_some
 
 SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
@@ -67,12 +67,19 @@ class Check(msgspec.Struct, frozen=True, tag=True):
 Work = Part | BeginIndex | Append | Merge | Check
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """How much more of a piece of work is done; of what cannot tell, an outcome is soon there."""
+
+    count: int  # of a part or an append records, of a check shares
+
+
+class Outcome(msgspec.Struct, frozen=True, tag=True):
     """What came of a piece of work."""
 
     record_ids: list[int] = []  # of a part
     upto_id: int = 0  # the last record that was added to the search index, if there are more
     is_more: bool = False  # whether there is more of the same to do
+    size_kb: int = 0  # of what there is in the search index, after a merge
     problem: str | None = None
     is_busy: bool = False  # a problem that passes
 
@@ -95,12 +102,15 @@ def insist_on_file(file: str) -> None:
         raise WorkFailed(f"{file} is gone: somebody has removed it while the rebuild was at work")
 
 
-def perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
-    """Do it, now, and say what came of it. `index` is the file of the daemon's index."""
+def perform(work: Work, index: Path, preparing: Preparing, tell: Tell) -> Outcome:
+    """Do it, now, and say what came of it. `index` is the file of the daemon's index.
+
+    `tell` may raise `WorkFailed`, which ends the work.
+    """
     try:
         for file in _needed(work):
             insist_on_file(file)
-        return _perform(work, index, preparing)
+        return _perform(work, index, preparing, tell)
     except WorkFailed as error:
         return Outcome(problem=str(error))
     except sqlite3.Error as error:
@@ -121,11 +131,11 @@ def _needed(work: Work) -> tuple[str, ...]:
             return (work.file,)
 
 
-def _perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
+def _perform(work: Work, index: Path, preparing: Preparing, tell: Tell) -> Outcome:
     match work:
         case Part():
             with closing(read_only(index)) as connection:
-                record_ids, is_more = make_part(connection, work, preparing)
+                record_ids, is_more = make_part(connection, work, preparing, tell)
                 return Outcome(record_ids=record_ids, is_more=is_more)
         case BeginIndex():
             begin_index(work.file, work.table, preparing.search)
@@ -133,19 +143,23 @@ def _perform(work: Work, index: Path, preparing: Preparing) -> Outcome:
         case Append():
             source = Source(index, Path(work.part), work.after_id)
             until = time.monotonic() + APPEND_S
-            upto_id = append(
-                work.file, work.table, preparing.search, source, lambda: time.monotonic() > until
-            )
+
+            def added(rows: int) -> bool:
+                tell(rows)
+                return time.monotonic() > until
+
+            upto_id = append(work.file, work.table, preparing.search, source, added)
             return Outcome(upto_id=upto_id or 0, is_more=upto_id is not None)
         case Merge():
-            return Outcome(is_more=merge_some(work.file, work.table, is_first=work.is_first))
+            is_more = merge_some(work.file, work.table, is_first=work.is_first)
+            return Outcome(is_more=is_more, size_kb=index_kb(work.file))
         case Check():
-            return _checked(work)
+            return _checked(work, tell)
 
 
-def _checked(work: Check) -> Outcome:
+def _checked(work: Check, tell: Tell) -> Outcome:
     try:
-        check_index(work.file, work.table)
+        check_index(work.file, work.table, tell)
     except sqlite3.DatabaseError as error:
         fault = translated(error)
         if isinstance(fault, LocalBusy):

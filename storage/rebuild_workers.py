@@ -8,6 +8,7 @@ gone with the block that they were started for.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,8 +22,8 @@ import structlog
 from indexer.children import command, environment
 from indexer.errors import LocalBusy
 from indexer.ports import insist_on
-from storage.rebuild_parts import Part, Preparing
-from storage.rebuild_work import Check, Outcome, Work, WorkFailed, failure, perform
+from storage.rebuild_parts import Part, Preparing, Tell
+from storage.rebuild_work import Check, Outcome, Told, Work, WorkFailed, failure, perform
 from storage.rebuild_worker import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -42,8 +43,8 @@ OUTCOME_BYTES_MAX = 1 << 20
 class Worker(Protocol):
     """Does one piece of work at a time."""
 
-    async def do(self, work: Work) -> Outcome:
-        """What came of it.
+    async def do(self, work: Work, tell: Tell) -> Outcome:
+        """What came of it. `tell` is told how far it has come while it is done: see `Told`.
 
         Raises `WorkFailed`, and `LocalBusy` while the machine is short of something.
         """
@@ -56,20 +57,30 @@ class Here:
         self._index = index
         self._preparing = preparing
 
-    async def do(self, work: Work) -> Outcome:
+    async def do(self, work: Work, tell: Tell) -> Outcome:
         """As `Worker` says."""
-        over = asyncio.Event()
+        over, unwanted = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def tell_from_thread(count: int) -> None:
+            if unwanted.is_set():
+                raise WorkFailed("the rebuild was given up")
+            loop.call_soon_threadsafe(tell, count)
 
         async def working() -> Outcome:
             try:
-                return await asyncio.to_thread(perform, work, self._index, self._preparing)
+                return await asyncio.to_thread(
+                    perform, work, self._index, self._preparing, tell_from_thread
+                )
             finally:
                 over.set()
 
         try:
             outcome = await asyncio.shield(working())
         except asyncio.CancelledError:
-            # A thread cannot be ended, and it writes into a folder that is to be removed.
+            # A thread ends after the piece that it is at, and writes into a folder until then that
+            # is to be removed.
+            unwanted.set()
             await over.wait()
             raise
         return outcome.checked()
@@ -81,27 +92,35 @@ class Elsewhere:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    async def do(self, work: Work) -> Outcome:
+    async def do(self, work: Work, tell: Tell) -> Outcome:
         """As `Worker` says."""
         s_max = CHECK_S_MAX if isinstance(work, Check) else WORK_S_MAX
         try:
             async with asyncio.timeout(s_max):
-                line = await self._ask(msgspec.json.encode(work) + b"\n")
-                if not line.endswith(b"\n"):
-                    code = await self._process.wait()
-                    raise WorkFailed(f"a process of the rebuild ended with exit code {code}")
+                await self._ask(work)
+                while isinstance(said := await self._said(), Told):
+                    tell(said.count)
         except TimeoutError as error:
             raise WorkFailed(f"a process of the rebuild took more than {s_max:g} s") from error
         except OSError as error:
             raise WorkFailed(f"a process of the rebuild is gone: {error}") from error
-        return msgspec.json.decode(line, type=Outcome).checked()
+        return said.checked()
 
-    async def _ask(self, line: bytes) -> bytes:
-        if self._process.stdin is None or self._process.stdout is None:
-            raise AssertionError("both ends are pipes")
-        self._process.stdin.write(line)
+    async def _ask(self, work: Work) -> None:
+        if self._process.stdin is None:
+            raise AssertionError("its input is a pipe")
+        self._process.stdin.write(msgspec.json.encode(work) + b"\n")
         await self._process.stdin.drain()
-        return await self._process.stdout.readline()
+
+    async def _said(self) -> Told | Outcome:
+        if self._process.stdout is None:
+            raise AssertionError("its output is a pipe")
+        line = await self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            code = await self._process.wait()
+            raise WorkFailed(f"a process of the rebuild ended with exit code {code}")
+        said: Told | Outcome = msgspec.json.decode(line, type=Told | Outcome)
+        return said
 
 
 @asynccontextmanager
@@ -144,8 +163,11 @@ Plan = Callable[[Part | None], Awaitable[Part | None]]
 class Parts:
     """The parts of a rebuild, made, in the order of their records."""
 
-    def __init__(self, workers: Sequence[Worker], plan: Plan, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, workers: Sequence[Worker], plan: Plan, tell: Tell, group: asyncio.TaskGroup
+    ) -> None:
         self._plan = plan
+        self._tell = tell
         self._group = group
         self._idle: asyncio.Queue[Worker] = asyncio.Queue(len(workers))
         for worker in workers:
@@ -175,24 +197,24 @@ class Parts:
         return self._group.create_task(self._make(part), name="rebuild-part")
 
     async def _make(self, part: Part) -> tuple[Part, Part | None]:
-        outcome = await insist_on(partial(self.do, part), wait)
+        outcome = await insist_on(partial(self.do, part, self._tell), wait)
         return part.made(outcome.record_ids, is_more=outcome.is_more)
 
-    async def do(self, work: Work) -> Outcome:
+    async def do(self, work: Work, tell: Tell = lambda _: None) -> Outcome:
         """Any piece of work, by the first worker that is idle; raises as a worker does."""
         worker = await self._idle.get()
         try:
-            return await worker.do(work)
+            return await worker.do(work, tell)
         finally:
             self._idle.put_nowait(worker)
 
 
 @asynccontextmanager
-async def made(workers: Sequence[Worker], plan: Plan) -> AsyncIterator[Parts]:
-    """Parts by these workers, for as long as the block runs."""
+async def made(workers: Sequence[Worker], plan: Plan, tell: Tell) -> AsyncIterator[Parts]:
+    """Parts by these workers, for as long as the block runs. `tell` is told of their records."""
     try:
         async with asyncio.TaskGroup() as group:
-            yield Parts(workers, plan, group)
+            yield Parts(workers, plan, tell, group)
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
 

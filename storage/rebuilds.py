@@ -113,7 +113,10 @@ class Rebuilds:
             is_trusted=current.judged_by == self._preparing.judged_by,
         )  # fmt: skip
         try:
-            async with self._workers(operation) as workers, made(workers, rebuild.plan) as parts:
+            async with (
+                self._workers(operation) as workers,
+                made(workers, rebuild.plan, lambda _: None) as parts,
+            ):
                 rebuild.parts = parts
                 yield rebuild
         finally:

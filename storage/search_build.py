@@ -12,17 +12,22 @@ The scratch file is worth nothing after a crash: the index is begun again, from 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
 from storage.database import IsOver
 from storage.generation_swap import SHADOW_TABLES, empty_some
 from storage.search_rows import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
+
+_Row = tuple[object, ...]
+R = TypeVar("R", bound=_Row)
 
 ALL_AT_THE_END = {"automerge": 0, "crisismerge": 256, "hashsize": 16 * 1024 * 1024}
 """One segment for each part, and few of them merged before all are there.
@@ -37,7 +42,16 @@ MERGED_CHANGES = 2
 """FTS5 has changed fewer rows than this where nothing was left to merge (its documentation)."""
 
 APPENDED_ROWS = 250
-"""Rows of one piece of appending: 20 MB of text at the very most."""
+APPENDED_CHARS = 1_000_000
+"""Of one piece of appending, whichever comes first: a tenth of a second. A piece ends with the row
+that brings it to so much."""
+
+CHECK_TELLS = 1000
+"""Shares of a check: the largest index is at each for some tenths of a second."""
+
+CHECK_STEPS_PER_ROW, CHECK_STEPS_PER_KB = 16, 10
+"""What a check has SQLite's virtual machine do, with the size of all that is in the file: more than
+there turns out to be, but less than three times as much (measured)."""
 
 COPIED_ROWS = 64
 COPIED_BYTES = 100_000
@@ -72,13 +86,7 @@ SELECT own.record_id, {own}, {others}
 FROM part.own AS own
 JOIN store.record AS record ON record.id = own.record_id
 JOIN store.repo AS repo ON repo.id = record.repo_id
-WHERE repo.account_status = 'active' AND own.record_id > ? AND own.record_id <= ?
-ORDER BY own.record_id
-"""
-
-_PIECE = """
-SELECT max(record_id) FROM (
-    SELECT record_id FROM part.own WHERE record_id > ? ORDER BY record_id LIMIT ?)
+WHERE repo.account_status = 'active' AND own.record_id > ? ORDER BY own.record_id LIMIT ?
 """
 
 
@@ -102,12 +110,13 @@ class Source:
 
 
 def append(
-    file: str, table: str, search: SearchIndex, source: Source, is_over: IsOver
+    file: str, table: str, search: SearchIndex, source: Source, added: Callable[[int], bool]
 ) -> int | None:
     """Add the records of a part, with what others say of them now, until it is over.
 
-    The last record that was added; None after the last of the part. `table` is named after its
-    generation, and so are the marks. Raises `sqlite3.Error`.
+    `added` is told of the rows of each piece, and says whether it is. The last record that was
+    added; None after the last of the part. `table` is named after its generation, and so are the
+    marks. Raises `sqlite3.Error`.
     """
     mark = f"mark__{table.rpartition('__')[2]}"
     names = (*search.own, *search.labels, *search.received)
@@ -126,16 +135,21 @@ def append(
         )
         columns = ", ".join(("rowid", *(f'"{name}"' for name in names)))
         insert = f'INSERT INTO "{table}" ({columns}) VALUES (?{", ?" * len(names)})'  # noqa: S608 - declared names
-        at: int = source.after_id
+        upto: int | None = source.after_id
         connection.execute("BEGIN")  # all of a step, or nothing
-        while (upto := connection.execute(_PIECE, (at, APPENDED_ROWS)).fetchone()[0]) is not None:
-            # By statements of one row: FTS5 makes a segment for each that may have to be undone.
-            connection.executemany(insert, connection.execute(rows, (at, upto)).fetchall())
-            at = upto
-            if is_over():
+        is_over = False
+        while not is_over:
+            with closing(connection.execute(rows, (upto, APPENDED_ROWS))) as found:
+                piece = _piece(found, APPENDED_ROWS, APPENDED_CHARS)
+            if not piece:
+                upto = None
                 break
+            # By statements of one row: FTS5 makes a segment for each that may have to be undone.
+            connection.executemany(insert, piece)
+            upto = piece[-1][0]
+            is_over = added(len(piece))
         connection.execute("COMMIT")
-        return None if upto is None else at
+        return upto
 
 
 def merge_some(file: str, table: str, *, is_first: bool) -> bool:
@@ -146,9 +160,28 @@ def merge_some(file: str, table: str, *, is_first: bool) -> bool:
         return connection.total_changes - before >= MERGED_CHANGES
 
 
-def check_index(file: str, table: str) -> None:
-    """Hold all that a finished index finds by against its rows; raises `sqlite3.Error`."""
+def index_kb(file: str) -> int:
+    """The size of what there is in the file of an index, which may have free pages as well."""
     with closing(_opened(file)) as connection:
+        return _size_kb(connection)
+
+
+def _size_kb(connection: sqlite3.Connection) -> int:
+    names = ("page_count", "freelist_count", "page_size")
+    pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+    return int((pages - free) * size // 1000)
+
+
+def check_index(file: str, table: str, tell: Callable[[int], None]) -> None:
+    """Hold all that a finished index finds by against its rows; raises `sqlite3.Error`.
+
+    One statement, amid which `tell` is told of each of `CHECK_TELLS` shares that are done.
+    """
+    with closing(_opened(file)) as connection:
+        (rows,) = connection.execute(f'SELECT count(*) FROM "{table}_docsize"').fetchone()  # noqa: S608 - declared names
+        steps = CHECK_STEPS_PER_ROW * rows + CHECK_STEPS_PER_KB * _size_kb(connection)
+        # What is raised in there ends the statement.
+        connection.set_progress_handler(partial(tell, 1), max(steps // CHECK_TELLS, 1))
         connection.execute(f'INSERT INTO "{table}" ("{table}") VALUES (?)', ("integrity-check",))  # noqa: S608 - declared names
 
 
@@ -165,7 +198,6 @@ def _tell(connection: sqlite3.Connection, table: str, command: str, value: int) 
     connection.execute(f'INSERT INTO "{table}" ("{table}", rank) VALUES (?, ?)', (command, value))  # noqa: S608 - declared names
 
 
-_Row = tuple[object, ...]
 _Rows = tuple[str, list[_Row]]  # table, and what some of its rows hold
 
 
@@ -233,9 +265,9 @@ class IndexCopy:
                     yield table, rows
 
 
-def _piece(found: Iterator[_Row], rows_max: int, size_max: int) -> list[_Row]:
+def _piece(found: Iterator[R], rows_max: int, size_max: int) -> list[R]:
     """The next rows, up to the one that brings their size to the most that there may be."""
-    rows: list[_Row] = []
+    rows: list[R] = []
     size = 0
     for row in islice(found, rows_max):
         rows.append(row)

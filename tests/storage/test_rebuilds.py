@@ -29,7 +29,7 @@ from indexer.records.registry import Registry
 from storage.database import BUSY_TIMEOUT_S, open_database
 from storage.denials import DenialStore
 from storage.rebuild import PART_RECORDS, Rebuild
-from storage.rebuild_parts import PART_CHARS, Part, Preparing, piece_upto
+from storage.rebuild_parts import PART_CHARS, PORTION_CHARS, Part, Preparing, piece_upto
 from storage.rebuild_work import WorkFailed
 from storage.rebuild_workers import Here
 from storage.rebuilds import Rebuilds
@@ -660,7 +660,7 @@ async def test_a_part_is_added_to_the_search_index_in_as_many_steps_and_segments
             steps, after_id = 0, 0
             while after_id is not None:
                 source = Source(world.path, Path(part.file), after_id)
-                after_id = append(file, table, SEARCH, source, lambda: is_over)
+                after_id = append(file, table, SEARCH, source, lambda _: is_over)
                 steps += 1
     assert steps == (1 + PART_RECORDS // APPENDED_ROWS if is_over else 1)
     with closing(sqlite3.connect(file)) as reader:
@@ -707,21 +707,27 @@ async def test_processes_whose_files_somebody_removes_fail_the_rebuild(
                 await FullReindex(Meanwhile(world.rebuilds, remove)).run(context)
 
 
-async def test_a_cancelled_rebuild_waits_for_its_thread_which_writes_into_its_folder(folder: Path):
-    entered, released = threading.Event(), threading.Event()
+async def test_a_cancelled_rebuild_waits_for_its_thread_which_does_one_piece_more(folder: Path):
+    """It writes into a folder that is removed; once it made all of the part, 8 MB, before."""
+    entered, released, prepared = threading.Event(), threading.Event(), []
 
     def prepare(did: str, path: str, cid: str, value: str) -> PreparedRecord:
         entered.set()
         assert released.wait(20)
+        prepared.append(path)
         return prepare_stored(did, path, cid, value, registry=REGISTRY)
 
     preparing = Preparing(
         prepare=prepare, prepare_trusted=prepare, types=REGISTRY.types, search=SEARCH,
         judged_by=REGISTRY.lexicon_id,
     )  # fmt: skip
+    large = minimal(EPRINT) | {"note": "x" * (PORTION_CHARS // 2)}
+    async with typed_world(folder) as world:
+        await world.fetch(CAROL, {f"{EPRINT}/3klarge{at:06}": large for at in range(6)})
     file = folder / "1.part"
     part = Part(EPRINT, 0, 1_000_000, is_trusted=False, file=str(file))
-    working = asyncio.get_running_loop().create_task(Here(folder / "index.db", preparing).do(part))
+    here, told = Here(folder / "index.db", preparing), []
+    working = asyncio.get_running_loop().create_task(here.do(part, told.append))
     try:
         assert await asyncio.to_thread(entered.wait, 20)
         working.cancel()
@@ -731,8 +737,10 @@ async def test_a_cancelled_rebuild_waits_for_its_thread_which_writes_into_its_fo
         released.set()
     with pytest.raises(asyncio.CancelledError):
         await working
-    with closing(sqlite3.connect(file)) as reader:
-        assert reader.execute("SELECT count(*) FROM read").fetchall() == [(2,)]
+    assert len(prepared) == 4  # two small ones and two large ones are a piece
+    prepared.clear()
+    assert len((await here.do(part, told.append)).record_ids) == len(prepared) == 8
+    assert told == [4, 2, 2]
 
 
 async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild_before_it_is_copied(
