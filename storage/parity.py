@@ -2,8 +2,8 @@
 
 Which records have rows is compared for all of them; what the rows say, for a sample of records
 that is spread over the whole index, and all of it where there are few; of the sample also whether
-the search index finds its rows. Reads in snapshots of
-`CHUNK_ROWS` records, so that a live index can be held against itself.
+the search index finds its rows. Reads in snapshots of `CHUNK_ROWS` records, and of the sample of a
+chunk in further ones that are bounded by its text, so that a live index can be held against itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from storage.verification import Verification
 CHUNK_ROWS = 5000
 SAMPLE_RECORDS = 1000
 SAMPLE_PER_CHUNK_MIN = 5
+SLICE_RECORDS = 100
+SLICE_CHARS = 500_000
+"""Of a sample that is held against its rows in one step, whichever comes first: some tenths of a
+second. A slice ends with the record that brings it to so much."""
 ID_MAX = 2**63 - 1
 DAMAGED_INDEX = "SQLITE_CORRUPT_VTAB"
 """What FTS5 says of its own tables; of the file itself SQLite says something else."""
@@ -56,10 +60,18 @@ class Parity:
         self._number = number
         self._share = min(1.0, SAMPLE_RECORDS / max(total, 1))
         self._last = 0  # record that was compared
-        self.is_done = False
+        self._sample: list[int] = []  # of the last chunk, what is still to be read in full
+        self._stands_for = 0.0  # records of the chunk, each of the sample
+        self._is_last = False  # chunk
+        self.held = 0.0  # records that are done
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is left."""
+        return self._is_last and not self._sample
 
     async def step(self) -> str | None:
-        """What differs first in the next chunk of records, if anything does."""
+        """What differs first in the next chunk of records, or of a sample, if anything does."""
         return await asyncio.to_thread(self._step)
 
     def _step(self) -> str | None:
@@ -78,15 +90,19 @@ class Parity:
     def _compare(self, connection: sqlite3.Connection) -> str | None:
         generation = find_generation(connection, GenerationState.BUILDING)
         if generation is None or generation.number != self._number:
-            self.is_done = True
+            self._is_last, self._sample = True, []
             return None
+        if self._sample:
+            return self._compare_slice(connection, generation)
         rows = connection.execute(_RECORDS, (self._last, CHUNK_ROWS)).fetchall()
-        self.is_done = len(rows) < CHUNK_ROWS
-        upto = ID_MAX if self.is_done else rows[-1][0]
+        self._is_last = len(rows) < CHUNK_ROWS
+        upto = ID_MAX if self._is_last else rows[-1][0]
         found = self._compare_ids(connection, generation, rows, (self._last, upto))
-        if found is None:
-            found = self._compare_sample(connection, generation, [row[0] for row in rows])
         self._last = upto
+        if rows:
+            wanted = max(round(len(rows) * self._share), SAMPLE_PER_CHUNK_MIN)
+            self._sample = [row[0] for row in rows[:: max(len(rows) // wanted, 1)]]
+            self._stands_for = len(rows) / len(self._sample)
         return found
 
     def _compare_ids(
@@ -136,13 +152,11 @@ class Parity:
                 return f"{table} {verb} {names.get(record_id, f'row {record_id} of no record')}"
         return None
 
-    def _compare_sample(
-        self, connection: sqlite3.Connection, generation: Generation, record_ids: list[int]
-    ) -> str | None:
-        if not record_ids:
-            return None
-        wanted = max(round(len(record_ids) * self._share), SAMPLE_PER_CHUNK_MIN)
-        sample = record_ids[:: max(len(record_ids) // wanted, 1)]
+    def _compare_slice(self, connection: sqlite3.Connection, generation: Generation) -> str | None:
+        """Hold the next records of the sample, as they are now, against their rows."""
+        size = _slice_size(connection, self._sample)
+        sample, self._sample = self._sample[:size], self._sample[size:]
+        self.held += size * self._stands_for
         projections = self._projections
         verification = Verification(
             connection, projections.types, projections.search, self._prepare
@@ -154,3 +168,14 @@ class Parity:
         table = generation.search_table(projections.search)
         missed = unfound(connection, table, projections.search, sample)
         return None if missed is None else f"{table} does not find row {missed[0]} by {missed[1]}"
+
+
+def _slice_size(connection: sqlite3.Connection, record_ids: list[int]) -> int:
+    """How many of these records are a slice."""
+    chars = 0
+    for at, record_id in enumerate(record_ids[:SLICE_RECORDS], start=1):
+        found = connection.execute("SELECT length(value) FROM record WHERE id = ?", (record_id,))
+        chars += sum(length or 0 for (length,) in found)
+        if chars >= SLICE_CHARS:
+            return at
+    return min(len(record_ids), SLICE_RECORDS)
