@@ -301,7 +301,7 @@ class Operation:
     records_processed: int  # in-scope records compared with the network or rebuilt
     total_records: int | None
     unit: str  # what the type works through: repo | record | eprint
-    units_processed: int
+    units_processed: int  # settled; of a fullReindex, the share of its work that is done
     total_units: int | None
     outcomes: dict[str, int]  # outcome -> number of units
     checkpoint: Json  # the type's own, from which a restart resumes

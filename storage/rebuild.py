@@ -7,8 +7,8 @@ then, and what has changed is left alone, because whoever changed it has written
 Eprints come last: when they do, the labels and tags that their search rows hold are there, so that
 each is written once. While the search index is made elsewhere, changes of it are owed.
 
-Every step is one short transaction, in which the place it has come to and the operation's progress
-are saved with it.
+Every step is one short transaction, in which the place it has come to and the records that are done
+are saved with it. What else is done is told to a `Progress`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,10 +30,11 @@ from storage.generations import generation_from_row as from_row
 from storage.operations import load_operation
 from storage.projections import Projections
 from storage.rebuild_parts import PART, Part, Preparing, first_judged, piece_upto, take_over
+from storage.rebuild_progress import Progress, Stage
 from storage.rebuild_work import Append, BeginIndex, Check, Merge, insist_on_file
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
-from storage.search_build import IndexCopy
+from storage.search_build import CHECK_TELLS, MERGE_PAGES, IndexCopy
 from storage.search_rows import SearchRows
 
 PART_RECORDS = 2000
@@ -55,8 +57,7 @@ WHERE record.id IN (SELECT value FROM json_each(?))
 
 _ADVANCE = """
 UPDATE operation SET records_processed = records_processed + ?1,
-                     units_processed = units_processed + ?1,
-                     outcomes = json_object('rebuilt', units_processed + ?1),
+                     outcomes = json_object('rebuilt', records_processed + ?1),
                      checkpoint = json_object('collection', ?2, 'after', ?3)
 WHERE id = ?4 AND status = 'running'
 """
@@ -73,6 +74,7 @@ class Rebuild:
         projections: Projections,
         preparing: Preparing,
         *,
+        progress: Progress,
         is_trusted: bool,
     ) -> None:
         self._operation_id = operation_id
@@ -80,6 +82,7 @@ class Rebuild:
         self._database = database
         self._projections = projections
         self._preparing = preparing
+        self._progress = progress
         self._is_trusted = is_trusted  # whether all records were held against today's lexicons
         self._searchable = frozenset(
             kind.nsid for kind in projections.types.values() if kind.search is not None
@@ -90,6 +93,7 @@ class Rebuild:
         self._is_merging = False
         self._appended: dict[str, int] = {}  # file of a part -> its last record in the index
         self._copy: IndexCopy | None = None  # once the index is finished
+        self._index_kb = 0
         self.parts: Parts  # made by its `plan`
 
     async def next(self) -> Part | None:
@@ -185,6 +189,8 @@ class Rebuild:
             return row, msgspec.structs.replace(part, record_ids=left)
 
         copied = await self._database.write_some(change)
+        if copied is not None:
+            self._progress.come_to(Stage.COPIED, copied[0].records_processed)
         if copied is None or not copied[1].record_ids:
             # A transaction locks what is attached, and would wait for whoever reads the part next.
             await self._database.detach(PART)
@@ -275,9 +281,11 @@ class Rebuild:
         """
         if part.collection in self._searchable and self._index is not None:
             index, is_more = self._index, True
+            tell = partial(self._progress.add, Stage.APPENDED)
             while is_more:
                 after_id = self._appended.get(part.file, 0)
-                outcome = await self.parts.do(Append(index.file, index.table, part.file, after_id))
+                work = Append(index.file, index.table, part.file, after_id)
+                outcome = await self.parts.do(work, tell)
                 self._appended[part.file] = outcome.upto_id
                 is_more = outcome.is_more
             del self._appended[part.file]
@@ -296,8 +304,13 @@ class Rebuild:
     async def _merge(self, index: BeginIndex) -> None:
         outcome = await self.parts.do(Merge(index.file, index.table, is_first=not self._is_merging))
         self._is_merging = True
+        self._index_kb = outcome.size_kb
+        self._progress.reach(Stage.MERGED, self._index_kb)
+        self._progress.add(Stage.MERGED, MERGE_PAGES)
         if not outcome.is_more:
-            await self.parts.do(Check(index.file, index.table))
+            self._progress.reach(Stage.CHECKED, CHECK_TELLS)
+            tell = partial(self._progress.add, Stage.CHECKED)
+            await self.parts.do(Check(index.file, index.table), tell)
             self._copy = IndexCopy(index.file, index.table)
 
     async def _put_in_place(self, copy: IndexCopy) -> bool:
@@ -316,8 +329,12 @@ class Rebuild:
             )
             return True
 
+        stage = Stage.PLACED if copy.is_emptied else Stage.EMPTIED
         is_there = await self._database.write_some(change)
-        copy.settle()
+        self._progress.reach(stage, self._index_kb)
+        self._progress.add(stage, copy.settle())
+        if is_there:
+            self._progress.reach(Stage.CAUGHT_UP)
         return is_there
 
     async def _catch_up(self) -> bool:
@@ -328,7 +345,9 @@ class Rebuild:
             rows = SearchRows(self._projections.search, generation)
             return rows.work(connection, self._preparing.prepare, rows_max=SEARCH_ROWS)
 
-        return await self._database.write(change)
+        was_any = await self._database.write(change)
+        self._progress.add(Stage.CAUGHT_UP, SEARCH_ROWS)
+        return was_any
 
 
 def generation_of(connection: sqlite3.Connection, operation_id: str) -> Generation | None:

@@ -8,6 +8,7 @@ records, and the swap.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
@@ -35,6 +36,7 @@ from storage.parity import Parity
 from storage.projections import Projections
 from storage.rebuild import PART_RECORDS, Rebuild, generation_of
 from storage.rebuild_parts import PART, Preparing
+from storage.rebuild_progress import Progress, Stage
 from storage.rebuild_work import failure
 from storage.rebuild_worker import WorkerSettings
 from storage.rebuild_workers import Here, Worker, made, started, wait
@@ -44,10 +46,25 @@ WORKERS_MAX = 4
 
 _TOTAL = "SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'collection'"
 
+_OF_COLLECTIONS = """
+SELECT coalesce(sum(total), 0) FROM tally
+WHERE kind = 'collection' AND name IN (SELECT value FROM json_each(?))
+"""
+
 _BEGIN = """
 UPDATE operation SET total_records = ?1, total_units = ?1, records_processed = 0,
-                     units_processed = 0, units_failed = 0, outcomes = '{}', checkpoint = NULL
+                     units_processed = 0, units_before = 0, units_failed = 0, outcomes = '{}',
+                     checkpoint = NULL
 WHERE id = ?2 AND status = 'running'
+"""
+
+_GO_ON = """
+UPDATE operation SET units_processed = ?1, units_before = ?1 WHERE id = ?2 AND status = 'running'
+"""
+
+_COUNT = """
+UPDATE operation SET units_processed = ?1
+WHERE id = ?2 AND status = 'running' AND units_processed < ?1
 """
 
 
@@ -68,15 +85,24 @@ class Rebuilds:
         self._projections = projections
         self._preparing = preparing
         self._worker_settings = worker_settings
+        self._progress = Progress(0, 0)  # of the operation that has begun
+        self._counted = 0  # what its row says of that
 
     async def begin(self, operation_id: str) -> Operation:
-        """Make the new tables, unless the operation has them already; its row with the total."""
+        """Make the new tables, unless the operation has them already; its row with the total.
 
-        def change(connection: sqlite3.Connection) -> Operation:
+        Of units the row has those that have not to be worked through again.
+        """
+
+        def change(connection: sqlite3.Connection) -> tuple[Operation, Progress]:
+            eprints = self._eprints(connection)
             building = find_generation(connection, GenerationState.BUILDING)
             for each in (building, current_generation(connection)):
                 if each is not None and self._is_ours(each, operation_id):
-                    return load_operation(connection, operation_id)
+                    row = load_operation(connection, operation_id)
+                    progress = _resumed(row, each, eprints)
+                    connection.execute(_GO_ON, (progress.units, operation_id))
+                    return load_operation(connection, operation_id), progress
             if building is not None:
                 _retire(connection, building)
             newest = connection.execute("SELECT coalesce(max(id), 0) FROM record").fetchone()[0]
@@ -89,9 +115,31 @@ class Rebuilds:
             total = connection.execute(_TOTAL).fetchone()[0]
             connection.execute(_BEGIN, (total, operation_id))
             connection.execute("DELETE FROM operation_unit WHERE operation_id = ?", (operation_id,))
-            return load_operation(connection, operation_id)
+            return load_operation(connection, operation_id), Progress(total, eprints)
 
-        return await self._database.write(change)
+        row, self._progress = await self._database.write(change)
+        self._counted = row.units_processed
+        return row
+
+    def _eprints(self, connection: sqlite3.Connection) -> int:
+        """Records that have a search row."""
+        names = [nsid for nsid, kind in self._projections.types.items() if kind.search is not None]
+        found = connection.execute(_OF_COLLECTIONS, (json.dumps(names),))
+        return int(found.fetchone()[0])
+
+    async def count(self, operation_id: str) -> Operation | None:
+        """Save how much of the work is done; the row then. None when there is nothing new."""
+        units = self._progress.units
+        if units <= self._counted:
+            return None
+
+        def change(connection: sqlite3.Connection) -> Operation | None:
+            is_new = connection.execute(_COUNT, (units, operation_id)).rowcount > 0
+            return load_operation(connection, operation_id) if is_new else None
+
+        row = await self._database.write(change)
+        self._counted = units
+        return row
 
     def _is_ours(self, generation: Generation, operation_id: str) -> bool:
         """Whether the operation has made it, and would make it the same way today."""
@@ -110,12 +158,13 @@ class Rebuilds:
         folder = await insist_on(partial(asyncio.to_thread, self._make_folder), wait)
         rebuild = Rebuild(
             operation.id, folder, self._database, self._projections, self._preparing,
-            is_trusted=current.judged_by == self._preparing.judged_by,
+            progress=self._progress, is_trusted=current.judged_by == self._preparing.judged_by,
         )  # fmt: skip
+        tell = partial(self._progress.add, Stage.MADE)
         try:
             async with (
                 self._workers(operation) as workers,
-                made(workers, rebuild.plan, lambda _: None) as parts,
+                made(workers, rebuild.plan, tell) as parts,
             ):
                 rebuild.parts = parts
                 yield rebuild
@@ -165,9 +214,11 @@ class Rebuilds:
             number=generation.number,
             total=total,
         )
-        found = await parity.step()
+        self._progress.reach(Stage.HELD)
+        found = None
         while found is None and not parity.is_done:
             found = await parity.step()
+            self._progress.come_to(Stage.HELD, parity.held)
         if found is not None:
             await self._database.write(_distrust)
         return found
@@ -189,12 +240,31 @@ class Rebuilds:
             swap_generations(connection, self._projections, current, building)
             connection.execute(
                 "UPDATE operation SET total_records = records_processed,"
-                " total_units = units_processed WHERE id = ?",
+                " units_processed = records_processed, total_units = records_processed"
+                " WHERE id = ?",
                 (operation_id,),
             )
             return True
 
         return await self._database.write(change)
+
+
+def _resumed(operation: Operation, generation: Generation, eprints: int) -> Progress:
+    """What a process that is no more has done for good."""
+    records = operation.total_units or 0
+    progress = Progress(records, eprints)
+    if generation.state is GenerationState.CURRENT:
+        progress.come_to(Stage.HELD, records)
+        progress.reach(Stage.HELD)
+    elif generation.search is SearchState.KEPT:
+        progress.reach(Stage.CAUGHT_UP)
+    else:
+        progress.come_to(Stage.COPIED, operation.records_processed)
+        # Of the search index nothing is left, and eprints, which come last, are made ready again.
+        is_owed = generation.search is SearchState.OWED
+        made = records - eprints if is_owed else operation.records_processed
+        progress.come_to(Stage.MADE, made)
+    return progress
 
 
 def _retire(connection: sqlite3.Connection, generation: Generation) -> None:

@@ -211,15 +211,18 @@ class IndexCopy:
         """`table` is what the index is called in both files."""
         self.file = file
         self._table = table
-        self._is_emptied = False
+        self.is_emptied = False
         self._is_emptied_if_settled = False
+        self._removed = 0  # rows, by the last step
         self._rows: Iterator[_Rows] | None = None
         self._unsure: list[_Rows] = []  # of the last step
 
     def step(self, connection: sqlite3.Connection, is_over: IsOver) -> bool:
         """Copy some more; False when all is there. `settle` follows once that is committed."""
-        if not self._is_emptied:
+        if not self.is_emptied:
+            before = connection.total_changes
             self._is_emptied_if_settled = empty_some(connection, self._table, is_over=is_over)
+            self._removed = connection.total_changes - before
             return True
         if self._unsure:
             for table, rows in self._unsure:
@@ -234,10 +237,13 @@ class IndexCopy:
         connection.execute("PRAGMA writable_schema=RESET")
         return False
 
-    def settle(self) -> None:
-        """What the last step has done is committed."""
-        self._is_emptied = self._is_emptied or self._is_emptied_if_settled
+    def settle(self) -> float:
+        """What the last step has done is committed: kilobytes of it, each row that went for one."""
+        size = sum(_size(row) for _, rows in self._unsure for row in rows)
+        done_kb, self._removed = self._removed + size / 1000, 0
+        self.is_emptied = self.is_emptied or self._is_emptied_if_settled
         self._unsure.clear()
+        return done_kb
 
     def _next(self) -> _Rows | None:
         if self._rows is None:
@@ -246,7 +252,7 @@ class IndexCopy:
             return next(self._rows, None)
         except sqlite3.Error:
             # What has raised gives nothing more, which is not the end: all is copied again.
-            self._rows, self._is_emptied, self._is_emptied_if_settled = None, False, False
+            self._rows, self.is_emptied, self._is_emptied_if_settled = None, False, False
             self._unsure.clear()
             raise
 

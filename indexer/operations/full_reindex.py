@@ -4,19 +4,23 @@ Nothing is fetched. Readers see the old tables until the new ones are complete a
 against the records; whatever ends the operation before leaves the old ones as they are, and what
 there is of the new ones is cleared away by the store's upkeep. Beside the live stream the tables
 are written in turns.
+
+Records count once they are in the new typed tables; units say how much of the whole work is done,
+in records, and are counted by a timer of their own, since some steps take longer than a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from indexer.errors import RequestRefused
 from indexer.model import Json, Operation, OperationMode, OperationType
 from indexer.operations.operation import (
+    PROGRESS_S,
     Context,
     OperationFailed,
     Request,
@@ -72,6 +76,9 @@ class Rebuilds(Protocol[P]):
     def open(self, operation: Operation) -> AbstractAsyncContextManager[Rebuild[P]]:
         """Go to work. A resumed operation goes on from the last record that was copied."""
 
+    async def count(self, operation_id: str) -> Operation | None:
+        """Save how much of the work is done; the row then. None when there is nothing new."""
+
     async def check(self, operation_id: str) -> str | None:
         """Hold the new tables against the records: what differs first."""
 
@@ -108,15 +115,34 @@ class FullReindex(Generic[P]):
         """Copy, check, swap."""
         rebuilds, operation_id = self._rebuilds, context.operation.id
         context.operation = await insist(partial(rebuilds.begin, operation_id))
-        async with rebuilds.open(context.operation) as rebuild:
-            await self._copy_all(context, rebuild)
-            while await self._complete(context, rebuild):
-                pass
-        difference = await insist(partial(rebuilds.check, operation_id))
+        async with self._counted(context):
+            async with rebuilds.open(context.operation) as rebuild:
+                await self._copy_all(context, rebuild)
+                while await self._complete(context, rebuild):
+                    pass
+            difference = await insist(partial(rebuilds.check, operation_id))
         if difference is not None:
             raise OperationFailed(f"the new tables are not what the records demand: {difference}")
         if not await insist(partial(rebuilds.swap, operation_id)):
             raise OperationFailed("the new tables were given up")
+
+    @asynccontextmanager
+    async def _counted(self, context: Context) -> AsyncIterator[None]:
+        """Surrounds the work, of which is counted meanwhile what is done."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                counting = group.create_task(self._count(context), name="reindex-count")
+                yield
+                counting.cancel()
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _count(self, context: Context) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            row = await insist(partial(self._rebuilds.count, context.operation.id))
+            if row is not None:
+                context.take(row)
 
     def _turn(self, context: Context) -> AbstractAsyncContextManager[None]:
         is_held = context.operation.mode is OperationMode.PAUSE

@@ -26,7 +26,7 @@ from tests.oracle import wait_until_equal
 
 EPRINT = "pub.chive.eprint.submission"
 RECORDS = 50
-UNITS = "SELECT units_processed FROM operation WHERE type = 'fullReindex'"
+COPIED = "SELECT records_processed FROM operation WHERE type = 'fullReindex'"
 COUNT = "SELECT count(*) FROM records"
 TABLES = "SELECT name FROM sqlite_schema WHERE name GLOB 'eprint_submission__[0-9]'"
 
@@ -70,7 +70,7 @@ async def test_beside_live_traffic_the_new_tables_are_those_of_the_network(
             # The settings say `pause`.
             given = {} if mode == "pause" else {"mode": mode}
             _, operation = await daemon.call(ADMIN + "triggerFullReindex", batchSize=1, **given)
-            await wait_until(lambda: daemon.rows(f"{UNITS} AND status = 'running'") > [(3,)],
+            await wait_until(lambda: daemon.rows(f"{COPIED} AND status = 'running'") > [(3,)],
                              what="its first records")  # fmt: skip
             before, at_start = await look(daemon), written[0]
             await wait_until(lambda: written[0] > at_start + 5, what="more traffic")
@@ -117,7 +117,7 @@ async def test_wrong_parameters_start_nothing_and_a_cancel_leaves_the_old_tables
                 ADMIN + "triggerBackfill", type="fullReindex", batchSize=1, mode="supplement"
             )
             identifier = started["operation"]["id"]
-            await wait_until(lambda: daemon.rows(UNITS) > [(3,)], what="its first records")
+            await wait_until(lambda: daemon.rows(COPIED) > [(3,)], what="its first records")
             _, same = await daemon.call(ADMIN + "triggerFullReindex", batchSize=500)
             assert same["operationId"] == identifier
             assert (same["mode"], same["params"]) == ("supplement", {"batchSize": 1})
@@ -156,12 +156,12 @@ async def test_a_rebuild_that_is_killed_ends_as_any_other(tmp_path: Path):
             await wait_until(lambda: stored(database, COUNT) == [(RECORDS,)], what="all records")
             body = {"type": "fullReindex", "batchSize": 1, "mode": "supplement"}
             await call(url, ADMIN + "triggerBackfill", **body)
-            await wait_until(lambda: stored(database, UNITS)[0][0] >= 5, what="records")
+            await wait_until(lambda: stored(database, COPIED)[0][0] >= 5, what="records")
             daemon.send_signal(signal.SIGKILL)
             await daemon.wait()
-        ((status, units),) = stored(database, "SELECT status, units_processed FROM operation")
+        ((status, copied),) = stored(database, "SELECT status, records_processed FROM operation")
         assert status == "running"
-        assert 5 <= units < RECORDS
+        assert 5 <= copied < RECORDS
         async with running_daemon(tmp_path, values) as daemon:
             ended = "SELECT status, records_processed, total_records FROM operations"
             await wait_until(
