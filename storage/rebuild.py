@@ -34,7 +34,7 @@ from storage.rebuild_progress import Progress, Stage
 from storage.rebuild_work import Append, BeginIndex, Check, Merge, insist_on_file
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
-from storage.search_build import CHECK_TELLS, MERGE_PAGES, IndexCopy
+from storage.search_build import CHECK_TELLS, MERGE_PAGES, SEGMENTS_MAX, IndexCopy
 from storage.search_rows import SearchRows
 
 PART_RECORDS = 2000
@@ -92,6 +92,8 @@ class Rebuild:
         self._index: BeginIndex | None = None
         self._is_merging = False
         self._appended: dict[str, int] = {}  # file of a part -> its last record in the index
+        self.segments = 0  # of the index, since they were last made one
+        self._gathering = 0  # records in them
         self._copy: IndexCopy | None = None  # once the index is finished
         self._index_kb = 0
         self.parts: Parts  # made by its `plan`
@@ -281,15 +283,31 @@ class Rebuild:
         """
         if part.collection in self._searchable and self._index is not None:
             index, is_more = self._index, True
-            tell = partial(self._progress.add, Stage.APPENDED)
             while is_more:
+                if self.segments >= SEGMENTS_MAX:
+                    await self._gather(index)
                 after_id = self._appended.get(part.file, 0)
                 work = Append(index.file, index.table, part.file, after_id)
-                outcome = await self.parts.do(work, tell)
+                outcome = await self.parts.do(work, self._tell_appended)
+                self.segments += 1
                 self._appended[part.file] = outcome.upto_id
                 is_more = outcome.is_more
             del self._appended[part.file]
         await asyncio.to_thread(Path(part.file).unlink, missing_ok=True)
+
+    def _tell_appended(self, records: int) -> None:
+        self._gathering += records
+        self._progress.add(Stage.APPENDED, records)
+
+    async def _gather(self, index: BeginIndex) -> None:
+        """Make the segments one, which FTS5 would do in one step that nobody could look into."""
+        is_more = True
+        while is_more:
+            outcome = await self.parts.do(Merge(index.file, index.table, is_first=False))
+            share = min(MERGE_PAGES / outcome.size_kb, 1.0)
+            self._progress.add(Stage.GATHERED, share * self._gathering)
+            is_more = outcome.is_more
+        self.segments, self._gathering = 0, 0
 
     async def complete(self) -> bool:
         """Do a part of what the new search rows still owe; False when nothing was left."""

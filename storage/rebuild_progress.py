@@ -13,7 +13,7 @@ from storage.parity import SAMPLE_RECORDS
 
 
 class Stage(IntEnum):
-    """What a rebuild does: the first three beside each other, the others one after the other."""
+    """What a rebuild does: the first four beside each other, the others one after the other."""
 
     MADE = 0
     """Rows of records, in files of their own: by records."""
@@ -21,23 +21,26 @@ class Stage(IntEnum):
     """Those files, taken over: by records."""
     APPENDED = 2
     """Rows of the search index: by records."""
-    MERGED = 3
-    """Its segments: by kilobytes of the file, of which some are never merged."""
-    CHECKED = 4
+    GATHERED = 3
+    """Many of its segments amid the appending, where there are more than FTS5 may have: by records
+    that are in them."""
+    MERGED = 4
+    """Those that are left: by kilobytes of the file, of which some are never merged."""
+    CHECKED = 5
     """All of it: by shares."""
-    EMPTIED = 5
+    EMPTIED = 6
     """The place of the index, of what a crash has left there: by rows, of 1 kB as a rule."""
-    PLACED = 6
+    PLACED = 7
     """The index: by kilobytes."""
-    CAUGHT_UP = 7
+    CAUGHT_UP = 8
     """Search rows that have changed meanwhile: by rows, of no more than there are eprints."""
-    HELD = 8
+    HELD = 9
     """The new tables against the records: by records."""
 
 
 COSTS = {
-    Stage.MADE: 4, Stage.COPIED: 4, Stage.APPENDED: 6, Stage.MERGED: 1, Stage.CHECKED: 2,
-    Stage.EMPTIED: 1, Stage.PLACED: 2, Stage.CAUGHT_UP: 1, Stage.HELD: 1,
+    Stage.MADE: 4, Stage.COPIED: 4, Stage.APPENDED: 6, Stage.GATHERED: 1, Stage.MERGED: 1,
+    Stage.CHECKED: 2, Stage.EMPTIED: 1, Stage.PLACED: 2, Stage.CAUGHT_UP: 1, Stage.HELD: 1,
 }  # fmt: skip
 """Time that a stage takes for one of its records, about: 1 is some 30 µs."""
 

@@ -32,10 +32,14 @@ R = TypeVar("R", bound=_Row)
 ALL_AT_THE_END = {"automerge": 0, "crisismerge": 256, "hashsize": 16 * 1024 * 1024}
 """One segment for each part, and few of them merged before all are there.
 
-256 of them are made one, in a few seconds, because FTS5 holds no more than 2,000.
+FTS5 itself would make 256 of them one amid an append, which takes 4 s for 80 MB of text. It holds
+no more than 2,000.
 """
 
-MERGE_PAGES = 8000
+SEGMENTS_MAX = 200
+"""So many, of parts, are made one by steps of merging, before FTS5 does it at once."""
+
+MERGE_PAGES = 4000
 """Pages of 1 kB that one step of merging writes: some tenths of a second."""
 
 MERGED_CHANGES = 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from indexer.model import Operation
 from indexer.operations.full_reindex import FullReindex
 from storage.rebuild_progress import Progress, Stage
 from storage.rebuild_workers import started
+from storage.search_build import SEGMENTS_MAX
 from tests.storage.test_rebuilds import Meanwhile, populate
 from tests.storage.test_record_paths import EPRINT, TAG
 from tests.storage.typed_world import ALICE, CAROL, TypedWorld, typed_world
@@ -181,3 +184,35 @@ async def test_processes_tell_how_far_a_piece_of_work_has_come(folder: Path):
             async with started(1, world.worker_settings) as (worker,):
                 made = await worker.do(part, told.append)
             assert sum(told) == len(made.record_ids) > 100
+
+
+def segments(file: Path) -> int:
+    with closing(sqlite3.connect(file)) as connection:
+        found = connection.execute("SELECT count(DISTINCT segid) FROM eprint_search__2_idx")
+        return int(found.fetchone()[0])
+
+
+async def test_segments_are_made_one_by_steps_before_fts5_does_it_at_once(folder: Path):
+    """Once an append took as long as FTS5 took for 256 of them, in which no count moved."""
+    async with typed_world(folder) as world:
+        await world.begin_reindex()
+        operation = await world.rebuilds.begin("one")
+        async with world.rebuilds.open(operation) as rebuild:
+            found: list[tuple[int, int]] = []
+            while (part := await rebuild.next()) is not None:
+                left = part
+                while left.record_ids:
+                    copied = await rebuild.copy(left, 500)
+                    assert copied is not None
+                    left = copied[1]
+                await rebuild.index(part)
+                if part.collection == EPRINT:
+                    (file,) = folder.glob("*.rebuild/*/search.db")
+                    found.append((rebuild.segments, segments(file)))
+                    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+                        for number in range(5):
+                            values = (10**6 * len(found) + number, "as if it were one of a part")
+                            sql = "INSERT INTO eprint_search__2 (rowid, title) VALUES (?, ?)"
+                            connection.execute(sql, values)
+                    rebuild.segments = SEGMENTS_MAX
+    assert found == [(1, 1), (1, 2)]
