@@ -30,9 +30,12 @@ ROLLED_BACK = "rolled_back"
 ROLLBACK_S = 86_400.0
 """So long a host must have shown nothing newer before it counts as set back."""
 
-CHUNK_ROWS = 120
-"""Leaves of a snapshot, and rows of ours beside them, that are compared at once, and rows that one
-transaction deletes: that costs about 0.2 ms each, and the writer may be held for 50 ms."""
+CHUNK_ROWS = 300
+"""Leaves of a snapshot, and rows of ours beside them, that are compared and made ready at once."""
+
+DELETED_ROWS = 120
+"""Rows that one transaction deletes: that costs about 0.2 ms each, and the writer may be held for
+50 ms."""
 
 
 Ending: TypeAlias = Callable[[Repo], Repo]

@@ -48,6 +48,9 @@ REST_S_MAX = 0.1
 STEP_S = 0.02
 """Of work that can be ended anywhere, what one transaction takes before it commits."""
 
+LONG_STEP_S = 0.1
+"""The same where no stream is alive that would have to wait for the commit."""
+
 CHECKPOINT_PAGES = 4000
 """16 MB: a page that several transactions have changed is merged into the file once."""
 
@@ -115,7 +118,8 @@ class Database:
         """
 
         def some(connection: sqlite3.Connection) -> T:
-            until = time.perf_counter() + STEP_S
+            is_alive = time.monotonic() - self._urgent_at < LIVE_S
+            until = time.perf_counter() + (STEP_S if is_alive else LONG_STEP_S)
             return change(connection, lambda: bool(self._urgent) or time.perf_counter() > until)
 
         return await self._submit(lambda: self._transact(some), is_rest_due=False)

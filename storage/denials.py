@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from indexer.claims import CHUNK_ROWS
+from indexer.claims import DELETED_ROWS
 from indexer.clock import Clock
 from indexer.denials import (
     ACCOUNT_DENIED,
@@ -191,7 +191,7 @@ class DenialStore:
                 return None
             if kind == DenialKind.ACCOUNT:
                 repo = load_repo(connection, subject)
-                is_left = repo is not None and self._purge_some(connection, repo) == CHUNK_ROWS
+                is_left = repo is not None and self._purge_some(connection, repo) == DELETED_ROWS
                 upto = 0 if is_left else None
             else:
                 upto = self._purge_next(connection, DeniedHosts((subject,)), after)
@@ -307,14 +307,14 @@ class DenialStore:
                 continue
             removed = self._purge_some(connection, repo_from_row(row[:-2]))
             if removed:
-                return int(row[0]) - (removed == CHUNK_ROWS)
+                return int(row[0]) - (removed == DELETED_ROWS)
         return int(rows[-1][0]) if rows else None
 
     def _purge_some(self, connection: sqlite3.Connection, repo: Repo) -> int:
-        """Remove up to `CHUNK_ROWS` rows of a denied repo; how many that were."""
+        """Remove up to `DELETED_ROWS` rows of a denied repo; how many that were."""
         paths = connection.execute(
             "SELECT path FROM record WHERE repo_id = ? ORDER BY path LIMIT ?",
-            (repo.id, CHUNK_ROWS),
+            (repo.id, DELETED_ROWS),
         ).fetchall()
         if repo.id is None:
             raise AssertionError("a loaded repo is stored")

@@ -33,7 +33,7 @@ REPO_TASK, _RECEIVED_TASK, _RECORD_TASK = "repo", "received", "record"
 RECEIVED_MAX = 2000
 """Records of others, the first known, whose texts a row holds: each new one reads all of them."""
 
-AT_ONCE_ROWS_MIN = 16
+AT_ONCE_ROWS_MIN = 64
 """From so many rows on one statement writes all of them. The index writes out what it has gathered
 whenever a statement of several rows ends, and each time that is another part for it to merge, so
 fewer rows are written one by one: see `storage.rows` for what that costs."""

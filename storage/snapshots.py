@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from indexer.claims import CHUNK_ROWS, Claim, SnapshotChunk, StaleClaim
+from indexer.claims import DELETED_ROWS, Claim, SnapshotChunk, StaleClaim
 from indexer.clock import Clock
 from indexer.model import Source, utc_text
 from indexer.planning import Repo
@@ -117,7 +117,7 @@ class SnapshotRows:
         """Delete some rows of a repo as a part of the caller's transaction; none: all are gone."""
         rows = connection.execute(
             "SELECT path FROM record WHERE repo_id = ? ORDER BY path LIMIT ?",
-            (repo.id, CHUNK_ROWS),
+            (repo.id, DELETED_ROWS),
         )
         writes = {(row_id(repo), path): RowWrite(repo.did, "", None) for (path,) in rows}
         return self._records.write(
