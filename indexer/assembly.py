@@ -20,7 +20,7 @@ from indexer.ingest.newcomers import Newcomers
 from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.ingest.verification import Verifier
 from indexer.metrics import Metrics
-from indexer.model import GapReason, Scope
+from indexer.model import GapReason, PreparedRecord, Scope
 from indexer.network.ssrf import check_url
 from indexer.operation_parts import open_runner, schedule
 from indexer.operations.bootstrap import Bootstrap
@@ -100,11 +100,15 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     )
     metrics = Metrics(registry.types)
     scope = Scope(settings.scope.collections)
-    verifier = Verifier(
-        scope=scope, prepare=partial(prepare_record, registry=registry), clock=clock
-    )
     store = await open_store(settings, world, registry, metrics, stack)
     database, tracked = store.database, store.tracked
+
+    def prepare(did: str, path: str, cid: str, block: bytes) -> PreparedRecord:
+        """In one of the threads that compute, which work with the writer by turns."""
+        database.give_way()
+        return prepare_record(did, path, cid, block, registry)
+
+    verifier = Verifier(scope=scope, prepare=prepare, clock=clock)
     network = await open_network(
         settings, clock, metrics, stack, is_denied_host=store.denials.is_denied_host
     )

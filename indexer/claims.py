@@ -30,7 +30,7 @@ ROLLED_BACK = "rolled_back"
 ROLLBACK_S = 86_400.0
 """So long a host must have shown nothing newer before it counts as set back."""
 
-CHUNK_ROWS = 300
+CHUNK_ROWS = 240
 """Leaves of a snapshot, and rows of ours beside them, that are compared and made ready at once."""
 
 DELETED_ROWS = 120

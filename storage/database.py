@@ -48,8 +48,11 @@ REST_S_MAX = 0.1
 STEP_S = 0.02
 """Of work that can be ended anywhere, what one transaction takes before it commits."""
 
-LONG_STEP_S = 0.1
+LONG_STEP_S = 0.04
 """The same where no stream is alive that would have to wait for the commit."""
+
+GIVE_WAY_S_MAX = 1.0
+"""So long a thread that computes waits for a transaction at most: one may wait for the disk."""
 
 CHECKPOINT_PAGES = 4000
 """16 MB: a page that several transactions have changed is merged into the file once."""
@@ -88,6 +91,8 @@ class Database:
         self._rest_until = float("-inf")  # no ordinary change begins before
         self._wake = threading.Condition()
         self._closing = False
+        self._is_quiet = threading.Event()  # unless a transaction makes its statements
+        self._is_quiet.set()
         self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
         self._thread.start()
         self._progress_at = time.monotonic()  # when the writer last was idle or finished
@@ -201,8 +206,12 @@ class Database:
         connection = self._connection
         started = time.perf_counter()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            result = change(connection)
+            self._is_quiet.clear()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                result = change(connection)
+            finally:
+                self._is_quiet.set()
             self._reach("before-commit")
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -244,6 +253,16 @@ class Database:
                 self._progress_at = now
                 self._wake.wait(timeout=rest_s if self._ordinary else 1.0)
             return self._urgent
+
+    def give_way(self) -> None:
+        """Wait while a transaction makes its statements: for threads that compute, between items.
+
+        Each statement lets go of the interpreter's lock. Won back from a thread that computes it
+        comes half a millisecond later, and a transaction of a hundred statements is three times as
+        long, while what the thread gains is little.
+        """
+        if not self._is_quiet.is_set():
+            self._is_quiet.wait(GIVE_WAY_S_MAX)
 
     def writer_stuck_s(self) -> float:
         """Seconds since the writer last was idle or finished a transaction, on the real clock."""

@@ -1,9 +1,4 @@
-"""Batches cut into portions that one transaction can take without holding the writer for long.
-
-Where the stream runs at its usual pace a batch is far below these bounds. Where it is behind, what
-a transaction costs is the pages that it touches, many of which are the same for all its rows: one
-of 500 events takes half the time of ten of 50.
-"""
+"""Batches cut into portions that one transaction can take without holding the writer for long."""
 
 from __future__ import annotations
 
@@ -12,10 +7,10 @@ from dataclasses import replace
 
 from indexer.planning import CommitSeen, Event, EventBatch
 
-WRITES_MAX = 1200
-FRAME_BYTES_MAX = 4 * 1024 * 1024
-"""What one transaction may change, in rows of records and of repos, and in bytes of frames with
-which its time grows too: some 250 ms, for which an operator's command may have to wait."""
+WRITES_MAX = 300
+FRAME_BYTES_MAX = 1024 * 1024
+"""What one transaction may change to take some 50 ms: rows, of records and of repos, and bytes of
+frames, with which its time grows too."""
 
 
 def portions(batch: EventBatch) -> Iterator[EventBatch]:

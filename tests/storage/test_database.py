@@ -17,7 +17,15 @@ import pytest
 
 from indexer.errors import ConfigurationError, LocalBusy, LocalFault
 from storage import database as database_module
-from storage.database import REST_S_MAX, STEP_S, Database, IsOver, open_database, translated
+from storage.database import (
+    LONG_STEP_S,
+    REST_S_MAX,
+    STEP_S,
+    Database,
+    IsOver,
+    open_database,
+    translated,
+)
 from storage.schema import APPLICATION_ID, migrate
 from tests.crash.failing import SQLITE_CANTOPEN
 from tests.crash.vfs import Layer
@@ -321,6 +329,53 @@ async def test_work_that_can_be_ended_anywhere_is_over_after_a_step_and_followed
                 group.create_task(database.write_some(work))
     # Each has taken STEP_S, and so would each rest.
     assert min(after - before for before, after in pairwise(ended)) < 2 * STEP_S
+
+
+async def test_without_a_stream_that_is_alive_a_step_is_longer(tmp_path: Path):
+    taken_s: list[float] = []
+
+    def work(_: sqlite3.Connection, is_over: IsOver) -> None:
+        began = time.monotonic()
+        while not is_over():
+            threading.Event().wait(0.001)
+        taken_s.append(time.monotonic() - began)
+
+    async with open_database(tmp_path / "index.db") as database:
+        await database.write_some(work)
+    assert taken_s[0] >= LONG_STEP_S > STEP_S
+
+
+@pytest.mark.parametrize("failure", [None, ValueError("no")])
+async def test_a_thread_that_computes_waits_while_a_transaction_makes_its_statements(
+    tmp_path: Path, failure: Exception | None
+):
+    order: list[str] = []
+    is_under_way, may_end = threading.Event(), threading.Event()
+
+    def change(_: sqlite3.Connection) -> None:
+        is_under_way.set()
+        assert may_end.wait(60.0)
+        order.append("statements")
+        if failure is not None:
+            raise failure
+
+    async with open_database(tmp_path / "index.db") as database:
+        database.give_way()  # for nothing
+
+        def compute() -> None:
+            database.give_way()
+            order.append("computed")
+
+        writing = asyncio.create_task(database.write(change))
+        await asyncio.to_thread(is_under_way.wait)
+        computing = asyncio.create_task(asyncio.to_thread(compute))
+        done, _ = await asyncio.wait({computing}, timeout=0.1)
+        assert not done
+        may_end.set()
+        results = await asyncio.gather(writing, computing, return_exceptions=True)
+        assert results == [failure, None]
+        database.give_way()
+    assert order == ["statements", "computed"]
 
 
 def fill(connection: sqlite3.Connection) -> None:

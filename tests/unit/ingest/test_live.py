@@ -336,7 +336,7 @@ def test_a_large_batch_is_applied_in_parts_whose_cursor_never_runs_ahead():
         rows = sum(1 + len(getattr(event, "writes", ())) for event in part.events)
         assert rows <= WRITES_MAX
     assert (parts[-1].seq, parts[-1].event_at) == (99, 5.0)
-    assert len(parts) >= 5
+    assert len(parts) > 10
 
 
 def test_large_frames_are_few_in_a_part():
