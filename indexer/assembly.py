@@ -18,7 +18,7 @@ from indexer.ingest.gap_repair import GapRepair
 from indexer.ingest.live import LiveIngest
 from indexer.ingest.newcomers import Newcomers
 from indexer.ingest.resync_workers import ResyncWorkers
-from indexer.ingest.verification import Verifier
+from indexer.ingest.verification import Prepare, Verifier
 from indexer.metrics import Metrics
 from indexer.model import GapReason, PreparedRecord, Scope
 from indexer.network.ssrf import check_url
@@ -42,6 +42,7 @@ from storage.accepted_tokens import AcceptedTokens
 from storage.audit import AuditStore
 from storage.author_index import AuthorIndex
 from storage.backup import BackupFolder
+from storage.database import Database
 from storage.dead_letter_queue import DeadLetterStore
 from storage.gap_repair import GapRepairStore
 from storage.gaps import GapListing
@@ -92,6 +93,16 @@ class Parts:
     fault: Fault = field(default_factory=Fault)
 
 
+def _giving_way(database: Database, registry: Registry) -> Prepare:
+    """To make records ready in threads that compute, which work with the writer by turns."""
+
+    def prepare(did: str, path: str, cid: str, block: bytes) -> PreparedRecord:
+        database.give_way()
+        return prepare_record(did, path, cid, block, registry)
+
+    return prepare
+
+
 async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> Parts:
     """Every part, wired. Whatever needs closing is on the stack."""
     clock = world.clock
@@ -102,13 +113,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     scope = Scope(settings.scope.collections)
     store = await open_store(settings, world, registry, metrics, stack)
     database, tracked = store.database, store.tracked
-
-    def prepare(did: str, path: str, cid: str, block: bytes) -> PreparedRecord:
-        """In one of the threads that compute, which work with the writer by turns."""
-        database.give_way()
-        return prepare_record(did, path, cid, block, registry)
-
-    verifier = Verifier(scope=scope, prepare=prepare, clock=clock)
+    verifier = Verifier(scope=scope, prepare=_giving_way(database, registry), clock=clock)
     network = await open_network(
         settings, clock, metrics, stack, is_denied_host=store.denials.is_denied_host
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from indexer.errors import ConfigurationError
 from indexer.model import FROM_NOW_ON
 from storage.backup import copy_store, sync_folder
-from storage.database import file_lock, give_to_owner
+from storage.file_lock import file_lock, give_to_owner
 from storage.schema import APPLICATION_ID, schema_version
 
 INCOMING = ".incoming"

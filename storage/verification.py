@@ -18,7 +18,7 @@ from pathlib import Path
 from indexer.protocol.cbor import json_to_dag_cbor
 from indexer.protocol.cid import cid_text, dag_cbor_cid
 from indexer.records.projection import Projection, RecordType, SearchIndex
-from storage.database import file_lock
+from storage.file_lock import file_lock
 from storage.generations import GENERATION, Generation, current_generation
 from storage.reading import snapshot
 from storage.relation_views import did_of, path_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.claims import CHUNK_ROWS, Fetched, HostDenied, Identity, SnapshotChunk, StaleClaim
+from indexer.claims import DELETED_ROWS, Fetched, HostDenied, Identity, SnapshotChunk, StaleClaim
 from indexer.denials import DeniedHosts, parse_subject
 from indexer.errors import RequestRefused
 from indexer.model import Priority
@@ -180,7 +180,7 @@ async def test_rows_are_purged_in_the_background_and_never_those_of_an_allowed_a
     steps = 0
     while await world.denials.step():
         steps += 1
-    assert steps == math.ceil(250 / CHUNK_ROWS)
+    assert steps == math.ceil(250 / DELETED_ROWS)
     assert await world.one("SELECT count(*) FROM record") == 2
     assert (await world.repo(ALICE))[4:] == (None, None), "nothing can pass for completeness"
     assert (await world.denials.denials(before=None, limit=5))[0].is_purged

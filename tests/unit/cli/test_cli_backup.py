@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.database import file_lock
+from storage.file_lock import file_lock
 from storage.schema import migrate, schema_version
 
 RELAY = "wss://relay.example"

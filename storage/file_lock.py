@@ -1,0 +1,47 @@
+"""The lock beside the SQLite file, which keeps a second daemon away from it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from indexer.errors import ConfigurationError
+
+
+class file_lock:  # noqa: N801 - used as a statement, not as a type
+    """Holds an exclusive lock beside the file for as long as the block runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+
+    def __enter__(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            give_to_owner(self._path, self._path.parent)
+        except OSError as error:
+            raise ConfigurationError(
+                f"storage.path: cannot write in {self._path.parent}: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise ConfigurationError(
+                f"storage.path: another process uses {self._path}; stop it first"
+            ) from error
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def give_to_owner(path: Path, like: Path) -> None:
+    """Let what root has made belong to the owner of `like`, or the daemon could not open it."""
+    if os.geteuid() == 0:
+        owner = like.stat()
+        # A root without that right, as in some containers, runs the daemon too. No link that the
+        # owner has left there may make root give away another file.
+        with suppress(OSError):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
