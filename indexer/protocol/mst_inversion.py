@@ -31,6 +31,11 @@ from indexer.protocol.mst import (
 )
 from indexer.protocol.mst_way import Step, find_way
 
+USUAL_OPS_MAX = 8
+USUAL_WAY_BYTES_MAX = 16 * 1024
+"""Nodes above one record have some 3 kB. Each op reads its own way, so that many of them, or nodes
+stuffed with what no node has, would cost more than to read every node once."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetOp:
@@ -96,6 +101,8 @@ def invert_usual(root: bytes, blocks: Mapping[bytes, bytes], ops: Sequence[NetOp
     result is the root of a tree that was: but for one link, they are nodes of that tree. So a
     result that is not the one expected says nothing, and `invert` has to find out what is wrong.
     """
+    if len(ops) > USUAL_OPS_MAX:
+        return None
     known = dict(blocks)
     before: bytes | None = root
     for op in ops:
@@ -107,7 +114,7 @@ def invert_usual(root: bytes, blocks: Mapping[bytes, bytes], ops: Sequence[NetOp
 def _undone(root: bytes, blocks: dict[bytes, bytes], op: NetOp) -> bytes | None:
     """The root before one op, whose nodes are in `blocks` then."""
     key = op.path.encode()
-    way = find_way(root, blocks, key)
+    way = find_way(root, blocks, key, bytes_max=USUAL_WAY_BYTES_MAX)
     if way is None:
         return None
     steps = way.steps

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import libipld
 
-from indexer.protocol.mst import NODE_BYTES_MAX, key_height
+from indexer.protocol.mst import key_height
 
 # What a node that is none raises somewhere: no map, no such field, a value of another type.
 _NO_NODE = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
@@ -33,21 +33,27 @@ class Way(NamedTuple):
     node: bytes
 
 
-def find_way(root: bytes, blocks: Mapping[bytes, bytes], key: bytes) -> Way | None:
-    """The way to the node in which `key` is or would be; None where `blocks` show none."""
+def find_way(
+    root: bytes, blocks: Mapping[bytes, bytes], key: bytes, *, bytes_max: int
+) -> Way | None:
+    """The way to the node in which `key` is or would be; None where `blocks` show none.
+
+    Nor does it lead over more than `bytes_max` of nodes.
+    """
     try:
-        return _find(root, blocks, key)
+        return _find(root, blocks, key, bytes_max)
     except _NO_NODE:
         return None
 
 
-def _find(root: bytes, blocks: Mapping[bytes, bytes], key: bytes) -> Way | None:
+def _find(root: bytes, blocks: Mapping[bytes, bytes], key: bytes, bytes_max: int) -> Way | None:
     cid, wanted = root, key_height(key)
     steps: list[Step] = []
     height = -1
     while height != wanted:
         block = blocks[cid]
-        if len(block) > NODE_BYTES_MAX:
+        bytes_max -= len(block)
+        if bytes_max < 0:
             return None
         node: Any = libipld.decode_dag_cbor(block)
         if not steps:

@@ -9,9 +9,15 @@ from signed_repos import assert_refused, value_or_refusal
 
 from indexer.errors import Check
 from indexer.protocol.mst import MissingBlock
-from indexer.protocol.mst_inversion import NetOp, invert, invert_usual
+from indexer.protocol.mst_inversion import (
+    USUAL_OPS_MAX,
+    USUAL_WAY_BYTES_MAX,
+    NetOp,
+    invert,
+    invert_usual,
+)
 from tests.devnet import mst
-from tests.devnet.cbor import cid_of
+from tests.devnet.cbor import cid_of, decode, encode
 
 NEW, OLD, OTHER = cid_of(b"new"), cid_of(b"old"), cid_of(b"other")
 
@@ -76,7 +82,9 @@ def test_commits_of_an_independent_tree_invert_to_its_previous_root(seed, size, 
 
     for order in (ops, ops[::-1], rng.sample(ops, len(ops))):
         assert invert(after.root.cid, blocks, order) == before.root.cid
-        assert invert_usual(after.root.cid, blocks, order) in (before.root.cid, None)
+        usual = invert_usual(after.root.cid, blocks, order)
+        assert usual in (before.root.cid, None)
+        assert usual is None or len(ops) <= USUAL_OPS_MAX
 
 
 @settings(deadline=None)
@@ -128,6 +136,18 @@ def test_a_false_claim_never_gives_the_previous_root(seed, size, count, data):
             continue  # an update to the same content changes nothing: there is nothing to hide
         assert value_or_refusal(invert, after.root.cid, blocks, claim) != before.root.cid, name
         assert invert_usual(after.root.cid, blocks, claim) != before.root.cid, name
+
+
+def test_nodes_stuffed_with_what_no_node_has_are_no_usual_way():
+    low, middle = paths_of(0, 40), paths_of(1, 1)[0]
+    below = [path for path in low if path > middle][:2]
+    after = tree_of([middle, *below])
+    ops = [NetOp(below[0], OLD, None)]
+    plain = decode(after.root.block)
+    for size, is_usual in ((100, True), (USUAL_WAY_BYTES_MAX, False)):
+        stuffed = encode({**plain, "z": bytes(size)})
+        blocks = {node.cid: node.block for node in after.nodes()} | {cid_of(stuffed): stuffed}
+        assert (invert_usual(cid_of(stuffed), blocks, ops) is not None) is is_usual
 
 
 def test_each_contradiction_has_its_check():
