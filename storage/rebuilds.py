@@ -240,7 +240,8 @@ class Rebuilds:
             swap_generations(connection, self._projections, current, building)
             connection.execute(
                 "UPDATE operation SET total_records = records_processed,"
-                " units_processed = records_processed, total_units = records_processed"
+                " units_processed = max(units_processed, records_processed),"
+                " total_units = max(units_processed, records_processed)"
                 " WHERE id = ?",
                 (operation_id,),
             )

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import libipld
 
-from indexer.protocol.mst import key_height
+from indexer.protocol.cid import is_dag_cbor_sha256
+from indexer.protocol.mst import KEY_BYTES_MAX, key_height
 
 # What a node that is none raises somewhere: no map, no such field, a value of another type.
 _NO_NODE = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
@@ -57,11 +58,15 @@ def _find(root: bytes, blocks: Mapping[bytes, bytes], key: bytes, bytes_max: int
             return None
         node: Any = libipld.decode_dag_cbor(block)
         if not steps:
-            height = key_height(node["e"][0]["k"])
+            first = node["e"][0]["k"]
+            if len(first) > KEY_BYTES_MAX:
+                return None
+            height = key_height(first)
             if height <= wanted:
                 break
         child = _child(node, key)
-        if type(child) is not bytes:
+        # One of another form names the same block, and is nothing that a node may link with.
+        if type(child) is not bytes or not is_dag_cbor_sha256(child):
             return None
         steps.append(Step(cid, block, height, child))
         cid = child

@@ -150,6 +150,24 @@ def test_nodes_stuffed_with_what_no_node_has_are_no_usual_way():
         assert (invert_usual(cid_of(stuffed), blocks, ops) is not None) is is_usual
 
 
+@pytest.mark.parametrize("prefix", [b"\x01\x55\x12\x20", b"\x01\x70\x12\x20"])
+def test_a_subtree_linked_by_another_name_of_its_block_is_seen(prefix: bytes):
+    low, middle = paths_of(0, 40), paths_of(1, 1)[0]
+    below = [path for path in low if path > middle][:2]
+    before = tree_of([middle, below[1]])
+    after = tree_of([middle, *below])
+    leaf = next(node for node in after.nodes() if node.cid != after.root.cid)
+    other_name = prefix + leaf.cid[4:]
+    root = after.root.block.replace(leaf.cid, other_name)
+    blocks = {cid_of(root): root, other_name: leaf.block}
+    ops = [NetOp(below[0], OLD, None)]
+
+    honest = {node.cid: node.block for node in after.nodes()}
+    assert invert_usual(after.root.cid, honest, ops) == before.root.cid
+    assert invert_usual(cid_of(root), blocks, ops) is None
+    assert_refused(Check.MST, invert, cid_of(root), blocks, ops)
+
+
 def test_each_contradiction_has_its_check():
     paths = paths_of(0, 8)
     before = tree_of(paths)
