@@ -14,6 +14,10 @@ from datetime import UTC, datetime
 from enum import IntFlag, StrEnum
 from typing import TypeAlias
 
+import msgspec
+
+from indexer.derived import Projection
+
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 """Any JSON value. Floats appear only in configuration and answers, never in records."""
 
@@ -241,8 +245,7 @@ class Scope:
         return hashlib.sha256("\n".join(self.prefixes).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedRecord:
+class PreparedRecord(msgspec.Struct, frozen=True, array_like=True):
     """One in-scope leaf made ready for its row, off the writer.
 
     `value` is ATProto JSON text, or None where the value breaks the data model; then and for
@@ -253,7 +256,7 @@ class PreparedRecord:
     cid: str  # base32 text
     value: str | None
     problem: str | None
-    projection: object | None = None  # rows for the typed tables, made by indexer.records
+    projection: Projection | None = None
 
     @property
     def is_valid(self) -> bool:

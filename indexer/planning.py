@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
+import msgspec
+
 from indexer.delays import Trouble, throttle_s, wait_s
 from indexer.errors import Check, InvalidUpstream
 from indexer.model import (
@@ -81,16 +83,14 @@ class Policy:
     identity_refresh_s: float = 60.0  # a DID document is resolved at most once in this time
 
 
-@dataclass(frozen=True, slots=True)
-class RecordWrite:
+class RecordWrite(msgspec.Struct, frozen=True, array_like=True):
     """What becomes of one record path; `record` None deletes it."""
 
     path: str
     record: PreparedRecord | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitSeen:
+class CommitSeen(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A live or buffered commit of one repo, with the result of verifying it off the writer."""
 
     did: str
@@ -106,8 +106,7 @@ class CommitSeen:
     brings_records: bool = False  # whether its ops, verified or not, create or update in scope
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncSeen:
+class SyncSeen(msgspec.Struct, frozen=True, kw_only=True):
     """A `#sync`: the host's claim to be at `rev`, and the commit block it showed."""
 
     did: str
@@ -118,8 +117,7 @@ class SyncSeen:
     error: InvalidUpstream | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdentitySeen:
+class IdentitySeen(msgspec.Struct, frozen=True, kw_only=True):
     """An `#identity`: something about the DID may have changed; `time` in unix seconds."""
 
     did: str
@@ -127,8 +125,7 @@ class IdentitySeen:
     time: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountSeen:
+class AccountSeen(msgspec.Struct, frozen=True, kw_only=True):
     """An `#account`: the status that a host asserts; `time` in unix seconds."""
 
     did: str
@@ -138,8 +135,7 @@ class AccountSeen:
     status: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameRefused:
+class FrameRefused(msgspec.Struct, frozen=True, kw_only=True):
     """A frame of no repo that we could make nothing of; kept as a dead letter."""
 
     did: None

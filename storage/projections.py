@@ -18,12 +18,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from indexer.records.projection import (
-    PROJECTION_REVISION,
-    Projection,
-    RecordType,
-    SearchIndex,
-)
+from indexer.records.projection import PROJECTION_REVISION, RecordType, SearchIndex
 from storage.generations import (
     Generation,
     GenerationState,
@@ -158,7 +153,7 @@ class Projections:
         for write in writes:
             kind = self.types.get(write.path[: write.path.index("/")])
             projection = None if write.record is None else write.record.projection
-            if kind is None or not isinstance(projection, Projection):
+            if kind is None or projection is None:
                 continue
             record_id = write.record_id
             if kind.table not in layout.written:

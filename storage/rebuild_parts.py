@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from indexer.records.projection import Projection, RecordType, SearchIndex
+from indexer.records.projection import RecordType, SearchIndex
 from storage.generations import Generation
 from storage.search_rows import PrepareStored
 
@@ -213,7 +213,7 @@ def _rows_of(
         chars = len(value or "")
         rows["read"].append((record_id, repo_id, path, cid, problem, is_judged, chars))
         projection = None if record is None or is_judged else record.projection
-        if kind is None or not isinstance(projection, Projection):
+        if kind is None or projection is None:
             continue
         rows[f'"{kind.table}"'].append((record_id, *projection.row))
         for name, side_rows in projection.side_rows.items():

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from indexer.derived import Mark, Projection
 from indexer.model import PreparedRecord
-from indexer.records.projection import LABEL_MARK, Mark, Projection, SearchIndex, searchable
+from indexer.records.projection import LABEL_MARK, SearchIndex, searchable
 from storage.generations import GENERATION, Generation, SearchState
 from storage.rows import delete_rows, insert_at_once
 
@@ -323,7 +324,7 @@ class SearchRows:
         rows = []
         for record_id, repo_id, did, path, cid, value, is_visible in found:
             projection = prepare(did, path, cid, value).projection if is_visible and value else None
-            if isinstance(projection, Projection) and projection.search is not None:
+            if projection is not None and projection.search is not None:
                 rows.append(SearchRow(record_id, repo_id, f"at://{did}/{path}", projection))
         self.insert(connection, rows, reached)
 

@@ -15,9 +15,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexer.derived import Projection
 from indexer.protocol.cbor import json_to_dag_cbor
 from indexer.protocol.cid import cid_text, dag_cbor_cid
-from indexer.records.projection import Projection, RecordType, SearchIndex
+from indexer.records.projection import RecordType, SearchIndex
 from storage.file_lock import file_lock
 from storage.generations import GENERATION, Generation, current_generation
 from storage.reading import snapshot
@@ -213,7 +214,7 @@ class Verification:
             yield Difference("cid", row.uri, f"is {row.cid}, the value gives {cid}")
         if prepared.problem != row.problem:
             yield Difference("valid", row.uri, f"{row.problem!r}, should be {prepared.problem!r}")
-        if isinstance(prepared.projection, Projection):
+        if prepared.projection is not None:
             projections[row.record_id] = prepared.projection
 
     def _check_tables(self, chunk: _Chunk) -> Iterator[Difference]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
+import msgspec
+
 from indexer.clock import Clock
 from indexer.errors import InvalidUpstream
 from indexer.model import PreparedRecord, Scope
@@ -32,8 +34,7 @@ Prepare = Callable[[str, str, str, bytes], PreparedRecord]
 """(did, path, CID text, block) -> the record made ready for its row."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawFrame:
+class RawFrame(msgspec.Struct, frozen=True):
     """A decoded frame beside its bytes."""
 
     frame: Frame

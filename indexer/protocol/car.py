@@ -7,8 +7,9 @@ function other than SHA-256 cannot be checked: it is left out, as if the archive
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import sha256
+
+import msgspec
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.cbor import Link, decode_block
@@ -26,8 +27,7 @@ _SHA256_V1 = (DAG_CBOR_SHA256, RAW_SHA256)
 _SHA256_CODE = 0x12
 
 
-@dataclass(frozen=True, slots=True)
-class Car:
+class Car(msgspec.Struct, frozen=True):
     """An archive in memory."""
 
     roots: tuple[bytes, ...]

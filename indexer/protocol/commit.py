@@ -9,7 +9,8 @@ Source: the repository and sync specifications.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.car import parse_car
@@ -38,8 +39,7 @@ EMPTY_TREE = dag_cbor_cid(encode_block({"e": [], "l": None}))
 """Root of a repo without records."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedCommit:
+class SignedCommit(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded commit block. Its signature is checked by those who return it."""
 
     did: str
@@ -50,8 +50,7 @@ class SignedCommit:
     unsigned: bytes  # the block without the signature: what was signed
 
 
-@dataclass(frozen=True, slots=True)
-class LeafChange:
+class LeafChange(msgspec.Struct, frozen=True):
     """What a commit makes of one record; `block` is its content, None together with `cid`.
 
     A record under a CID that cannot be checked is `UNREADABLE`.
@@ -62,8 +61,7 @@ class LeafChange:
     block: bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedCommit:
+class VerifiedCommit(msgspec.Struct, frozen=True, kw_only=True):
     """A `#commit` whose every claim was proved, but for its place in the chain."""
 
     did: str

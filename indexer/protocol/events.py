@@ -8,7 +8,7 @@ Source: lexicon com.atproto.sync.subscribeRepos.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.cid import is_cid, is_dag_cbor_sha256
@@ -23,8 +23,7 @@ STATUS_CHARS_MAX = 100
 _ACTIONS = frozenset({"create", "update", "delete"})
 
 
-@dataclass(frozen=True, slots=True)
-class RepoOp:
+class RepoOp(msgspec.Struct, frozen=True):
     """One op as listed. The real PDS leaves `prev` out where a batch touches a path twice."""
 
     action: str  # create | update | delete
@@ -33,8 +32,7 @@ class RepoOp:
     prev: bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitEvent:
+class CommitEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A `#commit`: a new signed state of a repo, with the blocks that prove the change."""
 
     seq: int
@@ -48,8 +46,7 @@ class CommitEvent:
     time: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncEvent:
+class SyncEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A `#sync`: the host's word that the repo is at this commit."""
 
     seq: int
@@ -59,8 +56,7 @@ class SyncEvent:
     time: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountEvent:
+class AccountEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An `#account`: whether the host serves the account. `active` decides, `status` explains."""
 
     seq: int

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.cbor import Link, encode_block
@@ -37,8 +38,7 @@ USUAL_WAY_BYTES_MAX = 16 * 1024
 stuffed with what no node has, would cost more than to read every node once."""
 
 
-@dataclass(frozen=True, slots=True)
-class NetOp:
+class NetOp(msgspec.Struct, frozen=True):
     """What a commit does to one path in the end."""
 
     path: str

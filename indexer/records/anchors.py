@@ -6,13 +6,13 @@ differ in a few fields only.
 
 from __future__ import annotations
 
+from indexer.derived import SqlValue
 from indexer.protocol.cbor import encode_json
 from indexer.records.projection import (
     Count,
     RecordContext,
     RecordType,
     SqlType,
-    SqlValue,
     Value,
     computed,
     integer,

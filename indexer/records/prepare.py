@@ -8,9 +8,10 @@ here, so all of them end in the same rows.
 
 from __future__ import annotations
 
+from indexer.derived import Projection
 from indexer.model import PreparedRecord
 from indexer.protocol.cbor import decode_json, decode_record, encode_json
-from indexer.records.projection import Projection, RecordContext, Value
+from indexer.records.projection import RecordContext, Value
 from indexer.records.registry import Registry
 
 

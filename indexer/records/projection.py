@@ -36,14 +36,16 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
+import msgspec
+
+from indexer.derived import Mark, Projection, SqlValue
 from indexer.protocol.cbor import encode_json
 
-SqlValue: TypeAlias = str | int | None
 Value: TypeAlias = Mapping[str, object]
 """A record value, or an object inside one, as ATProto JSON."""
 
@@ -55,8 +57,7 @@ class SqlType(StrEnum):
     INTEGER = "INTEGER"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordContext:
+class RecordContext(msgspec.Struct, frozen=True):
     """What a projection may know besides the value."""
 
     did: str  # of the repo that holds the record
@@ -105,18 +106,6 @@ class SideTable:
     name: str
     columns: tuple[SideColumn, ...]
     rows: Callable[[Value, RecordContext], Iterable[tuple[SqlValue, ...]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """This record counts towards `subject` under `name`, with a text where that is of use.
-
-    Views and search put texts together in SQL, so they hold no NUL.
-    """
-
-    name: str
-    subject: str
-    text: str | None = None
 
 
 Marks: TypeAlias = Callable[[Value, RecordContext], Iterable[Mark]]
@@ -170,16 +159,6 @@ tokenises all of it again, which takes about 1 ms for each 1,000 characters."""
 
 Upgrade: TypeAlias = Callable[[Value, RecordContext], dict[str, object]]
 """A value of one revision as the next one has it; the given value stays as it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """The derived rows of one record."""
-
-    row: tuple[SqlValue, ...]  # as RecordType.columns
-    side_rows: Mapping[str, Sequence[tuple[SqlValue, ...]]]  # as RecordType.side_tables
-    marks: tuple[Mark, ...]
-    search: tuple[str, ...] | None  # as SEARCH.own; None: not searchable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 
+from indexer.derived import SqlValue
 from indexer.records.projection import (
     RecordContext,
     RecordType,
     SqlType,
-    SqlValue,
     Value,
     computed,
     mark,

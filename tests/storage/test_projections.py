@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from indexer.derived import Mark, Projection
 from indexer.model import PreparedRecord, RepoState, Source
 from indexer.planning import Repo
-from indexer.records.projection import SEARCH, Mark, Projection
+from indexer.records.projection import SEARCH
 from indexer.records.registry import load_registry
 from storage.database import open_database
 from storage.projections import Projections

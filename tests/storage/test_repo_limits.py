@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from indexer.claims import ROUNDS_MAX, Claim, Fetched, Identity, SnapshotChunk
@@ -118,7 +118,9 @@ async def test_a_snapshot_beyond_the_limit_is_refused_chunk_by_chunk(world: Worl
             after=paths[first - 1] if first else "",
             upto=part[-1],
             leaves=tuple((path, "c") for path in part),
-            records={path: replace(put("x", "c").record, path=path) for path in part},
+            records={
+                path: msgspec.structs.replace(put("x", "c").record, path=path) for path in part
+            },
             rev="r1",
         )
         if first == 0:

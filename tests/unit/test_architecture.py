@@ -19,7 +19,7 @@ EFFECTFUL = STDLIB_OF_SHELLS | {
 
 PURE = ("indexer.errors", "indexer.protocol", "indexer.model", "indexer.planning",
         "indexer.records", "indexer.claims", "indexer.listings", "indexer.denials", "indexer.audit", "indexer.authors", "indexer.hosts", "indexer.gaps", "indexer.freshness", "indexer.delays",
-        "indexer.directory", "indexer.citations", "indexer.lanes", "indexer.limits")  # fmt: skip
+        "indexer.derived", "indexer.directory", "indexer.citations", "indexer.lanes", "indexer.limits")  # fmt: skip
 """Modules without input or output."""
 
 MIDDLE = ("admin_api", "indexer.operations", "indexer.ingest", "storage", "indexer.network",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from indexer.derived import SqlValue
 from indexer.protocol.cbor import encode_json
 from indexer.records.projection import (
     RecordContext,
     RecordType,
     SqlType,
-    SqlValue,
     Value,
     blob,
     computed,

@@ -6,12 +6,12 @@ before it expires; the state of a pair follows from both tables and is stored in
 
 from __future__ import annotations
 
+from indexer.derived import SqlValue
 from indexer.protocol.syntax import datetime_to_unix, is_datetime, parse_at_uri
 from indexer.records.projection import (
     RecordContext,
     RecordType,
     SqlType,
-    SqlValue,
     Value,
     computed,
     pick,

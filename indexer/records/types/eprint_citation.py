@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from indexer.derived import Mark
 from indexer.records.projection import (
-    Mark,
     RecordContext,
     RecordType,
     Value,

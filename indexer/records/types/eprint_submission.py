@@ -7,17 +7,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from indexer.citations.eprint import submission_keys
+from indexer.derived import Mark, SqlValue
 from indexer.protocol.syntax import is_at_uri
 from indexer.records.projection import (
     Count,
     Labels,
-    Mark,
     RecordContext,
     RecordType,
     SideColumn,
     SideTable,
     SqlType,
-    SqlValue,
     Value,
     blob,
     computed,

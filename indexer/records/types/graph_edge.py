@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from indexer.derived import SqlValue
 from indexer.records.projection import (
     RecordContext,
     RecordType,
     SqlType,
-    SqlValue,
     Value,
     computed,
     integer,

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from indexer.derived import Mark, SqlValue
 from indexer.records.projection import (
     LABEL_MARK,
     Count,
-    Mark,
     RecordContext,
     RecordType,
     SideColumn,
     SideTable,
     SqlType,
-    SqlValue,
     Value,
     computed,
     json_text,

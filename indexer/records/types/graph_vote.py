@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from indexer.records.projection import Mark, RecordContext, RecordType, Value, text
+from indexer.derived import Mark
+from indexer.records.projection import RecordContext, RecordType, Value, text
 
 _COUNTED = {"approve": "vote_approve", "reject": "vote_reject"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -341,7 +341,7 @@ def test_a_large_batch_is_applied_in_parts_whose_cursor_never_runs_ahead():
 
 def test_large_frames_are_few_in_a_part():
     size = FRAME_BYTES_MAX // 3
-    events = [replace(commit(n, 1), frame=bytes(size)) for n in range(1, 11)]
+    events = [msgspec.structs.replace(commit(n, 1), frame=bytes(size)) for n in range(1, 11)]
     batch = EventBatch(url=URL, events=events, seq=10, event_at=5.0)
     assert [len(part.events) for part in portions(batch)] == [3, 3, 3, 1]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from indexer.claims import (
     Fetched,
     ended,
@@ -184,10 +186,10 @@ class Index:
         """The event as a verifier with the row's key sees it."""
         assert self.repo is not None
         if self.repo.signing_key is None:
-            return replace(event, signing_key=None, **self.unread(event))
+            return msgspec.structs.replace(event, signing_key=None, **self.unread(event))
         if event.signing_key != self.repo.signing_key:
             bad = InvalidUpstream(Check.SIGNATURE, "another key")
-            return replace(
+            return msgspec.structs.replace(
                 event, signing_key=self.repo.signing_key, error=bad, **self.unread(event)
             )
         return event

@@ -7,9 +7,9 @@ what is under test.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.protocol.events import CommitEvent, parse_commit

@@ -18,8 +18,9 @@ from record_examples import (
     record_schema,
 )
 
+from indexer.derived import Mark
 from indexer.records.prepare import assess_value
-from indexer.records.projection import SEARCH, Mark, SqlType
+from indexer.records.projection import SEARCH, SqlType
 from indexer.records.registry import load_registry
 
 REGISTRY = load_registry()
