@@ -110,6 +110,7 @@ async def run_daemon_until(
             return
         async with asyncio.TaskGroup() as group:
             background = [
+                group.create_task(parts.verification.run(), name="verification"),
                 group.create_task(parts.workers.run(), name="resync"),
                 group.create_task(parts.gap_repair.run(), name="gap-repair"),
                 group.create_task(parts.directory.run(), name="directory"),

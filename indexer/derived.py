@@ -5,7 +5,7 @@ What each part is for, and the tables that hold it, say `indexer.records.project
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -28,6 +28,6 @@ class Projection(msgspec.Struct, frozen=True, array_like=True):
     """The derived rows of one record."""
 
     row: tuple[SqlValue, ...]  # as RecordType.columns
-    side_rows: Mapping[str, Sequence[tuple[SqlValue, ...]]]  # as RecordType.side_tables
+    side_rows: Mapping[str, tuple[tuple[SqlValue, ...], ...]]  # as RecordType.side_tables
     marks: tuple[Mark, ...]
     search: tuple[str, ...] | None  # as SEARCH.own; None: not searchable

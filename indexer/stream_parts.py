@@ -21,6 +21,7 @@ from indexer.ingest.live import LiveIngest
 from indexer.ingest.resync import Resyncer
 from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.ingest.verification import Verifier
+from indexer.ingest.verification_process import Verification
 from indexer.ingest.websocket import WebsocketSettings
 from indexer.metrics import Metrics
 from indexer.network.pds import RepoNetwork
@@ -66,6 +67,7 @@ def open_stream(
     user_agent: str,
     metrics: Metrics,
     verifier: Verifier,
+    verification: Verification,
     store: StoreParts,
     hosts: RepoNetwork,
 ) -> StreamParts:
@@ -117,7 +119,7 @@ def open_stream(
         stream_at=stream_at, giving_way=giving_way, doubt=doubt,
     )  # fmt: skip
     live = LiveIngest(
-        firehose, store.live, verifier, clock=clock, metrics=metrics, on_work=resyncer.wake,
+        firehose, store.live, verification, clock=clock, metrics=metrics, on_work=resyncer.wake,
         doubt=doubt, skips_future_cursor=settings.firehose.on_future_cursor == "live",
     )  # fmt: skip
     return StreamParts(

@@ -1,9 +1,9 @@
 """The live path: batches of frames in, verified events out, one transaction a batch.
 
 Three stages with a bounded queue between each, so that receiving, proving and writing overlap:
-decode and filter on the event loop, verify in a thread, apply on the writer. Order is kept from
-end to end. Nothing here touches the network; what cannot be proved locally becomes work for the
-resync. A full queue stops the reading of the socket.
+decode and filter on the event loop, verify in a thread or another process, apply on the writer.
+Order is kept from end to end. Nothing here touches the network; what cannot be proved locally
+becomes work for the resync. A full queue stops the reading of the socket.
 
 The cursor of a batch is saved in the batch's own transaction. Batches that change nothing only
 move it in memory, and it follows within `CURSOR_SAVE_S`.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
@@ -27,7 +27,7 @@ from indexer.ingest.continuity import Patience, SeqOrder
 from indexer.ingest.decoded import DecodedBatch
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.portions import portions
-from indexer.ingest.verification import RawFrame, Verifier, is_relevant
+from indexer.ingest.verification import RawFrame, is_relevant
 from indexer.metrics import Metrics
 from indexer.model import FROM_NOW_ON, Applied, GapReason, GapSeen, Scope
 from indexer.planning import CommitSeen, Event, EventBatch, FrameRefused, SyncSeen
@@ -80,6 +80,17 @@ class FrameSource(Protocol):
         """Drop the connection and dial again from the saved cursor, or another URL from its own."""
 
 
+class Verification(Protocol):
+    """Whoever proves what frames claim, off the event loop."""
+
+    @property
+    def scope(self) -> Scope:
+        """The collections that concern us."""
+
+    async def events(self, frames: list[RawFrame], keys: Mapping[str, str | None]) -> list[Event]:
+        """One event a frame, as `Verifier.events` makes them."""
+
+
 class LiveIngest:
     """Runs the three stages until `stop`; then finishes what was received and returns."""
 
@@ -87,7 +98,7 @@ class LiveIngest:
         self,
         source: FrameSource,
         index: LiveIndex,
-        verifier: Verifier,
+        verification: Verification,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -97,7 +108,7 @@ class LiveIngest:
     ) -> None:
         self._source = source
         self._index = index
-        self._verifier = verifier
+        self._verification = verification
         self._clock = clock
         self._metrics = metrics
         self._on_work = on_work
@@ -124,7 +135,7 @@ class LiveIngest:
     @property
     def scope(self) -> Scope:
         """The collections that concern us."""
-        return self._verifier.scope
+        return self._verification.scope
 
     @property
     def held_reason(self) -> str | None:
@@ -202,7 +213,7 @@ class LiveIngest:
     def _take_in(self, frames: list[bytes], decoded: DecodedBatch) -> None:
         """Take in frames, up to the first after which the connection is good for no other."""
         # All the network's events come through this loop: what does not change is looked up once.
-        order, scope, is_tracked = self._order, self._verifier.scope, self._index.is_tracked
+        order, scope, is_tracked = self._order, self._verification.scope, self._index.is_tracked
         kinds: list[str] = []
         for data in frames:
             try:
@@ -355,7 +366,7 @@ class LiveIngest:
         dids = {raw.frame.did for raw in frames if raw.frame.did is not None}
         tracked = [did for did in dids if self._index.is_tracked(did)]
         keys = await self._insist(lambda: self._index.signing_keys(tracked))
-        return await asyncio.to_thread(self._verifier.events, frames, keys)
+        return await self._verification.events(frames, keys)
 
     async def _apply(self) -> None:
         while True:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,24 +31,52 @@ class ProcessError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used so far."""
+    """What a process and those that it started have used so far."""
 
     cpu_s: float
     rss_bytes: int
     rss_bytes_max: int
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.cpu_s + other.cpu_s,
+            self.rss_bytes + other.rss_bytes,
+            self.rss_bytes_max + other.rss_bytes_max,
+        )
+
 
 def read_usage(pid: int) -> Usage:
-    """CPU time of all threads, resident memory now and at its peak."""
+    """CPU time of all threads, resident memory now and at its peak; its own processes included.
+
+    Those that have ended are in the CPU time, and not in the memory. What processes share counts
+    for each of them, and peaks are added as if they had come together: an upper bound.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
-    return Usage(
-        cpu_s=(int(fields[11]) + int(fields[12])) / TICKS_PER_S,
-        rss_bytes=int(status["VmRSS"].split()[0]) * 1024,
-        rss_bytes_max=int(status["VmHWM"].split()[0]) * 1024,
+    usage = Usage(
+        cpu_s=sum(map(int, fields[11:15])) / TICKS_PER_S,
+        rss_bytes=_bytes(status.get("VmRSS", "0")),
+        rss_bytes_max=_bytes(status.get("VmHWM", "0")),
     )
+    for child in _children(pid):
+        with suppress(OSError):  # it may end in between
+            usage += read_usage(child)
+    return usage
+
+
+def _bytes(kilobytes: str) -> int:
+    return int(kilobytes.split(maxsplit=1)[0]) * 1024
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may end in between
+            if int(file.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(file.parent.name))
+    return found
 
 
 class Child:

@@ -12,6 +12,8 @@ from pathlib import Path
 from indexer.errors import LocalBusy
 from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.live import LiveIngest
+from indexer.ingest.verification_process import Verification
+from indexer.ingest.verification_wire import WorkerSettings
 from indexer.metrics import Metrics
 from indexer.model import Applied
 from indexer.planning import EventBatch
@@ -21,6 +23,12 @@ from tests.unit.ingest.resync_rig import REGISTRY, Rig, open_rig
 
 TAG = "pub.chive.eprint.userTag"
 URL = "ws://relay"
+WORKER = WorkerSettings(
+    collections=("pub.chive.*",),
+    governance_did=REGISTRY.governance_did,
+    lexicon_dir=None,
+    judged_by=REGISTRY.lexicon_id,
+)
 RNG = random.Random(7)
 
 
@@ -126,7 +134,7 @@ async def open_stage(folder: Path) -> AsyncIterator[Stage]:
         live = LiveIngest(
             script,
             store,
-            rig.verifier,
+            Verification(rig.verifier, WORKER, rig.clock),
             clock=rig.clock,
             metrics=metrics,
             on_work=lambda: None,
