@@ -138,9 +138,10 @@ class Verification:
         return True
 
     async def _caught_up(self, process: VerificationProcess) -> None:
-        while self._clock.monotonic() - self._full_at < CAUGHT_UP_S:
+        while process.is_asked or self._clock.monotonic() - self._full_at < CAUGHT_UP_S:
             await process.failed(within_s=LOOK_S)
         self._wanted.clear()
+        self._process = None  # from here on nobody asks it, and it can be ended
 
     async def _by_process(
         self,
@@ -177,6 +178,8 @@ class VerificationProcess:
         self._input = process.stdin
         self._output = process.stdout
         self.pid = process.pid
+        self.is_asked = False
+        """Whether somebody waits for its verdicts."""
         self._piece_s_max = piece_s_max
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -184,6 +187,7 @@ class VerificationProcess:
         """One a commit. Raises `ProcessFailed`; one that was not waited for is not asked again."""
         if self._failure.done():
             raise ProcessFailed("it has failed before")
+        self.is_asked = True
         try:
             return await self._ask(commits, now)
         except BaseException as error:
@@ -192,6 +196,8 @@ class VerificationProcess:
                 self._failure.set_exception(error if isinstance(error, ProcessFailed) else failed)
                 self._failure.exception()  # somebody may look at it, nobody has to
             raise
+        finally:
+            self.is_asked = False
 
     async def failed(self, *, within_s: float) -> None:
         """Wait so long for a failure, and raise it."""

@@ -21,6 +21,7 @@ from indexer.ingest.verification_process import (
     BEHIND_FRAMES,
     CAUGHT_UP_S,
     FULL_FRAMES,
+    LOOK_S,
     PIECE_FRAMES,
     PIECES_SENT,
     Verification,
@@ -200,6 +201,29 @@ async def test_a_process_dies_in_the_middle_of_a_batch(traffic: Traffic):
             await asyncio.sleep(0)
             os.kill(process.pid, signal.SIGKILL)
         await stage.loses_process()
+
+
+async def test_a_process_that_is_asked_is_not_ended(traffic: Traffic):
+    with capture_logs() as logs:
+        async with running(traffic) as stage:
+            process = await stage.fall_behind()
+            os.kill(process.pid, signal.SIGSTOP)
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(stage.agrees())
+                async with asyncio.timeout(WAIT_S):
+                    while not process.is_asked:
+                        await asyncio.sleep(0.01)
+                stage.clock.monotonic_ahead_s += CAUGHT_UP_S
+                await asyncio.sleep(2 * LOOK_S)  # so often it is looked at
+                assert not asking.done()
+                assert stage.verification.process is process
+                os.kill(process.pid, signal.SIGCONT)
+            await stage.loses_process()
+            await stage.agrees()
+    assert [log["event"] for log in logs] == [
+        "verification.process_started",
+        "verification.process_ended",
+    ]
 
 
 async def test_a_process_that_goes_by_other_lexicons_is_not_used(traffic: Traffic):
