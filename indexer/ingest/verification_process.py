@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import structlog
@@ -46,6 +46,7 @@ CAUGHT_UP_S = 30.0
 
 LOOK_S = 1.0
 START_S_MAX = 30.0
+END_S_MAX = 2.0
 RESTART_S = 60.0
 """After a process that failed: whatever killed it will be there for a while."""
 
@@ -117,11 +118,13 @@ class Verification:
             await self._wanted.wait()
             try:
                 async with started(self._settings, self._piece_s_max) as self._process:
-                    log.info("verification.process_started")
+                    log.info("verification.process_started", pid=self._process.pid)
                     await self._caught_up(self._process)
                 log.info("verification.process_ended")
             except ProcessFailed as error:
                 log.warning("verification.process_failed", reason=str(error))
+                self._wanted.clear()
+                self._in_a_row = 0
                 await asyncio.sleep(self._restart_s)
             finally:
                 self._process = None
@@ -178,26 +181,39 @@ class VerificationProcess:
         self._input = process.stdin
         self._output = process.stdout
         self.pid = process.pid
-        self.is_asked = False
-        """Whether somebody waits for its verdicts."""
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._piece_s_max = piece_s_max
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody waits for its verdicts."""
+        return not self._idle.is_set()
 
     async def verdicts(self, commits: Sequence[tuple[bytes, str]], now: float) -> Verdicts:
         """One a commit. Raises `ProcessFailed`; one that was not waited for is not asked again."""
         if self._failure.done():
             raise ProcessFailed("it has failed before")
-        self.is_asked = True
+        self._idle.clear()
         try:
             return await self._ask(commits, now)
         except BaseException as error:
-            if not self._failure.done():
-                failed = ProcessFailed(f"it was given up: {error!r}")
-                self._failure.set_exception(error if isinstance(error, ProcessFailed) else failed)
-                self._failure.exception()  # somebody may look at it, nobody has to
+            failed = ProcessFailed(f"it was given up: {error!r}")
+            self._fail(error if isinstance(error, ProcessFailed) else failed)
             raise
         finally:
-            self.is_asked = False
+            self._idle.set()
+
+    async def let_go(self) -> None:
+        """Answer nobody from now on, and wait until nobody waits: its output has one reader."""
+        self._fail(ProcessFailed("it is being ended"))
+        await self._idle.wait()
+
+    def _fail(self, error: ProcessFailed) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+            self._failure.exception()  # somebody may look at it, nobody has to
 
     async def failed(self, *, within_s: float) -> None:
         """Wait so long for a failure, and raise it."""
@@ -271,14 +287,24 @@ async def started(
         )
     except OSError as error:
         raise ProcessFailed(f"it cannot be started: {error}") from error
+    working = VerificationProcess(process, piece_s_max)
     try:
-        working = VerificationProcess(process, piece_s_max)
-        judged_by = decode_text(await working.heard(within_s=START_S_MAX))
+        judged_by = _judged_by(await working.heard(within_s=START_S_MAX))
         if judged_by != settings.judged_by:
             raise ProcessFailed("the lexicon files have changed since the daemon started")
         yield working
     finally:
         if process.returncode is None:
             process.kill()
-        # Its output has to be at an end too, or the pipe outlives it.
-        await process.communicate()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_S_MAX):
+                await working.let_go()
+                # Its output has to be at an end too, or the pipe outlives it.
+                await process.communicate()
+
+
+def _judged_by(message: bytes) -> str:
+    try:
+        return decode_text(message)
+    except msgspec.DecodeError as error:
+        raise ProcessFailed(f"it did not say by which lexicons it judges: {error}") from error

@@ -226,6 +226,35 @@ async def test_a_process_that_is_asked_is_not_ended(traffic: Traffic):
     ]
 
 
+async def test_a_stop_while_a_hung_process_is_asked_ends_like_any_other(traffic: Traffic):
+    """Cancelled as the daemon does it: the keeper first, then a group that waits for verdicts."""
+    verification = Verification(verifier(AdvancedClock(), []), WORKER, AdvancedClock())
+    frames = list(traffic.frames)
+
+    async def live() -> None:
+        async with asyncio.TaskGroup() as stages:
+            stages.create_task(verify())
+
+    async def verify() -> None:
+        while True:
+            await verification.events(frames, traffic.keys)
+
+    async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
+        keeper, ingest = group.create_task(verification.run()), group.create_task(live())
+        while verification.process is None:
+            await asyncio.sleep(0.01)
+        process = verification.process
+        os.kill(process.pid, signal.SIGSTOP)
+        while not process.is_asked:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # what it had answered before is read
+        assert process.is_asked
+        keeper.cancel()
+        ingest.cancel()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+
+
 async def test_a_process_that_goes_by_other_lexicons_is_not_used(traffic: Traffic):
     other = msgspec.structs.replace(WORKER, judged_by="others")
     with capture_logs() as logs:
