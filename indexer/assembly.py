@@ -20,7 +20,6 @@ from indexer.ingest.newcomers import Newcomers
 from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.ingest.verification import Prepare, Verifier
 from indexer.ingest.verification_process import Verification
-from indexer.ingest.verification_wire import WorkerSettings
 from indexer.metrics import Metrics
 from indexer.model import GapReason, PreparedRecord, Scope
 from indexer.network.ssrf import check_url
@@ -106,17 +105,6 @@ def _giving_way(database: Database, registry: Registry) -> Prepare:
     return prepare
 
 
-def _verification(verifier: Verifier, settings: Settings, registry: Registry) -> Verification:
-    folder = settings.scope.lexicon_dir
-    worker = WorkerSettings(
-        collections=settings.scope.collections,
-        governance_did=settings.governance.did,
-        lexicon_dir=None if folder is None else str(folder),
-        judged_by=registry.lexicon_id,
-    )
-    return Verification(verifier, worker, verifier.clock)
-
-
 async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> Parts:
     """Every part, wired. Whatever needs closing is on the stack."""
     clock = world.clock
@@ -128,14 +116,12 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     store = await open_store(settings, world, registry, metrics, stack)
     database, tracked = store.database, store.tracked
     verifier = Verifier(scope=scope, prepare=_giving_way(database, registry), clock=clock)
-    verification = _verification(verifier, settings, registry)
     network = await open_network(
         settings, clock, metrics, stack, is_denied_host=store.denials.is_denied_host
     )
     stream = open_stream(
-        settings, clock, world.rng, metrics=metrics, verifier=verifier,
-        verification=verification, store=store, hosts=network.hosts,
-        user_agent=user_agent(settings),
+        settings, clock, world.rng, metrics=metrics, verifier=verifier, registry=registry,
+        store=store, hosts=network.hosts, user_agent=user_agent(settings),
     )  # fmt: skip
     firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
     store.denials.on_work = resyncer.wake
@@ -180,8 +166,8 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         stay_in_touch, world.manager, status, runner.running, database.writer_stuck_s, clock
     )
     return Parts(
-        live=live, verification=verification, workers=stream.workers, gap_repair=gap_repair,
-        directory=directory, runner=runner, hold=hold, bootstrap=bootstrap,
+        live=live, verification=stream.verification, workers=stream.workers,
+        gap_repair=gap_repair, directory=directory, runner=runner, hold=hold, bootstrap=bootstrap,
         schedule=schedule(settings, world, store, runner), upkeep=store.upkeep,
         is_outdated=store.is_outdated, in_touch=in_touch, admin=admin, registry=registry,
         metrics=metrics, clock=clock,

@@ -208,11 +208,5 @@ def _rebuilds(
         search=SEARCH,
         judged_by=registry.lexicon_id,
     )
-    folder = settings.scope.lexicon_dir
-    worker_settings = WorkerSettings(
-        index=str(settings.storage.path),
-        governance_did=settings.governance.did,
-        lexicon_dir=None if folder is None else str(folder),
-        judged_by=registry.lexicon_id,
-    )
+    worker_settings = WorkerSettings(index=str(settings.storage.path), registry=registry.source)
     return Rebuilds(database, settings.storage.path, projections, preparing, worker_settings)

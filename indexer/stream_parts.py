@@ -22,12 +22,14 @@ from indexer.ingest.resync import Resyncer
 from indexer.ingest.resync_workers import ResyncWorkers
 from indexer.ingest.verification import Verifier
 from indexer.ingest.verification_process import Verification
+from indexer.ingest.verification_wire import WorkerSettings
 from indexer.ingest.websocket import WebsocketSettings
 from indexer.metrics import Metrics
 from indexer.network.pds import RepoNetwork
 from indexer.network.sockets import endpoint_of, open_public_socket
 from indexer.network.ssrf import check_url
 from indexer.ports import insist_on
+from indexer.records.registry import Registry
 from indexer.settings import Settings
 from indexer.store_parts import StoreParts
 
@@ -50,6 +52,7 @@ class StreamParts:
 
     firehose: Firehose
     live: LiveIngest
+    verification: Verification
     resyncer: Resyncer
     workers: ResyncWorkers
     doubt: ClockDoubt
@@ -67,7 +70,7 @@ def open_stream(
     user_agent: str,
     metrics: Metrics,
     verifier: Verifier,
-    verification: Verification,
+    registry: Registry,
     store: StoreParts,
     hosts: RepoNetwork,
 ) -> StreamParts:
@@ -118,13 +121,16 @@ def open_stream(
         settings, clock, rng, metrics=metrics, verifier=verifier, store=store, hosts=hosts,
         stream_at=stream_at, giving_way=giving_way, doubt=doubt,
     )  # fmt: skip
+    verification = Verification(
+        verifier, WorkerSettings(collections=settings.scope.collections, registry=registry.source)
+    )
     live = LiveIngest(
         firehose, store.live, verification, clock=clock, metrics=metrics, on_work=resyncer.wake,
         doubt=doubt, skips_future_cursor=settings.firehose.on_future_cursor == "live",
     )  # fmt: skip
     return StreamParts(
-        firehose=firehose, live=live, resyncer=resyncer, workers=workers, doubt=doubt, at=stream_at,
-        giving_way=giving_way,
+        firehose=firehose, live=live, verification=verification, resyncer=resyncer,
+        workers=workers, doubt=doubt, at=stream_at, giving_way=giving_way,
     )  # fmt: skip
 
 

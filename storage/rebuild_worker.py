@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from indexer.errors import ConfigurationError
 from indexer.records.prepare import prepare_stored, prepare_trusted
 from indexer.records.projection import SEARCH
-from indexer.records.registry import load_registry
+from indexer.records.registry import Registry, RegistrySource
 from storage.rebuild_parts import Preparing
 from storage.rebuild_work import Outcome, Told, Work, perform
 
@@ -34,9 +35,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """What a worker is started with."""
 
     index: str  # path of the index
-    governance_did: str
-    lexicon_dir: str | None
-    judged_by: str  # the lexicons that the daemon goes by
+    registry: RegistrySource
 
 
 def main(settings_text: str) -> None:
@@ -44,15 +43,17 @@ def main(settings_text: str) -> None:
     with suppress(PermissionError):  # a service manager may forbid it
         os.nice(NICENESS)
     settings = msgspec.json.decode(settings_text, type=WorkerSettings)
-    preparing = _preparing(settings)
+    try:
+        preparing = _preparing(settings.registry.load())
+    except ConfigurationError as error:
+        for _ in sys.stdin.buffer:
+            _say(Outcome(problem=str(error)))
+        return
     decode = msgspec.json.Decoder(Work).decode
     for line in sys.stdin.buffer:
-        if preparing.judged_by == settings.judged_by:
-            telling = _Telling()
-            outcome = perform(decode(line), Path(settings.index), preparing, telling.tell)
-            telling.say()
-        else:
-            outcome = Outcome(problem="the lexicon files have changed since the daemon started")
+        telling = _Telling()
+        outcome = perform(decode(line), Path(settings.index), preparing, telling.tell)
+        telling.say()
         _say(outcome)
 
 
@@ -79,9 +80,7 @@ def _say(what: Told | Outcome) -> None:
     sys.stdout.buffer.flush()
 
 
-def _preparing(settings: WorkerSettings) -> Preparing:
-    folder = None if settings.lexicon_dir is None else Path(settings.lexicon_dir)
-    registry = load_registry(governance_did=settings.governance_did, lexicon_dir=folder)
+def _preparing(registry: Registry) -> Preparing:
     return Preparing(
         prepare=partial(prepare_stored, registry=registry),
         prepare_trusted=partial(prepare_trusted, registry=registry),

@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from indexer.children import command, environment
+from indexer.children import command, end, environment
 from indexer.errors import LocalBusy
 from indexer.ports import insist_on
 from storage.rebuild_parts import Part, Preparing, Tell
@@ -136,10 +136,7 @@ async def _process(settings: WorkerSettings) -> AsyncIterator[asyncio.subprocess
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        # Its output has to be at an end too, or the pipe outlives it.
-        await process.communicate()
+        await end(process)
 
 
 async def _start(settings: WorkerSettings) -> asyncio.subprocess.Process:

@@ -12,7 +12,7 @@ from typing import IO
 import msgspec
 import structlog
 
-from indexer.children import command, environment
+from indexer.children import command, end, environment
 from indexer.citations.reference import REFERENCES_MAX, bounded
 from indexer.errors import ChiveIndexerError
 from indexer.extraction.answer import Answer
@@ -80,10 +80,7 @@ class DocumentReader:
         try:
             yield process
         finally:
-            if process.returncode is None:
-                process.kill()
-                # Its output has to be at an end too, or the pipe outlives it.
-                await process.communicate()
+            await end(process)
 
     async def _start(self, document: IO[bytes], form: str) -> asyncio.subprocess.Process:
         for attempt in range(1, STARTS_MAX + 1):

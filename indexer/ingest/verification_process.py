@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import msgspec
 import structlog
 
-from indexer.children import command, environment
-from indexer.clock import Clock
+from indexer.children import command, end, environment
 from indexer.errors import ChiveIndexerError
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.ingest.verification_wire import (
     LENGTH_BYTES,
+    VERDICTS_BYTES,
     Task,
     Verdicts,
     WorkerSettings,
-    decode_text,
+    decode_greeting,
     decode_verdicts,
     encode,
     framed,
@@ -46,7 +46,6 @@ CAUGHT_UP_S = 30.0
 
 LOOK_S = 1.0
 START_S_MAX = 30.0
-END_S_MAX = 2.0
 RESTART_S = 60.0
 """After a process that failed: whatever killed it will be there for a while."""
 
@@ -58,11 +57,10 @@ PIECES_SENT = 2
 """Tasks that the process has at once: it shall find the next one when it has done one."""
 
 PIECE_S_MAX = 30.0
-PIPE_BYTES = 1 << 20
-"""What Linux gives without privileges; the usual 64 kB are filled and emptied many times a task."""
+READ_BYTES = 1 << 20
+"""Taken from its pipe before anybody waits for it."""
 
-ANSWER_BYTES_MAX = 64 << 20
-"""Two hundred ops may name one block of 2 MB: `RECORDS_BYTES_MAX` of each of its commits."""
+ANSWER_BYTES_MAX = 2 * VERDICTS_BYTES
 
 
 class ProcessFailed(ChiveIndexerError):
@@ -76,14 +74,13 @@ class Verification:
         self,
         verifier: Verifier,
         settings: WorkerSettings,
-        clock: Clock,
         *,
         piece_s_max: float = PIECE_S_MAX,
         restart_s: float = RESTART_S,
     ) -> None:
         self._verifier = verifier
         self._settings = settings
-        self._clock = clock
+        self._clock = verifier.clock
         self._piece_s_max = piece_s_max
         self._restart_s = restart_s
         self._in_a_row = 0  # frames of full batches
@@ -178,18 +175,33 @@ class VerificationProcess:
     def __init__(self, process: asyncio.subprocess.Process, piece_s_max: float) -> None:
         if process.stdin is None or process.stdout is None:
             raise AssertionError("both its ends are pipes")
+        self._process = process
         self._input = process.stdin
         self._output = process.stdout
-        self.pid = process.pid
         self._idle = asyncio.Event()
         self._idle.set()
         self._piece_s_max = piece_s_max
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
+    def pid(self) -> int:
+        """Its number in the system."""
+        return self._process.pid
+
+    @property
     def is_asked(self) -> bool:
         """Whether somebody waits for its verdicts."""
         return not self._idle.is_set()
+
+    async def greeted(self) -> None:
+        """Wait until it is ready for its first task. Raises `ProcessFailed` where it cannot be."""
+        message = await self._heard(within_s=START_S_MAX)
+        try:
+            problem = decode_greeting(message)
+        except msgspec.DecodeError as error:
+            raise ProcessFailed(f"it does not speak as agreed: {error}") from error
+        if problem is not None:
+            raise ProcessFailed(problem)
 
     async def verdicts(self, commits: Sequence[tuple[bytes, str]], now: float) -> Verdicts:
         """One a commit. Raises `ProcessFailed`; one that was not waited for is not asked again."""
@@ -234,7 +246,7 @@ class VerificationProcess:
         return verdicts
 
     async def _verdicts(self, count: int) -> Verdicts:
-        message = await self.heard(within_s=self._piece_s_max)
+        message = await self._heard(within_s=self._piece_s_max)
         try:
             verdicts = decode_verdicts(message)
         except msgspec.DecodeError as error:
@@ -243,18 +255,25 @@ class VerificationProcess:
             raise ProcessFailed(f"it gave {len(verdicts)} verdicts of {count} commits")
         return verdicts
 
-    async def heard(self, *, within_s: float) -> bytes:
+    async def _heard(self, *, within_s: float) -> bytes:
         """Its next message."""
         try:
             async with asyncio.timeout(within_s):
-                length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES), "big")
-                if length > ANSWER_BYTES_MAX:
-                    raise ProcessFailed(f"an answer of {length} bytes")
-                return await self._output.readexactly(length)
+                return await self._read()
         except TimeoutError as error:
             raise ProcessFailed(f"it said nothing for {within_s:g} s") from error
-        except (EOFError, OSError) as error:
+        except OSError as error:
             raise ProcessFailed(f"it is gone: {error}") from error
+
+    async def _read(self) -> bytes:
+        try:
+            length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES), "big")
+            if length > ANSWER_BYTES_MAX:
+                raise ProcessFailed(f"an answer of {length} bytes")
+            return await self._output.readexactly(length)
+        except EOFError as error:
+            code = await self._process.wait()
+            raise ProcessFailed(f"it ended with exit code {code}") from error
 
 
 def _pieces(commits: Sequence[tuple[bytes, str]]) -> Iterator[list[tuple[bytes, str]]]:
@@ -280,8 +299,7 @@ async def started(
             *command("indexer.ingest.verification_worker", msgspec.json.encode(settings).decode()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            limit=PIPE_BYTES,
-            pipesize=PIPE_BYTES,
+            limit=READ_BYTES,
             env=environment(),
             start_new_session=True,  # what is typed at a terminal is for the daemon alone
         )
@@ -289,22 +307,10 @@ async def started(
         raise ProcessFailed(f"it cannot be started: {error}") from error
     working = VerificationProcess(process, piece_s_max)
     try:
-        judged_by = _judged_by(await working.heard(within_s=START_S_MAX))
-        if judged_by != settings.judged_by:
-            raise ProcessFailed("the lexicon files have changed since the daemon started")
+        await working.greeted()
         yield working
     finally:
         if process.returncode is None:
             process.kill()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(END_S_MAX):
-                await working.let_go()
-                # Its output has to be at an end too, or the pipe outlives it.
-                await process.communicate()
-
-
-def _judged_by(message: bytes) -> str:
-    try:
-        return decode_text(message)
-    except msgspec.DecodeError as error:
-        raise ProcessFailed(f"it did not say by which lexicons it judges: {error}") from error
+        await working.let_go()
+        await end(process)

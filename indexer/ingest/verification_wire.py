@@ -1,7 +1,7 @@
 """What the daemon and its process for verification say to each other, at the ends of two pipes.
 
-A message is its length in four bytes, big-endian, and MessagePack. The process says first by which
-lexicons it judges; then it answers each `Task` with one verdict a commit, in order. Nothing of it
+A message is its length in four bytes, big-endian, and MessagePack. The process says first why it
+cannot work, or None; then it answers each `Task` with one verdict a commit, in order. Nothing of it
 is kept, and both ends are the same code.
 """
 
@@ -12,17 +12,20 @@ from typing import TypeAlias
 import msgspec
 
 from indexer.planning import CommitSeen
+from indexer.records.registry import RegistrySource
 
 LENGTH_BYTES = 4
+
+VERDICTS_BYTES = 8 << 20
+"""Of the verdicts on one task, which have some 250 kB. The process leaves the rest to the daemon:
+two hundred ops may name one large block, and so may those of each commit."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
     """What the process is started with."""
 
     collections: tuple[str, ...]
-    governance_did: str
-    lexicon_dir: str | None
-    judged_by: str  # the lexicons that the daemon goes by
+    registry: RegistrySource
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
@@ -33,18 +36,12 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
 
 
 Verdicts: TypeAlias = list[CommitSeen | None]
-"""Without their frames; None where there is an error, which is found again by whoever asked."""
+"""Without their frames; None of a commit that whoever asked has to verify."""
 
-encode = msgspec.msgpack.Encoder(enc_hook=repr).encode
-
-
-def _no_error(kind: type, value: object) -> object:
-    raise NotImplementedError(f"no {kind} is sent, nor is {value!r}")
-
-
+encode = msgspec.msgpack.Encoder().encode
+decode_greeting = msgspec.msgpack.Decoder(str | None).decode
 decode_task = msgspec.msgpack.Decoder(Task).decode
-decode_verdicts = msgspec.msgpack.Decoder(Verdicts, dec_hook=_no_error).decode
-decode_text = msgspec.msgpack.Decoder(str).decode
+decode_verdicts = msgspec.msgpack.Decoder(Verdicts).decode
 
 
 def framed(message: bytes) -> bytes:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
 
+import msgspec
+
 from indexer.errors import ConfigurationError
 from indexer.protocol.lexicon import LexiconCatalog
 from indexer.records import types
@@ -35,6 +37,31 @@ class Registry:
     catalog: LexiconCatalog
     governance_did: str
     lexicon_id: str  # differs where the same value may be judged otherwise
+    lexicon_dir: Path | None  # the operator's folder
+
+    @property
+    def source(self) -> RegistrySource:
+        """What another process needs to load it again."""
+        folder = None if self.lexicon_dir is None else str(self.lexicon_dir)
+        return RegistrySource(self.governance_did, folder, self.lexicon_id)
+
+
+class RegistrySource(msgspec.Struct, frozen=True):
+    """From what another process loads the registry that this one goes by."""
+
+    governance_did: str
+    lexicon_dir: str | None
+    lexicon_id: str
+
+    def load(self) -> Registry:
+        """The same registry. Raises `ConfigurationError` where it has become another one."""
+        registry = load_registry(
+            governance_did=self.governance_did,
+            lexicon_dir=None if self.lexicon_dir is None else Path(self.lexicon_dir),
+        )
+        if registry.lexicon_id != self.lexicon_id:
+            raise ConfigurationError("the lexicon files have changed since the daemon started")
+        return registry
 
 
 def load_registry(
@@ -52,6 +79,7 @@ def load_registry(
         LexiconCatalog.from_documents(documents),
         governance_did,
         _lexicon_id(documents),
+        lexicon_dir,
     )
 
 

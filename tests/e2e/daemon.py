@@ -138,7 +138,9 @@ async def running_daemon(
     if not started.done():
         await task
     headers = {"Authorization": aiohttp.encode_basic_auth("admin", PASSWORD)}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    # Where time jumps, the daemon may give up an idle connection at the moment of its next use.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
         try:
             yield RunningDaemon(started.result(), database, session, task)
         finally:

@@ -60,11 +60,7 @@ def test_the_walls_stand_where_the_unit_has_them(attempt: str, reason: str | Non
 
 
 def test_a_process_of_a_rebuild_works_within_the_walls(tmp_path: Path):
-    registry = load_registry()
-    settings = WorkerSettings(
-        index=str(tmp_path / "index.db"), governance_did=registry.governance_did, lexicon_dir=None,
-        judged_by=registry.lexicon_id,
-    )  # fmt: skip
+    settings = WorkerSettings(index=str(tmp_path / "index.db"), registry=load_registry().source)
     work = BeginIndex(str(tmp_path / "search.db"), "eprint_search__2")
     result = subprocess.run(
         [*within(tmp_path), *command("storage.rebuild_worker", encode(settings).decode())],

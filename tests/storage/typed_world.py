@@ -88,12 +88,7 @@ class TypedWorld:
         prepare = partial(prepare_stored, registry=registry)
         self.upkeep = SearchUpkeep(database, self.projections, prepare)
         trusted = partial(prepare_trusted, registry=registry)
-        self.worker_settings = WorkerSettings(
-            index=str(path),
-            governance_did=registry.governance_did,
-            lexicon_dir=None,
-            judged_by=registry.lexicon_id,
-        )
+        self.worker_settings = WorkerSettings(index=str(path), registry=registry.source)
         self.rebuilds = Rebuilds(
             database, path, self.projections,
             Preparing(

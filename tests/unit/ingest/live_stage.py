@@ -23,12 +23,7 @@ from tests.unit.ingest.resync_rig import REGISTRY, Rig, open_rig
 
 TAG = "pub.chive.eprint.userTag"
 URL = "ws://relay"
-WORKER = WorkerSettings(
-    collections=("pub.chive.*",),
-    governance_did=REGISTRY.governance_did,
-    lexicon_dir=None,
-    judged_by=REGISTRY.lexicon_id,
-)
+WORKER = WorkerSettings(collections=("pub.chive.*",), registry=REGISTRY.source)
 RNG = random.Random(7)
 
 
@@ -134,7 +129,7 @@ async def open_stage(folder: Path) -> AsyncIterator[Stage]:
         live = LiveIngest(
             script,
             store,
-            Verification(rig.verifier, WORKER, rig.clock),
+            Verification(rig.verifier, WORKER),
             clock=rig.clock,
             metrics=metrics,
             on_work=lambda: None,

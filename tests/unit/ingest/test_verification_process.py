@@ -27,11 +27,17 @@ from indexer.ingest.verification_process import (
     Verification,
     VerificationProcess,
 )
-from indexer.ingest.verification_wire import LENGTH_BYTES, WorkerSettings
+from indexer.ingest.verification_wire import (
+    VERDICTS_BYTES,
+    WorkerSettings,
+    encode,
+    framed,
+)
 from indexer.model import PreparedRecord, Scope
 from indexer.planning import CommitSeen, Event, SyncSeen
 from indexer.records.prepare import prepare_record
-from tests.devnet import COLLECTIONS, Devnet, FaultKind, realistic_record, unreadable_blocks
+from tests.devnet import COLLECTIONS, Change, Devnet, FaultKind, realistic_record, unreadable_blocks
+from tests.devnet.cbor import encode as encode_block
 from tests.devnet.keys import derive_key, multibase
 from tests.unit.ingest.live_stage import WORKER
 from tests.unit.ingest.resync_rig import REGISTRY, AdvancedClock
@@ -129,13 +135,18 @@ async def running(
     traffic: Traffic, *, settings: WorkerSettings = WORKER, **options: float
 ) -> AsyncIterator[Stage]:
     clock, prepared_here = AdvancedClock(), list[str]()
-    verification = Verification(verifier(clock, prepared_here), settings, clock, **options)
+    verification = Verification(verifier(clock, prepared_here), settings, **options)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(verification.run())
         try:
             yield Stage(verification, clock, traffic, prepared_here)
         finally:
             task.cancel()
+
+
+def with_registry(**fields: str) -> WorkerSettings:
+    source = msgspec.structs.replace(WORKER.registry, **fields)
+    return msgspec.structs.replace(WORKER, registry=source)
 
 
 async def test_a_process_comes_to_the_same_events(traffic: Traffic):
@@ -187,7 +198,10 @@ async def test_a_process_that_dies_or_hangs_costs_time_only(
             assert again.pid != process.pid
             await stage.agrees()
     failures = [log for log in logs if log["event"] == "verification.process_failed"]
-    reason = {signal.SIGKILL: "it is gone", signal.SIGSTOP: "it said nothing for 0.5 s"}[number]
+    reason = {
+        signal.SIGKILL: "it ended with exit code -9",
+        signal.SIGSTOP: "it said nothing for 0.5 s",
+    }[number]
     assert len(failures) == 1
     assert failures[0]["reason"].startswith(reason)
 
@@ -228,8 +242,7 @@ async def test_a_process_that_is_asked_is_not_ended(traffic: Traffic):
 
 async def test_a_stop_while_a_hung_process_is_asked_ends_like_any_other(traffic: Traffic):
     """Cancelled as the daemon does it: the keeper first, then a group that waits for verdicts."""
-    verification = Verification(verifier(AdvancedClock(), []), WORKER, AdvancedClock())
-    frames = list(traffic.frames)
+    verification = Verification(verifier(AdvancedClock(), []), WORKER)
 
     async def live() -> None:
         async with asyncio.TaskGroup() as stages:
@@ -237,26 +250,44 @@ async def test_a_stop_while_a_hung_process_is_asked_ends_like_any_other(traffic:
 
     async def verify() -> None:
         while True:
-            await verification.events(frames, traffic.keys)
+            await verification.events(traffic.frames, traffic.keys)
 
     async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
-        keeper, ingest = group.create_task(verification.run()), group.create_task(live())
-        while verification.process is None:
-            await asyncio.sleep(0.01)
-        process = verification.process
+        keeper = group.create_task(verification.run())
+        while (process := verification.process) is None:
+            await verification.events(traffic.frames, traffic.keys)
         os.kill(process.pid, signal.SIGSTOP)
+        ingest = group.create_task(live())
         while not process.is_asked:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)  # what it had answered before is read
-        assert process.is_asked
         keeper.cancel()
         ingest.cancel()
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
 
 
+async def test_verdicts_that_are_too_large_together_are_left_to_the_daemon(traffic: Traffic):
+    paths, size = 60, 20_000  # of one block that each commit puts at so many paths
+    async with Devnet(seed=4) as net:
+        account = await net.create_account()
+        block = encode_block({"$type": TAG, "tag": "x" * size})
+        for _ in range(FULL_FRAMES):
+            rkeys = [account.tids.next() for _ in range(paths)]
+            net.apply_writes(account, [Change("create", TAG, rkey, block=block) for rkey in rkeys])
+        entries = net.relay.stream.after(0, 10_000)
+    frames = [RawFrame.decoded(entry.frame) for entry in entries]
+    assert len(frames) * paths * size > 2 * VERDICTS_BYTES
+    async with running(traffic) as stage:
+        await stage.fall_behind()
+        stage.prepared_here.clear()
+        stage.traffic = Traffic(frames, {account.did: multibase(account.key)})
+        await stage.agrees()
+        assert stage.verification.process is not None
+        assert 0 < len(stage.prepared_here) < FULL_FRAMES * paths
+
+
 async def test_a_process_that_goes_by_other_lexicons_is_not_used(traffic: Traffic):
-    other = msgspec.structs.replace(WORKER, judged_by="others")
+    other = with_registry(lexicon_id="others")
     with capture_logs() as logs:
         async with running(traffic, settings=other) as stage, asyncio.timeout(WAIT_S):
             while not logs:
@@ -268,7 +299,7 @@ async def test_a_process_that_goes_by_other_lexicons_is_not_used(traffic: Traffi
 
 
 async def test_where_no_process_can_be_started_a_thread_verifies(traffic: Traffic):
-    endless = msgspec.structs.replace(WORKER, lexicon_dir="/" + "x" * 200_000)  # for an argument
+    endless = with_registry(lexicon_dir="/" + "x" * 200_000)  # for an argument
     with capture_logs() as logs:
         async with running(traffic, settings=endless) as stage, asyncio.timeout(WAIT_S):
             while not logs:
@@ -301,6 +332,5 @@ def test_a_process_does_not_outlive_its_input():
         timeout=WAIT_S,
         check=True,
     )
-    length = int.from_bytes(done.stdout[:LENGTH_BYTES], "big")
-    assert len(done.stdout) == LENGTH_BYTES + length
+    assert done.stdout == framed(encode(None))  # ready, and nothing to do
     assert done.stderr == b""
