@@ -121,7 +121,7 @@ class Stage:
         """Bring full batches until a process is there."""
         async with asyncio.timeout(WAIT_S):
             while (process := self.verification.process) is None:
-                await self.agrees()
+                await self.verification.events(self.traffic.frames, self.traffic.keys)
         return process
 
     async def loses_process(self) -> None:
