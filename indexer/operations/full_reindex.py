@@ -135,7 +135,7 @@ class FullReindex(Generic[P]):
                 yield
                 counting.cancel()
         except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            raise failures.exceptions[-1] from None  # that of the work, where both failed
 
     async def _count(self, context: Context) -> None:
         while True:

@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import NamedTuple, cast
 
 from indexer.errors import Check, InvalidUpstream
-from indexer.protocol.cbor import Link, decode_block
+from indexer.protocol.cbor import Link, decode_block, has_more_items
 from indexer.protocol.cid import (
     DAG_CBOR_SHA256,
     SHA256_CID_BYTES,
@@ -31,6 +31,10 @@ NODE_ENTRIES_MAX = 512
 """Of 5 x 200,000 random keys the longest node held 41 entries."""
 
 NODE_BYTES_MAX = NODE_ENTRIES_MAX * (KEY_BYTES_MAX + 256)
+_LARGE_NODE_BYTES = 16 * 1024
+_NODE_ITEMS_MAX = 16 + 11 * NODE_ENTRIES_MAX
+"""Items of CBOR: a map of four, its keys and values, and two tags an entry."""
+
 HEIGHT_MAX = 32
 """Finding a key of height 11 takes a miner seconds, each further level four times as long."""
 
@@ -76,10 +80,12 @@ def key_height(key: bytes) -> int:
     return height
 
 
-def decode_node(block: bytes) -> Node:  # noqa: C901 - a call for each entry would cost more than the entry
+def decode_node(block: bytes) -> Node:  # noqa: C901, PLR0912 - a call for each entry would cost more than the entry
     """Decode a node and check everything that it shows by itself. Raises `InvalidUpstream`."""
     if len(block) > NODE_BYTES_MAX:
         raise InvalidUpstream(Check.MST, f"a node of {len(block)} bytes")
+    if len(block) > _LARGE_NODE_BYTES and has_more_items(block, _NODE_ITEMS_MAX):
+        raise InvalidUpstream(Check.MST, f"a node of more than {_NODE_ITEMS_MAX} items")
     value = decode_block(block)
     if type(value) is not dict or len(value) != 2 or "e" not in value or "l" not in value:
         raise InvalidUpstream(Check.MST, "a node is not a map of e and l")

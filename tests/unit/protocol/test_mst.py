@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -141,6 +142,28 @@ def test_a_node_of_the_most_entries_and_the_longest_key_is_read():
         entries.append(entry(name[shared:], shared))
         before = name
     assert decode_node(node(*entries)).keys == [*names, b"z" * KEY_BYTES_MAX]
+
+
+def test_a_node_of_the_most_items_that_it_may_have_is_read():
+    def name(number: int) -> bytes:
+        return b"%04d" % number + b"k" * 60
+
+    entries = [entry(name(0), tree=VALUE)]
+    for number in range(1, NODE_ENTRIES_MAX):
+        shared = next(i for i in range(4) if name(number)[i] != name(number - 1)[i])
+        entries.append(entry(name(number)[shared:], shared, tree=VALUE))
+    block = node(*entries, left=VALUE)
+    assert len(decode_node(block).children) == NODE_ENTRIES_MAX + 1
+
+
+def test_a_node_of_very_many_items_is_refused_before_they_are_made():
+    block = encode({"e": [[]] * (NODE_BYTES_MAX - 100), "l": None})
+    tracemalloc.start()
+    try:
+        assert_refused(Check.MST, decode_node, block)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_record_may_be_linked_by_any_cid():
