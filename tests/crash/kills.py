@@ -20,6 +20,7 @@ from tests.documents import styles
 from tests.documents.layout import Paragraph, set_pages
 from tests.documents.pdf import write_pdf
 from tests.documents.works import works
+from tests.e2e.daemon import wait_until
 
 KILLS_PER_ROUND = 18
 LOSSES = 4  # repos that miss an event in a round, so that resyncs are under way at a kill
@@ -30,6 +31,8 @@ STARTED_SHARE = 0.7
 LIFE_S_MAX = 0.5
 LIFE_SHARE = 0.5  # of what its start took: as much is under way at a kill on a slow machine
 LOOKS_SHARE = 0.3
+ANSWERED_SHARE = 0.5
+"""Of the lives that do not end before a request was answered, however slow the machine is."""
 
 
 @dataclass(slots=True)
@@ -127,7 +130,15 @@ async def _kill_one(config: Path, rng: random.Random, requests: Requests) -> boo
         url = await life.started()
         assert url is not None, life.text[-3000:]
         life_s_max = max(LIFE_S_MAX, LIFE_SHARE * (time.monotonic() - began))
+        answered = requests.answered.total()
         asking = asyncio.create_task(requests.run(url))
+        if rng.random() < ANSWERED_SHARE:
+            await wait_until(
+                lambda: asking.done() or requests.answered.total() > answered,
+                what=lambda: f"an answer: {life.text[-3000:]}",
+                deadline_s=60.0,
+                poll_s=0.01,
+            )
         await asyncio.sleep(rng.uniform(0.0, life_s_max))  # the moment of the kill
         life.kill()
         await asking

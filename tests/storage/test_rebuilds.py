@@ -60,11 +60,19 @@ SEARCHED = "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH ?"
 class Meanwhile:
     """A store, or a rebuild of one, with something else that happens before every step of it."""
 
-    def __init__(self, inner: Rebuilds | Rebuild, act: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        inner: Rebuilds | Rebuild,
+        act: Callable[[str], Awaitable[None]],
+        turn: asyncio.Lock | None = None,
+    ) -> None:
         self.inner, self.act = inner, act
-        self.turn = asyncio.Lock()  # steps overlap, what happens meanwhile does not
+        self.turn = turn or asyncio.Lock()  # steps overlap, what happens meanwhile does not
 
     def __getattr__(self, name: str):
+        if name == "count":  # is no step, and comes as often as the clock says
+            return getattr(self.inner, name)
+
         async def step(*arguments: object):
             async with self.turn:
                 await self.act(name)
@@ -75,7 +83,7 @@ class Meanwhile:
     @asynccontextmanager
     async def open(self, operation: Operation) -> AsyncIterator[Meanwhile]:
         async with self.inner.open(operation) as rebuild:
-            yield Meanwhile(rebuild, self.act)
+            yield Meanwhile(rebuild, self.act, self.turn)
 
 
 async def populate(world: TypedWorld) -> None:
