@@ -15,6 +15,9 @@ from tests.simulation.clock import SimulatedLoop
 from tests.simulation.subject import WrongClock
 
 DAY_S = 86_400.0
+LOOK_S = 30.0
+"""A clock that is wrong for less may be set before the daemon has looked at it (simulated time)."""
+
 TAG = "pub.chive.eprint.userTag"
 RNG = random.Random(4)
 
@@ -89,6 +92,7 @@ async def live_through_a_fast_clock(folder: Path) -> None:
 
             await caught_up()
             clock.off_s = 365 * DAY_S
+            await asyncio.sleep(LOOK_S)
             query = "SELECT 1 FROM repo WHERE wanted AND retry_at > ?"
             late = loop.clock.now() + DAY_S
             while not daemon.rows(query, late):  # the first times a repo is fetched at once
