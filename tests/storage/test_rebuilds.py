@@ -262,6 +262,29 @@ async def test_a_crash_at_any_transaction_is_made_good_by_the_next_start(folder:
     assert crashes >= 8
 
 
+async def test_a_rebuild_fails_with_its_own_error_where_its_counter_fails_too(folder: Path):
+    counting = asyncio.Event()
+
+    async def fail(name: str) -> None:
+        if name == "complete":
+            await counting.wait()
+            raise ValueError("of the work")
+
+    class Uncounted(Meanwhile):
+        async def count(self, _: str) -> None:
+            counting.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise KeyError("of the counter")
+
+    async with typed_world(folder) as world:
+        context = await world.begin_reindex()
+        async with asyncio.timeout(30):
+            with pytest.raises(ValueError, match="of the work"):
+                await FullReindex(Uncounted(world.rebuilds, fail)).run(context)
+
+
 async def test_a_cancelled_rebuild_leaves_the_old_tables_whole_and_none_of_the_new(folder: Path):
     async with typed_world(folder) as world:
         found = await world.derived()
