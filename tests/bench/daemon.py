@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -120,6 +121,7 @@ def open_daemon(
     database = directory / "index.db"
     if start_from is not None:
         shutil.copyfile(start_from, database)
+        os.sync()  # or the daemon's first transactions would wait for the copy to reach the disk
     admin_port, metrics_port = free_ports(2)
     config = directory / "indexer.toml"
     settings = _settings(directory, relay_url, hosts_url, admin_port, metrics_port)

@@ -7,10 +7,12 @@ and the swap included. Beside the stream, the latencies are those of tracked eve
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.benchmark import Benchmark, Contender, Figures, Session, WrongResultError
@@ -19,7 +21,7 @@ from tests.bench.feed import Feed, open_feed
 from tests.bench.following import PACED_POLL_S, latencies_of, watch_cursor
 from tests.bench.process import read_usage
 from tests.bench.records_scale import RECORDS_PER_REPO, build
-from tests.bench.stream import MIXES
+from tests.bench.stream import MIXES, SEQ_BASE
 
 QUICK_RECORDS = 3_000
 FULL_RECORDS = 50_000
@@ -30,9 +32,11 @@ FULL_FEED_S = 40
 END_S_MAX = 600.0
 
 _OPERATION = """
-SELECT status, records_processed, completed_at - started_at, completed_at, error
+SELECT status, records_processed, completed_at - started_at, completed_at, error, mode, note
 FROM operation WHERE type = 'fullReindex'
 """
+
+_Ended = tuple[str, int, float, float, str | None, str, str | None]
 
 
 def benchmarks(session: Session) -> list[Benchmark]:
@@ -64,11 +68,26 @@ def _alone(session: Session, records: int) -> Figures:
         open_hosts(session.corpus, directory) as hosts_url,
         open_feed(session.corpus, MIX, 0, rate=0, directory=directory) as feed,
         open_daemon(
-            directory, relay_url=feed.url, hosts_url=hosts_url, start_from=_store(session, records)
+            directory,
+            relay_url=feed.url,
+            hosts_url=hosts_url,
+            start_from=_followed(_store(session, records), feed.url, directory / "start.db"),
         ) as daemon,
     ):
         feed.await_client()
         return _rebuilt(daemon, "pause", lambda: None)
+
+
+def _followed(store: Path, relay_url: str, path: Path) -> Path:
+    """A copy that has just come to the end of a stream: one that is late would not be paused."""
+    shutil.copyfile(store, path)
+    now = datetime.now(UTC)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO firehose_cursor (url, seq, event_at, updated_at) VALUES (?, ?, ?, ?)",
+            (relay_url, SEQ_BASE - 1, now.timestamp(), now.isoformat()),
+        )
+    return path
 
 
 def _beside(session: Session, records: int, feed_s: int) -> Figures:
@@ -99,10 +118,13 @@ def _rebuilt(daemon: Daemon, mode: str, meanwhile: Callable[[], Figures | None])
     before = read_usage(daemon.process.pid)
     daemon.trigger_backfill(type="fullReindex", mode=mode)
     more = meanwhile() or {}
-    status, processed, seconds, _, error = _await_end(daemon)
+    status, processed, seconds, _, error, ended_as, note = _await_end(daemon)
     after = read_usage(daemon.process.pid)
-    if status != "completed":
-        raise WrongResultError(f"{daemon.database}: fullReindex is {status}: {error}")
+    if (status, ended_as) != ("completed", mode):
+        raise WrongResultError(
+            f"{daemon.database}: fullReindex is {status} in {ended_as}, not in {mode}:"
+            f" {error or note}"
+        )
     daemon.stop()
     cpu_s = after.cpu_s - before.cpu_s
     return {
@@ -115,13 +137,11 @@ def _rebuilt(daemon: Daemon, mode: str, meanwhile: Callable[[], Figures | None])
     }
 
 
-def _await_end(daemon: Daemon) -> tuple[str, int, float, float, str | None]:
+def _await_end(daemon: Daemon) -> _Ended:
     deadline = time.monotonic() + END_S_MAX
     with closing(daemon.reader()) as connection:
         while time.monotonic() < deadline and daemon.process.is_running:
-            row: tuple[str, int, float, float, str | None] = connection.execute(
-                _OPERATION
-            ).fetchone()
+            row: _Ended | None = connection.execute(_OPERATION).fetchone()
             if row is not None and row[0] != "running":
                 return row
             time.sleep(0.05)
