@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import subprocess
 import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.bench.report import machine_line
+from tests.bench.report import commit, machine_line
 
-ROOT = Path(__file__).resolve().parents[2]
 Runs: TypeAlias = dict[str, list[dict[str, Any]]]
 TARGETS = {
     "kills at random moments": "at least 1000",
@@ -32,7 +30,7 @@ def add_run(report: Path, campaign: str, figures: dict[str, Any]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         runs: Runs = json.loads(file.read() or "{}").get("runs", {})
-        where = {"commit": _commit(), "command": _command()}
+        where = {"commit": commit(), "command": _command()}
         runs.setdefault(campaign, []).append(figures | where)
         text = json.dumps(_summary(runs), indent=1) + "\n"
         file.truncate(0)
@@ -103,13 +101,6 @@ def _added(counts: Any) -> Counter[str]:
     for each in counts:
         total.update(each)
     return total
-
-
-def _commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
 
 
 def _command() -> str:
