@@ -86,7 +86,7 @@ class BlobNetwork:
                 idle_s=self._idle_s,
                 total_s=self._total_s,
             ) as body:
-                async for chunk in body.chunks:
+                async for chunk in body:
                     self._folder.take(len(chunk))
                     taken += len(chunk)
                     found.update(chunk)

@@ -70,14 +70,6 @@ Form = Mapping[str, str | Sequence[str] | IO[bytes]]
 """Fields of a form: a text, several texts, or a file to read from its beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A response being read: `chunks` are decoded bytes, at most the cap in all."""
-
-    content_type: str
-    chunks: AsyncIterator[bytes]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
     """What stays the same over redirects."""
@@ -211,7 +203,7 @@ class HttpClient:
             follow=follow,
             is_configured=is_configured,
         ) as body:
-            parts = [chunk async for chunk in body.chunks]
+            parts = [chunk async for chunk in body]
         return b"".join(parts)
 
     async def post_form(
@@ -247,8 +239,8 @@ class HttpClient:
         total_s: float,
         follow: bool = False,
         is_configured: bool = False,
-    ) -> AsyncIterator[Body]:
-        """GET a body piece by piece, within `total_s` and without a pause above `idle_s`.
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """GET a body in decoded pieces, within `total_s` and without a pause above `idle_s`.
 
         Raises `InvalidUpstream` (`LIMITS`) when more than `bytes_max` bytes arrive, `Unavailable`
         when they come slower than `BYTES_PER_S_MIN`. The wait for a turn at the host comes before
@@ -273,7 +265,7 @@ class HttpClient:
                     left_alone_s = exhausted_s(response.headers, now_s=self._clock.now())
                     if left_alone_s is not None:
                         self._pacing.close(origin_of(url), left_alone_s)
-                    yield Body(response.content_type, self._bounded(response, request))
+                    yield self._bounded(response, request)
                     # Only now: a host that answers and then stalls has not answered.
                     self._pacing.answered(origin_of(url))
                     return

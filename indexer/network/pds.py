@@ -205,7 +205,7 @@ class RepoNetwork:
             total_s=self._total_s,
             is_configured=self._is_pinned(pds_url, did),
         ) as body:
-            async for chunk in body.chunks:
+            async for chunk in body:
                 await asyncio.to_thread(spool.feed, chunk)
             await asyncio.to_thread(spool.finish)
 

@@ -69,7 +69,7 @@ async def test_proxies_of_the_environment_are_not_used(client, monkeypatch):
         assert await http.get_json(server.url, service="pds") == {}
 
 
-async def test_a_body_comes_piece_by_piece_with_its_type(client):
+async def test_a_body_comes_piece_by_piece(client):
     async def script(wire):
         await wire.send(chunked())
         for number in range(50):
@@ -81,8 +81,7 @@ async def test_a_body_comes_piece_by_piece_with_its_type(client):
         Loopback(script) as server,
         http.stream(server.url, service="pds", bytes_max=500_000, idle_s=5, total_s=5) as body,
     ):
-        assert body.content_type == "application/vnd.ipld.car"
-        pieces = [piece async for piece in body.chunks]
+        pieces = [piece async for piece in body]
     assert b"".join(pieces) == b"".join(bytes([n]) * 10_000 for n in range(50))
     assert max(map(len, pieces)) <= 65_536
 

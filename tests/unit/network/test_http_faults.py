@@ -19,7 +19,7 @@ async def read(http, url, *, bytes_max=MIB, idle_s=5.0, total_s=5.0) -> int:
     async with http.stream(
         url, service="pds", bytes_max=bytes_max, idle_s=idle_s, total_s=total_s
     ) as body:
-        return sum([len(piece) async for piece in body.chunks])
+        return sum([len(piece) async for piece in body])
 
 
 async def test_a_gzip_bomb_stops_at_the_cap_after_inflation(client):
@@ -57,6 +57,22 @@ async def test_a_body_of_exactly_the_cap_passes_and_one_more_byte_does_not(clien
         assert await read(http, server.url, bytes_max=1000) == 1000
         with pytest.raises(InvalidUpstream):
             await read(http, server.url, bytes_max=999)
+
+
+@pytest.mark.parametrize(
+    "kind", [b"a/b;a*", b"text/html; " + b"(" * 7000, b"text/html" + b";" * 8000]
+)
+async def test_whatever_type_an_answer_claims_its_body_is_read(client, kind):
+    """The library parses that header when it is asked: with other exceptions, or for a second."""
+
+    async def script(wire):
+        await wire.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nContent-Length: 2\r\n\r\nok"
+        )
+
+    http = await client()
+    async with Loopback(script) as server:
+        assert await read(http, server.url) == 2
 
 
 async def test_a_body_without_end_stops_at_the_cap_and_the_connection_is_closed(client):
@@ -141,7 +157,7 @@ async def test_time_that_the_caller_takes_does_not_make_a_host_slow(client, cloc
         Loopback(script) as server,
         http.stream(server.url, service="pds", bytes_max=MIB, idle_s=5, total_s=5) as body,
     ):
-        async for piece in body.chunks:
+        async for piece in body:
             received += len(piece)
             clock.at += 1000.0
     assert received == 4 * 65536
