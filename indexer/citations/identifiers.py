@@ -27,9 +27,9 @@ _TRAILING = ".,;:'’*"
 _PAIRS = {")": "(", "]": "["}
 
 _ARXIV_NUMBER = r"(\d{4}\.\d{4,5}|[a-z-]{2,20}(?:\.[a-z]{2})?/\d{7})(?:v\d{1,3})?(?![\d.]*\d)"
-_ARXIV = re.compile(
-    r"(?:\barxiv(?:\.org)?(?:\s+(?:preprint|e-?print))?(?:\s+arxiv)?\s*[:/]?\s*(?:abs/|pdf/)?"
-    r"|\babs/|\bcorr,?\s+abs/)\s*\[?" + _ARXIV_NUMBER,
+_ARXIV = re.compile(  # what repeats is possessive: else a run of spaces would take cubic time
+    r"(?:\barxiv(?:\.org)?(?:\s++(?:preprint|e-?print))?(?:\s++arxiv)?\s*+[:/]?\s*+(?:abs/|pdf/)?"
+    r"|\babs/|\bcorr,?\s++abs/)\s*+\[?" + _ARXIV_NUMBER,
     re.IGNORECASE,
 )
 _ARXIV_WHOLE = re.compile(_ARXIV_NUMBER, re.IGNORECASE)
@@ -141,9 +141,9 @@ def without_identifiers(text: str) -> str:
 
 _LINKS = (
     re.compile(r"\b(?:https?://|www\.)\S{1,400}", re.IGNORECASE),
-    re.compile(r"\bdoi\s*:?\s*(?=10\.)", re.IGNORECASE),
+    re.compile(r"\bdoi\s*+:?\s*+(?=10\.)", re.IGNORECASE),
     _DOI,
-    re.compile(_ARXIV.pattern + r"\]?(?:\s*\[[\w.-]{2,12}\])?", re.IGNORECASE),
+    re.compile(_ARXIV.pattern + r"\]?(?:\s*+\[[\w.-]{2,12}\])?", re.IGNORECASE),
     _PMID,
     _PMCID,
 )

@@ -22,9 +22,10 @@ FIELD_NODE_COLLECTION = "pub.chive.graph.node"
 """Where licences, fields and other vocabulary live in the governance repo."""
 
 PLAIN_TEXT_BYTES_MAX = 10_000
+TITLE_BYTES_MAX = 500
 TITLE_ITEMS_MAX = 50
 AFFILIATION_NAME_BYTES_MAX = 300
-"""Limits of the lexicons on `abstractPlainText`, `titleRich` and an affiliation's `name`."""
+"""Limits of the lexicons on `abstractPlainText`, `title`, `titleRich`, an affiliation's `name`."""
 
 _FALLBACK_LICENSE = "CC-BY-4.0"
 _LICENSES = ("CC-BY-4.0", "CC-BY-SA-4.0", "CC0-1.0", "MIT", "Apache-2.0")
@@ -47,7 +48,7 @@ def _upgrade_submission_1(value: Value, context: RecordContext) -> dict[str, obj
         if "abstractPlainText" not in value and _fits(abstract, PLAIN_TEXT_BYTES_MAX):
             upgraded["abstractPlainText"] = abstract
     title = value.get("title")
-    if isinstance(title, str) and "titleRich" not in value and _LATEX.search(title):
+    if isinstance(title, str) and "titleRich" not in value and _has_formulas(title):
         items = _split_title(title)
         if len(items) <= TITLE_ITEMS_MAX:
             upgraded["titleRich"] = items
@@ -99,6 +100,11 @@ def _latex_item(content: str, *, is_display: bool) -> dict[str, object]:
         "content": content,
         "displayMode": is_display,
     }
+
+
+def _has_formulas(title: str) -> bool:
+    """Whether a title that may be valid holds any: nothing has been validated yet."""
+    return _fits(title, TITLE_BYTES_MAX) and _LATEX.search(title) is not None
 
 
 def _split_title(title: str) -> list[dict[str, object]]:

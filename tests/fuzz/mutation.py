@@ -21,6 +21,11 @@ TEXTS = (
     "pub.chive.eprint.submission/x", "2026-11-26T00:00:00Z", "9999-12-31T23:59:59.999Z",
     "0000-01-01T00:00:00Z", "create", "#commit", "http://127.0.0.1", "https://[::1]:99999/x",
 )  # fmt: skip
+TOKENS = (
+    " ", "a", "1", ".", "-", ":", "/", "$", "_{", "^{", "\\", "(", "[", "<", '"', "arxiv", "arxiv ",
+    "abs/", "doi", "10.", "10.1234/", "PMID", "did:", "https://", "x.", "é", ",", ";", "&", "#",
+)  # fmt: skip
+"""What patterns look for: over and over, it shows which of them look at it over and over."""
 BYTES_AT_EDGES = (0, 1, 0x17, 0x18, 0x1B, 0x1F, 0x3B, 0x5F, 0x60, 0x7F, 0x80, 0x9F, 0xA0, 0xBF, 0xC1, 0xD8, 0xF6, 0xF7, 0xF9, 0xFB, 0xFF)  # fmt: skip
 
 
@@ -122,6 +127,12 @@ def _mangled_list(rng: Random, value: list[Value]) -> Value:
     return items
 
 
+def repetitive(rng: Random) -> str:
+    """Something over and over, behind what may begin a pattern and before what ends none."""
+    times = rng.choice((10, 300, 1500, 20_000))
+    return rng.choice(TOKENS) + "".join(rng.choices(TOKENS, k=rng.choice((1, 2)))) * times + "?"
+
+
 def _mangled_leaf(rng: Random, value: Value) -> Value:
     if rng.random() < 0.4:
         return junk(rng)
@@ -131,8 +142,9 @@ def _mangled_leaf(rng: Random, value: Value) -> Value:
         changed = value + rng.choice((-1, 1, 2, 256, -256))
         return min(max(changed, -(2**64)), 2**64 - 1)
     if isinstance(value, str):
-        text = havoc(rng, value.encode(), rng.choice(TEXTS).encode()).decode(errors="replace")
-        return text if rng.random() < 0.9 else value * 30
+        if rng.random() < 0.15:
+            return value * 30 if rng.random() < 0.3 else repetitive(rng)
+        return havoc(rng, value.encode(), rng.choice(TEXTS).encode()).decode(errors="replace")
     if isinstance(value, Link):
         return Link(havoc(rng, value.cid))
     if isinstance(value, bytes):

@@ -26,6 +26,7 @@ from tests.devnet.records import (
 from tests.fuzz.documents import RAW
 from tests.fuzz.frames import check_value
 from tests.fuzz.mutation import INTEGERS, TEXTS, havoc, loosely_encoded, mangled
+from tests.unit.records.record_examples import RECORD_NSIDS, full
 
 DID = "did:plc:abcdefghijklmnopqrstuvwx"
 ALL = (*COLLECTIONS, *sorted(SINGLETONS), FOREIGN)
@@ -41,12 +42,16 @@ class Records:
         rng = Random(f"records {seed}")
         self._registry = load_registry()
         self._values = {name: [from_json(realistic_record(rng, name, did=DID)) for _ in range(20)] for name in ALL}  # fmt: skip
+        for name in sorted({*RECORD_NSIDS} & {*ALL}):  # with every field, also those that few records have
+            self._values[name] += [from_json(full(name))] * 5
         self._unreadable = [block for name in ALL for block in unreadable_blocks(name).values()]
 
     def make(self, rng: Random) -> bytes:
         """The path, a line end, and the block."""
         name = rng.choice(ALL)
         value = rng.choice(self._values[name])
+        if isinstance(value, dict) and rng.random() < 0.1:  # as of the first revision
+            value = {key: each for key, each in value.items() if key != "schemaRevision"}
         for _ in range(rng.choice((0, 1, 1, 2, 4))):
             value = mangled(rng, value)
         way = rng.random()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +88,16 @@ def test_keys_come_strongest_first_and_arxivs_own_doi_is_the_arxiv_id():
     )
     assert keys == ("arxiv:2101.00001", "pmid:12", "title:atitlethatislongenough")
     assert work_keys(doi="10.1/short", arxiv_id="x", title="Short") == ()
+
+
+@pytest.mark.parametrize("head", ["arxiv", "arxiv preprint", "corr,", "doi", "doi:", "abs/"])
+def test_a_run_of_spaces_is_looked_through_in_no_time(head: str):
+    """It once took the cube of its length: hours for the longest that is looked at."""
+    text = f"{head}{' ' * 1400}?"
+    began = time.thread_time()
+    assert normal_arxiv_id(text) is None
+    assert without_identifiers(text)
+    assert time.thread_time() - began < 1.0
 
 
 @given(st.text(max_size=300))

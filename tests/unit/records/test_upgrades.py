@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 
 import pytest
 from record_examples import CID, DID, GOVERNANCE_DID, full
@@ -194,3 +195,13 @@ def test_unknown_revisions_are_left_to_the_lexicon(revision):
     value = full(SUBMISSION) | {"schemaRevision": revision}
     problem, _ = assess_value(DID, f"{SUBMISSION}/3kabcdefghi2b", value, REGISTRY)
     assert (problem is None) == (type(revision) is int and revision >= 1)
+
+
+def test_a_title_beyond_the_limit_is_not_looked_at():
+    """Whether it holds formulas would take the square of its length to see: minutes for 1 MB."""
+    began = time.thread_time()
+    problem, _ = assess_value(
+        DID, f"{SUBMISSION}/3kabcdefghi2b", legacy_submission(title="_{" * 60_000), REGISTRY
+    )
+    assert problem is not None and "title" in problem
+    assert time.thread_time() - began < 1.0
