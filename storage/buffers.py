@@ -8,11 +8,37 @@ from dataclasses import replace
 
 from indexer.claims import Fetched, outrun
 from indexer.errors import Check
+from indexer.model import Wanted
 from indexer.planning import CommitSeen, Repo, plan_buffered
 from storage.session import Session
 
 
-def replay(
+def replay_buffer(
+    connection: sqlite3.Connection,
+    session: Session,
+    stored: Repo,
+    fetched: Fetched | None,
+    commits: Sequence[CommitSeen],
+    *,
+    upto_id: int,
+    now: float,
+) -> int | None:
+    """Replay buffered commits, all up to `upto_id`; bytes of those that have come since.
+
+    None: nothing is replayed, and all is kept for another look at the identity. It has changed
+    since the claim began, so the key that the commits were verified with may be a revoked one.
+    """
+    if stored.wanted & Wanted.IDENTITY:
+        return None
+    rounds = _replay(connection, session, stored, fetched, commits, now=now)
+    left = _drop_replayed(connection, stored, upto_id)
+    connection.execute(
+        "UPDATE repo SET pending_bytes = ?, rounds = ? WHERE id = ?", (left, rounds, stored.id)
+    )
+    return left
+
+
+def _replay(
     connection: sqlite3.Connection,
     session: Session,
     stored: Repo,
@@ -42,7 +68,7 @@ def replay(
     return 0
 
 
-def drop_replayed(connection: sqlite3.Connection, repo: Repo, upto_id: int) -> int:
+def _drop_replayed(connection: sqlite3.Connection, repo: Repo, upto_id: int) -> int:
     """Forget buffered commits up to `upto_id`; bytes of those that have come since."""
     connection.execute(
         "DELETE FROM pending_commit WHERE repo_id = ? AND id <= ?", (repo.id, upto_id)

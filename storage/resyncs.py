@@ -40,7 +40,7 @@ from indexer.model import (
     utc_text,
 )
 from indexer.planning import CommitSeen, Repo, plan_discovery
-from storage.buffers import drop_pending, drop_replayed, has_pending, replay
+from storage.buffers import drop_pending, has_pending, replay_buffer
 from storage.database import Database
 from storage.dead_letters import IS_TRIED_AGAIN, insert_dead_letters, settle_retried
 from storage.denied import judged_by_host
@@ -178,19 +178,16 @@ class ResyncStore:
         def change(connection: sqlite3.Connection, stored: Repo) -> Finish:
             session = self._sessions.open(connection, Source.BACKFILL, now)
             session.load((stored.did,))
-            rounds = replay(connection, session, stored, None, commits, now=now)
-            left = drop_replayed(connection, stored, upto_id)
+            left = replay_buffer(
+                connection, session, stored, None, commits, upto_id=upto_id, now=now
+            )
             repo = session.expect(stored.did)
-            is_done = left == 0 or repo.state is not RepoState.ACTIVE
+            is_done = not left or repo.state is not RepoState.ACTIVE
             if is_done:
                 repo = identified(repo)
                 session.replace(repo)
             applied = session.flush()
-            connection.execute(
-                "UPDATE repo SET pending_bytes = ?, rounds = ? WHERE id = ?",
-                (left, rounds, stored.id),
-            )
-            if is_done:
+            if is_done and left is not None:
                 drop_pending(connection, stored)
             return Finish(applied, repo, 0, is_done)
 
@@ -287,24 +284,22 @@ class ResyncStore:
                     connection, stored, last, now
                 )
             session.replace(resumed(stored, fetched, is_confirmed=is_confirmed, now=now))
-            rounds = replay(connection, session, stored, fetched, commits, now=now)
-            left = drop_replayed(connection, stored, upto_id)
+            left = replay_buffer(
+                connection, session, stored, fetched, commits, upto_id=upto_id, now=now
+            )
             repo = session.expect(stored.did)
-            is_done = left == 0 or repo.state in {RepoState.DESYNCHRONIZED, RepoState.ERROR}
+            is_done = not left or repo.state in {RepoState.DESYNCHRONIZED, RepoState.ERROR}
             if is_done:
                 repo = released(repo, look_again_at=look_again_at, now=now)
                 session.replace(repo)
             applied = session.flush()
-            connection.execute(
-                "UPDATE repo SET pending_bytes = ?, rounds = ?,"
-                " verified_at = CASE WHEN ? THEN ? ELSE verified_at END WHERE id = ?",
-                (left, rounds, is_confirmed and look_again_at is None, now, stored.id),
-            )
             if is_confirmed and look_again_at is None:
+                connection.execute("UPDATE repo SET verified_at = ? WHERE id = ?", (now, stored.id))
                 connection.execute("DELETE FROM rollback WHERE repo_id = ?", (stored.id,))
             if not is_done:
                 return Finish(applied, repo, 0, is_done)
-            drop_pending(connection, stored)
+            if left is not None:
+                drop_pending(connection, stored)
             applied.refused += self._room.limit_repos(connection, (row_id(stored),))
             if is_confirmed and repo.state is RepoState.ACTIVE:
                 settle_retried(connection, stored.did)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from indexer.claims import Fetched, Identity, SnapshotChunk, StaleClaim
@@ -224,6 +226,40 @@ async def test_commits_wait_while_the_key_is_stale(world: World):
     )  # fmt: skip
     assert await cids(world) == {"a": "c1", "b": "c2"}
     assert (await world.repo())[0] == "active"
+
+
+@pytest.mark.parametrize("is_finishing", [True, False])
+async def test_no_commit_is_judged_by_a_key_that_is_in_doubt_again(world: World, is_finishing):
+    """The document was resolved, then the key rotated: the next look judges what came since."""
+    await activate(world, "r1", ("a", "c1"))
+    world.clock.at += 1000
+    await world.apply(IdentitySeen(did=DID, seq=world.seq + 1, time=world.clock.now()))
+    claim = await world.resyncs.claim_next()
+    claim = await world.resyncs.save_identity(claim, IDENTITY)
+    await world.apply(IdentitySeen(did=DID, seq=world.seq + 1, time=world.clock.now() + 1))
+    revoked = commit("r2", "r1", gone("a"))
+    assert (await world.apply(revoked)).outcomes == {"buffered": 1}
+    ((row, _),) = await world.resyncs.load_pending(claim, 0)
+    if is_finishing:
+        done = await world.resyncs.finish(
+            claim, None, None, [revoked], upto_id=row, is_confirmed=False
+        )
+    else:
+        done = await world.resyncs.catch_up(claim, [revoked], upto_id=row)
+        await world.resyncs.finish(claim, None, None, [revoked], upto_id=row, is_confirmed=True)
+    assert done.is_done
+    assert await cids(world) == {"a": "c1"}
+
+    world.clock.at += 1000
+    claim = await world.resyncs.claim_next()
+    claim = await world.resyncs.save_identity(claim, replace(IDENTITY, signing_key="zNew"))
+    refused = msgspec.structs.replace(
+        revoked, writes=(), signing_key="zNew", error=InvalidUpstream(Check.SIGNATURE, "another")
+    )
+    done = await world.resyncs.catch_up(claim, [refused], upto_id=row)
+    assert done.is_done
+    assert done.repo.state is RepoState.DESYNCHRONIZED
+    assert await cids(world) == {"a": "c1"}
 
 
 async def test_an_unverified_commit_is_never_applied(world: World):
