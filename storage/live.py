@@ -76,7 +76,7 @@ class LiveStore:
                         after_seq=None if held == FROM_NOW_ON else held,
                     )
                     opened += open_gap(connection, url, gap, after_at=event_at, now=now)
-            save_cursor(connection, url, seq, None, at=utc_text(now))
+            save_cursor(connection, url, seq, None, now=now)
             return opened
 
         return await self._database.write(change, urgent=True)
@@ -97,7 +97,7 @@ class LiveStore:
                 session.plan(event)
             gaps = save_batch_gaps(connection, batch, now=now)
             if batch.seq is not None:
-                save_cursor(connection, batch.url, batch.seq, batch.event_at, at=utc_text(now))
+                save_cursor(connection, batch.url, batch.seq, batch.event_at, now=now)
             session.applied.gaps += gaps
             if session.applied.refused:
                 opened = open_discovery_gap(connection, batch.url, now=now)
@@ -110,12 +110,16 @@ class LiveStore:
 
 
 def save_cursor(
-    connection: sqlite3.Connection, url: str, seq: int, event_at: float | None, *, at: str
+    connection: sqlite3.Connection, url: str, seq: int, event_at: float | None, *, now: float
 ) -> None:
-    """Move the cursor of a stream, inside the transaction of the events up to it."""
+    """Move the cursor of a stream, inside the transaction of the events up to it.
+
+    The time of the newest event does not go back: one event may have any, by its host's word.
+    """
     connection.execute(
         "INSERT INTO firehose_cursor (url, seq, event_at, updated_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (url) DO UPDATE SET seq = excluded.seq,"
-        " event_at = coalesce(excluded.event_at, event_at), updated_at = excluded.updated_at",
-        (url, seq, event_at, at),
+        " ON CONFLICT (url) DO UPDATE SET seq = excluded.seq, updated_at = excluded.updated_at,"
+        " event_at = coalesce(max(excluded.event_at, min(event_at, ?)), excluded.event_at,"
+        " event_at)",
+        (url, seq, event_at, utc_text(now), now),
     )

@@ -12,6 +12,9 @@ from indexer.model import GapSeen
 from indexer.planning import FrameRefused
 from indexer.protocol.syntax import datetime_to_unix
 
+EARLIEST_AT = 1_640_995_200.0
+"""2022-01-01: no stream is older."""
+
 RELEVANT_MAX = 500
 """Frames that concern us in one part of a batch, which is proved and queued as a whole."""
 
@@ -22,6 +25,7 @@ class DecodedBatch:
 
     url: str
     era: int  # batches of an earlier one are discarded
+    now: float  # when it was received, unix seconds
     relevant: list[RawFrame] = field(default_factory=list)
     refused: list[FrameRefused] = field(default_factory=list)
     seq: int | None = None
@@ -42,7 +46,7 @@ class DecodedBatch:
     def _end_gaps(self, seq: int, time: object) -> None:
         for at, gap in enumerate(self.gaps):
             if gap.before_seq is None:
-                self.gaps[at] = replace(gap, before_seq=seq, before_at=event_at(time))
+                self.gaps[at] = replace(gap, before_seq=seq, before_at=event_at(time, now=self.now))
 
     def forget_from(self, seq: int) -> None:
         """Leave everything from `seq` on to the next connection."""
@@ -54,7 +58,7 @@ class DecodedBatch:
         """Set the cursor that is true once the batch is applied."""
         if self.taken:
             self.seq, time = self.taken[-1]
-            self.event_at = event_at(time)
+            self.event_at = event_at(time, now=self.now)
 
     def parts(self) -> Iterator[DecodedBatch]:
         """The closed batch in parts that the later stages can hold several of.
@@ -66,16 +70,20 @@ class DecodedBatch:
             part, left = rest.relevant[:RELEVANT_MAX], rest.relevant[RELEVANT_MAX:]
             yield replace(rest, relevant=part, seq=part[-1].frame.seq, event_at=None)
             rest = DecodedBatch(
-                self.url, self.era, relevant=left, seq=self.seq, event_at=self.event_at
+                self.url, self.era, self.now, relevant=left, seq=self.seq, event_at=self.event_at
             )
         yield rest
 
 
-def event_at(time: object) -> float | None:
-    """Unix seconds of an event's `time`; None where it is not one."""
+def event_at(time: object, *, now: float) -> float | None:
+    """Unix seconds of an event's `time`, at most `now`; None where it cannot be one.
+
+    It is its host's own word, and what is missed and read again goes by it.
+    """
     if not isinstance(time, str):
         return None
     try:
-        return datetime_to_unix(time)
+        at = datetime_to_unix(time)
     except InvalidUpstream:
         return None
+    return min(at, now) if at >= EARLIEST_AT else None

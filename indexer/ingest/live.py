@@ -183,7 +183,7 @@ class LiveIngest:
         if self._doubt.is_raised:
             self._weigh(batch)
             return None
-        decoded = DecodedBatch(batch.url, self._era)
+        decoded = DecodedBatch(batch.url, self._era, self._clock.now())
         self._take_in(batch.frames, decoded)
         decoded.close()
         if decoded.taken:

@@ -42,7 +42,9 @@ class Records:
         rng = Random(f"records {seed}")
         self._registry = load_registry()
         self._values = {name: [from_json(realistic_record(rng, name, did=DID)) for _ in range(20)] for name in ALL}  # fmt: skip
-        for name in sorted({*RECORD_NSIDS} & {*ALL}):  # with every field, also those that few records have
+        for name in sorted(
+            {*RECORD_NSIDS} & {*ALL}
+        ):  # with every field, also those that few records have
             self._values[name] += [from_json(full(name))] * 5
         self._unreadable = [block for name in ALL for block in unreadable_blocks(name).values()]
 

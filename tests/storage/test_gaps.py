@@ -24,6 +24,24 @@ async def test_the_first_stream_of_all_is_no_gap_and_the_first_event_of_the_next
     assert not (await world.live.apply(batch("ws://two", 90_001))).gaps
 
 
+async def test_one_event_with_an_old_time_does_not_make_the_next_gap_a_longer_one(world: World):
+    now = world.clock.at
+    await world.live.apply(batch("ws://one", 7, at=now - 60))
+    await world.live.apply(batch("ws://one", 8, at=now - 80_000_000))
+    assert await world.rows("SELECT event_at FROM firehose_cursor") == [(now - 60,)]
+    await world.live.apply(batch("ws://one", 30, GapSeen(reason=GapReason.OUTDATED_CURSOR)))
+    assert await world.rows("SELECT after_at FROM gap") == [(now - 60,)]
+
+
+async def test_a_time_that_a_fast_clock_has_let_pass_is_brought_back(world: World):
+    now = world.clock.at
+    world.clock.at += 80_000_000
+    await world.live.apply(batch("ws://one", 7, at=world.clock.at))
+    world.clock.at = now
+    await world.live.apply(batch("ws://one", 8, at=now - 5))
+    assert await world.rows("SELECT event_at FROM firehose_cursor") == [(now,)]
+
+
 async def test_a_gap_and_the_cursor_behind_it_are_one_transaction(world: World):
     await world.live.apply(batch("ws://one", 7))
     seen = GapSeen(reason=GapReason.OUTDATED_CURSOR, before_seq=20)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from indexer.errors import LocalFault
 from indexer.ingest.continuity import RECONNECTS_MAX
-from indexer.ingest.decoded import RELEVANT_MAX, DecodedBatch
+from indexer.ingest.decoded import RELEVANT_MAX, DecodedBatch, event_at
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.live import FUTURE_CURSOR_S
 from indexer.ingest.portions import FRAME_BYTES_MAX, WRITES_MAX, portions
@@ -355,7 +355,7 @@ def test_a_batch_of_many_frames_of_ours_is_proved_in_parts_whose_cursor_never_ru
     gap = GapSeen(reason=GapReason.OUTDATED_CURSOR)
     refused = FrameRefused(did=None, seq=None, frame=b"", error=None)
     ours = [RawFrame(Frame("#commit", 3 * n, "did:plc:a", {}), b"") for n in range(1, 1202)]
-    batch = DecodedBatch(URL, 4, relevant=ours, seq=9999, event_at=5.0, gaps=[gap])
+    batch = DecodedBatch(URL, 4, 0.0, relevant=ours, seq=9999, event_at=5.0, gaps=[gap])
     batch.refused.append(refused)
     batch.counts["#commit"] = 5000
     parts = list(batch.parts())
@@ -367,3 +367,18 @@ def test_a_batch_of_many_frames_of_ours_is_proved_in_parts_whose_cursor_never_ru
     assert [part.refused for part in parts] == [[refused], [], []]
     assert {part.era for part in parts} == {4}
     assert sum(part.counts["#commit"] for part in parts) == 5000
+
+
+@pytest.mark.parametrize(
+    ("time", "at"),
+    [
+        ("2026-01-01T00:00:00Z", 1_767_225_600.0),
+        ("9999-12-31T23:59:59.999999Z", 1_800_000_000.0),  # no later than now
+        ("0001-01-01T00:00:00Z", None),
+        ("2000-01-01T00:00:00Z", None),
+        ("yesterday", None),
+        (5, None),
+    ],
+)
+def test_the_time_of_an_event_counts_where_it_can_be_one(time: object, at: float | None):
+    assert event_at(time, now=1_800_000_000.0) == at
