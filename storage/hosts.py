@@ -40,8 +40,11 @@ SELECT id FROM host WHERE operation_id = :operation AND is_open = 1
 AND id NOT IN (SELECT value FROM json_each(:in_hand)) LIMIT 1
 """
 
+# By its unit as well as by the time: once a clock that was ahead has been set right, a host can be
+# due again at once.
 _DUE = f"""
 SELECT id FROM host WHERE next_scan_at <= :due AND {_IS_FREE}
+AND NOT EXISTS (SELECT 1 FROM operation_unit WHERE operation_id = :operation AND unit = host.url)
 AND id NOT IN (SELECT value FROM json_each(:in_hand)) ORDER BY next_scan_at, id LIMIT 1
 """  # noqa: S608 - a constant
 
@@ -128,8 +131,9 @@ class HostStore:
     ) -> HostPass | None:
         """Take hold of one host, or of any that was due at `due_at`; None where that is none.
 
-        What the operation had begun before a restart comes first; `in_hand` are ids of hosts that
-        it holds already. One that another running operation holds cannot be had.
+        What the operation had begun before a restart comes first, and what it has settled does not
+        come again unless it is named; `in_hand` are ids of hosts that it holds already. One that
+        another running operation holds cannot be had.
         """
         now = self._clock.now()
         asked = {

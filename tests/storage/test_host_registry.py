@@ -184,6 +184,22 @@ async def test_a_failed_pass_is_no_scan_and_is_tried_later_each_time(registry: R
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("error", [None, "it hangs"])
+async def test_a_host_is_listed_once_by_a_scan_though_the_clock_was_set_back(
+    registry: Registry, error: str | None
+):
+    clock = registry.world.clock
+    due_at = clock.at + 30 * DAY_S  # the start of the scan, by a clock that was ahead
+    operation = await registry.operation("one")
+    held = await registry.hosts.claim(operation, None, due_at=due_at, in_hand=())
+    assert held is not None
+    await registry.end(held, error)
+    assert (await registry.row()).next_scan_at < due_at
+    assert await registry.hosts.claim(operation, None, due_at=due_at, in_hand=()) is None
+    other = await registry.operation("two", URL)
+    assert await registry.hosts.claim(other, None, due_at=due_at, in_hand=()) is not None
+
+
 def test_the_delay_of_a_host_that_fails_is_bounded():
     assert retry_s(1) == RETRY_S_MIN and retry_s(1000) == RETRY_S_MAX
 
