@@ -160,12 +160,12 @@ class ScanStore:
         )
         return {row[0] for row in rows}
 
-    async def settled(self, operation_id: str, dids: Sequence[str]) -> set[str]:
-        """Those of the DIDs that the operation has settled as units."""
+    async def settled(self, operation_id: str, units: Sequence[str]) -> set[str]:
+        """Those of the DIDs or hosts' URLs that the operation has settled as units."""
         rows = await self._database.read(
             "SELECT unit FROM operation_unit WHERE operation_id = ?"
             " AND unit IN (SELECT value FROM json_each(?))",
-            (operation_id, json.dumps(list(dids))),
+            (operation_id, json.dumps(list(units))),
         )
         return {row[0] for row in rows}
 

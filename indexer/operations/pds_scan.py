@@ -146,6 +146,8 @@ class _Scan:
     async def run_one(self, url: str) -> None:
         """One host, once nobody else is at it."""
         registry = self._parts.registry
+        if await self._settled([url]):
+            return  # the process ended between the end of the pass and that of the operation
         await insist(partial(registry.register, [url], HostSource.OPERATOR))
         while (held := await self._claim(url)) is None:  # noqa: ASYNC110 - a lease is a row
             await asyncio.sleep(LOOK_S)
@@ -278,6 +280,9 @@ class _Scan:
                     message=reason,
                 )
             )
+
+    async def _settled(self, units: Sequence[str]) -> set[str]:
+        return await insist(partial(self._parts.rows.settled, self._context.operation.id, units))
 
     def _relay_itself(self) -> Sequence[str]:
         origin = parse_origin(self._relay_url)

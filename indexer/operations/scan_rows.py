@@ -52,8 +52,8 @@ class ScanRows(Protocol):
     async def nominated(self, operation_id: str, dids: Sequence[str]) -> set[str]:
         """Those of the DIDs that the relay has named."""
 
-    async def settled(self, operation_id: str, dids: Sequence[str]) -> set[str]:
-        """Those of the DIDs that the operation has settled as units."""
+    async def settled(self, operation_id: str, units: Sequence[str]) -> set[str]:
+        """Those of the DIDs or hosts' URLs that the operation has settled as units."""
 
     async def keep(self, operation_id: str, checkpoint: Json) -> None:
         """Save how far an operation has come apart from its hosts."""

@@ -294,6 +294,33 @@ async def test_a_scan_goes_on_with_its_page_after_a_restart(tmp_path: Path):
         assert [cursor for cursor, times in Counter(pages).items() if times > 1] == [pages[1]]
 
 
+async def test_a_scan_that_is_killed_after_its_pass_neither_asks_nor_counts_again(tmp_path: Path):
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        extras = net.pds[0].add_extras(20, (TAG,), at=time.time() - DAY_S)
+        url, values = net.pds[0].url, scanning(tmp_path, net)
+        async with running_daemon(tmp_path, values) as daemon:
+            database = daemon.database
+        track(database, url, extras)
+        async with running_daemon(tmp_path, values) as daemon:
+            done = await daemon.backfill("pdsScan", pdsUrl=url)
+            assert outcomes(done) == {"current": 20, "scanned": 1}
+        with closing(sqlite3.connect(database)) as db, db:  # as before the last transaction
+            db.execute(
+                "UPDATE operation SET status = 'running', completed_at = NULL, is_folded = 0"
+            )
+            db.execute(
+                "INSERT INTO operation_unit (operation_id, unit, outcome, records)"
+                " VALUES (?, ?, 'scanned', 0) ON CONFLICT DO NOTHING",
+                (done["id"], url),
+            )
+        asked = net.pds[0].server.requests.total()
+        async with running_daemon(tmp_path, values) as daemon:
+            again = await ended(daemon, done["id"])
+        assert (again["status"], outcomes(again)) == ("completed", outcomes(done))
+        assert net.pds[0].server.requests.total() == asked
+
+
 def track_unread(database: Path, url: str, accounts: list[Account]) -> None:
     """Repos of which nothing has been read yet, and that wait for nobody but a scan."""
     with closing(sqlite3.connect(database)) as db, db:
