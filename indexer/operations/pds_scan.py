@@ -233,13 +233,20 @@ class _Scan:
         await self._keep()
 
     async def _to_fetch(self, dids: list[str]) -> list[str]:
-        """Those that are not tracked, or that an interrupted run tracked and did not fetch."""
+        """Those that are not tracked, or that an interrupted run tracked and did not fetch.
+
+        What has been settled is left alone: a repo is on the list of each of its collections.
+        """
         known = await insist(partial(self._parts.rows.known, dids))
+        settled = await self._settled(dids)
         return [
             did
             for did in dict.fromkeys(dids)
-            if did not in known
-            or (known[did].repo.data is None and known[did].repo.state not in TERMINAL_STATES)
+            if did not in settled
+            and (
+                did not in known
+                or (known[did].repo.data is None and known[did].repo.state not in TERMINAL_STATES)
+            )
         ]
 
     async def _sync(self, did: str) -> None:

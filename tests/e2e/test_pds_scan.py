@@ -161,6 +161,20 @@ async def test_where_the_relay_lists_collections_no_host_is_asked_repo_by_repo(t
             assert [pds.server.requests.total() for pds in net.pds] == before
 
 
+async def test_a_repo_that_cannot_be_had_is_asked_for_once_though_it_is_on_several_lists(
+    tmp_path: Path,
+):
+    async with Devnet(seed=9) as net:
+        account = await net.create_account(0, announce=False)
+        for collection in (TAG, "pub.chive.graph.node", "pub.chive.review.comment"):
+            net.import_records(account, 2, [collection], announce=False)
+        async with running_daemon(tmp_path, scanning(tmp_path, net)) as daemon:
+            broken = net.faults.schedule(FaultKind.HTTP_TRUNCATE, times=None, endpoint=GET_REPO)
+            done = await daemon.backfill("pdsScan")
+            assert broken.fired and outcomes(done)["failed"] == 1, done
+            assert net.pds[0].server.requests[STATUS] == 1
+
+
 async def test_a_scan_of_one_host_leaves_what_the_relay_names_elsewhere_alone(tmp_path: Path):
     async with Devnet(seed=9) as net:
         here, there = await unheard(net, 0), await unheard(net, 1)
