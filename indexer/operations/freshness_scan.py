@@ -284,7 +284,7 @@ class _Walk:
         read = self._reads.setdefault(url, _ListRead(host.repos))
         while read.is_worthwhile:
             await self._visits.room()
-            page = await self._lists.of_host(url, read.cursor)
+            page = await insist(partial(self._lists.of_host, url, read.cursor))
             words = {} if page is None else {word.did: word for word in page.repos}
             at = self._circumstances(is_page=True)
 
@@ -312,7 +312,7 @@ class _Walk:
         async for repo in self._left_at(url):
             word: Listed | None = None
             try:
-                answer = await self._statuses.fetch_status(url, repo.did)
+                answer = await insist(partial(self._statuses.fetch_status, url, repo.did))
             except (Unavailable, InvalidUpstream):
                 failures += 1
                 if failures >= TRIES_MAX:

@@ -7,7 +7,9 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 
-from indexer.errors import Unavailable
+import pytest
+
+from indexer.errors import LocalBusy, Unavailable
 from indexer.listings import Listed, ListingPage
 from indexer.metrics import Metrics
 from indexer.model import AccountStatus, Operation, OperationStatus
@@ -32,8 +34,10 @@ class Hosts:
         self.asked: list[str] = []
         self.gate = asyncio.Semaphore(10**6)  # single questions that are answered
         self.failures = 0  # of lists, to come
+        self.shortages = 0  # of this machine, to come
 
     async def of_host(self, pds_url: str, cursor: str | None) -> ListingPage | None:
+        self._connect()
         self.pages[pds_url] += 1
         if self.failures:
             self.failures -= 1
@@ -48,6 +52,7 @@ class Hosts:
         )
 
     async def fetch_status(self, pds_url: str, did: str) -> Listed | None:
+        self._connect()
         await self.gate.acquire()
         self.asked.append(did)
         known = did in self.repos[pds_url]
@@ -55,6 +60,11 @@ class Hosts:
 
     async def sync_listed(self, did: str, on_compared: object) -> object:
         raise AssertionError(f"{did} is current")
+
+    def _connect(self) -> None:
+        if self.shortages:
+            self.shortages -= 1
+            raise LocalBusy("no socket: Too many open files")
 
 
 def dids(host: str, count: int) -> list[str]:
@@ -176,6 +186,21 @@ async def test_a_host_that_fails_for_a_moment_is_asked_again(world: World):
     async with engine(world, scan_of(world, hosts)) as one:
         ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
     assert (ended.outcomes, hosts.pages[HOST_A], hosts.asked) == ({"current": 5}, 2, [])
+
+
+@pytest.mark.parametrize(("repos", "asked_singly"), [(3, 0), (1, 1)])
+async def test_a_short_shortage_of_descriptors_fails_no_scan(
+    world: World, repos: int, asked_singly: int
+):
+    """Neither over the list of a host nor over a question about a single repo."""
+    names = dids("a", repos)
+    track(world, HOST_A, names)
+    hosts = Hosts({HOST_A: names})
+    hosts.shortages = 1
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert (ended.status, ended.outcomes) == (OperationStatus.COMPLETED, {"current": repos})
+    assert (len(hosts.asked), hosts.shortages) == (asked_singly, 0)
 
 
 async def test_repos_of_others_and_new_ones_are_no_units_of_a_scan(world: World):
