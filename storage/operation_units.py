@@ -50,7 +50,9 @@ _COUNT_CRASHES = """
 UPDATE operation_unit_begun SET is_at_work = 0, crashes = crashes + 1 WHERE is_at_work = 1
 """
 
-_PUT_DOWN = "UPDATE operation_unit_begun SET is_at_work = 0 WHERE operation_id = ?"
+_PUT_DOWN = "UPDATE operation_unit_begun SET is_at_work = 0 WHERE operation_id = ? AND unit = ?"
+
+_PUT_DOWN_ALL = "UPDATE operation_unit_begun SET is_at_work = 0 WHERE operation_id = ?"
 
 _FOLD = """
 DELETE FROM operation_unit WHERE (operation_id, unit) IN (
@@ -108,11 +110,16 @@ class OperationUnits:
             lambda connection: settle_units(connection, operation_id, [unit])
         )
 
-    async def put_down(self, operation_id: str) -> None:
-        """The work stops in good order: what was in progress has not crashed."""
-        await self._database.write(
-            lambda connection: connection.execute(_PUT_DOWN, (operation_id,)).rowcount
-        )
+    async def put_down(self, operation_id: str, unit: str | None = None) -> None:
+        """The work on a unit, or on all of them, stops in good order: it has not crashed."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            if unit is None:
+                connection.execute(_PUT_DOWN_ALL, (operation_id,))
+            else:
+                connection.execute(_PUT_DOWN, (operation_id, unit))
+
+        await self._database.write(change)
 
     async def count_crashes(self) -> int:
         """At a start, before any work: units that the last process left in progress."""

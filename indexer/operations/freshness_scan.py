@@ -376,9 +376,10 @@ class _Walk:
 
         async def attempt(did: str) -> None:
             async with places:
-                if self._visits.is_waited_for(did):
+                if self._visits.is_waited_for(did) and await self._visits.begin(did):
                     compared = self._visits.compared(did)
                     await insist(partial(self._repos.sync_listed, did, on_compared=compared))
+                    await self._visits.put_down(did)
 
         async with asyncio.TaskGroup() as group:
             for did in sent_now:

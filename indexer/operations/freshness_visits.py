@@ -80,6 +80,17 @@ class Visits:
         """Whether what becomes of the repo is already waited for."""
         return did in self._waits
 
+    async def begin(self, did: str) -> bool:
+        """Say that an attempt at the repo begins; False for one that is to be left alone."""
+        is_begun = await self._context.begin(did)
+        if not is_begun:
+            self._forget([did])
+        return is_begun
+
+    async def put_down(self, did: str) -> None:
+        """Say that the attempt is over; what became of the repo may be waited for much longer."""
+        await self._context.put_down(did)
+
     def compared(self, did: str) -> Compared:
         """What an attempt at the repo is to tell of its progress."""
         return self._context.compared(did)

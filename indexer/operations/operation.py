@@ -76,6 +76,10 @@ class Context:
         )
         return False
 
+    async def put_down(self, unit: str) -> None:
+        """Say that work on a unit has stopped before it is settled: it is to blame for no crash."""
+        await insist(partial(self._units.put_down, self.operation.id, unit))
+
     def compared(self, unit: str) -> Compared:
         """What to tell how many records of a unit have been compared, before it is settled.
 

@@ -52,8 +52,8 @@ class OperationUnits(Protocol):
     async def settle(self, operation_id: str, unit: SettledUnit) -> Operation | None:
         """Count one unit, once; the row then. None when it had been settled, or all had ended."""
 
-    async def put_down(self, operation_id: str) -> None:
-        """The work stops in good order: what was in progress has not crashed."""
+    async def put_down(self, operation_id: str, unit: str | None = None) -> None:
+        """The work on a unit, or on all of them, stops in good order: it has not crashed."""
 
     async def count_crashes(self) -> int:
         """At a start, before any work: units that the last process left in progress."""

@@ -235,6 +235,58 @@ async def attempted(hosts: Hosts) -> bool:
     return len(hosts.asked) == 2
 
 
+AT_WORK = "SELECT unit FROM operation_unit_begun WHERE is_at_work"
+
+
+async def test_a_repo_over_which_the_process_ends_twice_is_poisoned(world: World):
+    names = dids("a", 2)
+    track(world, HOST_A, names)
+    hosts = Hosts({HOST_A: names[:1]}, lists=False)
+    attempts: list[str] = []
+
+    async def hang(did: str, on_compared: object) -> object:
+        attempts.append(did)
+        return await asyncio.Event().wait()
+
+    hosts.sync_listed = hang
+    for number in (1, 2):
+        async with engine(world, scan_of(world, hosts)) as one:
+            operation = await one.runner.start("freshnessScan", {}, started_by=None)
+
+            async def is_under_way(number: int = number) -> bool:
+                return len(attempts) == number
+
+            await until(is_under_way)
+            assert await world.rows(AT_WORK) == [(names[1],)]
+        with closing(sqlite3.connect(world.path)) as connection, connection:  # as a kill leaves it
+            connection.execute("UPDATE operation_unit_begun SET is_at_work = 1")
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(operation)
+    assert ended.outcomes == {"current": 1, "poisoned": 1}
+    assert (ended.units_failed, attempts) == (1, [names[1]] * 2)
+
+
+async def test_nothing_is_poisoned_by_what_a_repo_waits_for_after_its_attempt(world: World):
+    names = dids("a", 1)
+    track(world, HOST_A, names)
+    hosts = Hosts({HOST_A: []}, lists=False)
+
+    async def come_to_nothing(did: str, on_compared: object) -> object:
+        hosts.asked.append(f"attempt at {did}")
+        return None
+
+    hosts.sync_listed = come_to_nothing
+    async with engine(world, scan_of(world, hosts)) as one:
+        await one.runner.start("freshnessScan", {}, started_by=None)
+        await until(lambda: attempted(hosts))
+
+        async def is_put_down() -> bool:
+            return await world.rows(AT_WORK) == []
+
+        await until(is_put_down)
+        assert await world.rows("SELECT count(*) FROM operation_unit") == [(0,)]
+
+
 async def test_a_repo_that_is_tracked_no_more_is_not_waited_for(world: World):
     names = dids("a", 2)
     track(world, HOST_A, names)
