@@ -209,8 +209,9 @@ class CitationExtraction:
     async def _outcome(self, eprint: EprintDocument) -> tuple[ExtractionOutcome, Asked, str | None]:
         """What became of an eprint, all that its sources said, and what an operator should know."""
         known = await insist(partial(self._extractions.known, eprint))
+        ask_services = partial(self._sources.ask, eprint, None, (), known)
         if eprint.form not in FORMATS:
-            asked = await self._sources.ask(eprint, None, (), known)
+            asked = await insist(ask_services)
             return ExtractionOutcome.UNSUPPORTED, asked, f"format {eprint.form!r}"
         try:
             asked, problem = await insist(partial(self._read, eprint, known))
@@ -218,7 +219,7 @@ class CitationExtraction:
             outcome = _REFUSALS.get(error.check, ExtractionOutcome.UNAVAILABLE)
             asked = Asked()
             if outcome is ExtractionOutcome.TOO_LARGE:
-                asked = await self._sources.ask(eprint, None, (), known)
+                asked = await insist(ask_services)
             return outcome, asked, error.detail
         except NotServed as error:
             return ExtractionOutcome.NOT_FOUND, Asked(), error.detail

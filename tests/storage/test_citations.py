@@ -13,9 +13,11 @@ from typing import IO
 
 import pytest
 
+from indexer.citations.eprint import EprintDocument
 from indexer.citations.merging import CITATIONS_MAX, Citation
-from indexer.citations.reference import CitationSource, Reference
+from indexer.citations.reference import CitationSource, Reference, ReferenceList
 from indexer.citations.result import Extraction, ExtractionOutcome
+from indexer.errors import Check, InvalidUpstream, LocalBusy
 from indexer.extraction.process import DocumentReader
 from indexer.model import (
     FailedUnit,
@@ -220,6 +222,52 @@ async def test_where_no_process_can_be_started_the_run_fails_and_no_eprint_is_se
         ended, _ = await run()
         assert (ended.status, ended.outcomes) == (OperationStatus.COMPLETED, {"extracted": 3})
         assert [row[0] for row in await shelf.citations()] == ["A title of words"] * 3
+
+
+class TooLarge(Blobs):
+    """Hosts whose documents are larger than may be."""
+
+    @asynccontextmanager
+    async def fetch(self, did: str, cid: str, size: int | None) -> AsyncIterator[IO[bytes]]:
+        raise InvalidUpstream(Check.LIMITS, "more bytes than may be")
+        yield
+
+
+class ShortService:
+    """A service that knows one reference, for which this machine lacks a socket at first."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def references(self, eprint: EprintDocument) -> ReferenceList:
+        self.asked += 1
+        if self.asked == 1:
+            raise LocalBusy("no socket: Too many open files")
+        source = CitationSource.SEMANTIC_SCHOLAR
+        return ReferenceList([Reference(source=source, title="A title of words")])
+
+
+@pytest.mark.parametrize(
+    ("form", "blobs", "outcome"),
+    [("other", Blobs(), "unsupported"), ("txt", TooLarge(), "too_large")],
+)
+async def test_a_short_shortage_of_descriptors_for_a_service_fails_no_run(
+    tmp_path: Path, form: str, blobs: Blobs, outcome: str
+):
+    service = ShortService()
+    async with typed_world(tmp_path) as opened:
+        shelf = Shelf(opened)
+        await shelf.add(ALICE, "3keprint22222", "An eprint", documentFormatSlug=form)
+        kind = CitationExtraction(
+            shelf.store, blobs, DocumentReader(processes_max=1), Sources(semantic_scholar=service),
+            workers=1,
+        )  # fmt: skip
+        async with engine(opened, kind) as one:
+            ended = await one.ended(
+                await one.runner.start("citationExtraction", {}, started_by=None)
+            )
+        assert (service.asked, ended.outcomes) == (2, {outcome: 1}), ended.error
+        assert [row[0] for row in await shelf.citations()] == ["A title of words"]
 
 
 async def test_a_list_that_is_cut_is_counted_as_such_and_not_read_again(tmp_path):
