@@ -124,7 +124,8 @@ async def run_daemon_until(
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 if parts.is_outdated:
-                    group.create_task(rebuild_outdated(parts.runner), name="rebuild")
+                    rebuild = group.create_task(rebuild_outdated(parts.runner), name="rebuild")
+                    background.append(rebuild)
                 addresses = await _listen(settings, parts, stack)
                 live = group.create_task(parts.live.run(), name="live")
                 background += [live, group.create_task(parts.fault.wait(), name="fault")]

@@ -60,7 +60,8 @@ class Backfills(Protocol):
         """Start an operation, or return the running one with the same type and key.
 
         `params` are the remaining input fields of triggerBackfill. Raises `RequestRefused`
-        (InvalidBackfillType, InvalidRequest naming the parameter) before anything has started.
+        (InvalidBackfillType, InvalidRequest naming the parameter, RateLimitExceeded where too many
+        wait already) before anything has started.
         """
 
     async def cancel(self, operation_id: str) -> bool:

@@ -17,6 +17,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+import structlog
+
 from indexer.errors import RequestRefused
 from indexer.model import Json, Operation, OperationMode, OperationType
 from indexer.operations.operation import (
@@ -29,8 +31,13 @@ from indexer.operations.operation import (
 )
 from indexer.ports import Backfills
 
+log = structlog.get_logger(__name__)
+
 BATCH_SIZE = 500
 BATCH_SIZE_MAX = 10_000
+
+RETRY_S = 2.0
+"""After a start for which there was no room in the queue."""
 
 
 class Part(Protocol):
@@ -183,6 +190,20 @@ class FullReindex(Generic[P]):
 
 
 async def rebuild_outdated(backfills: Backfills) -> None:
-    """Begin the rebuild of tables that other declarations have made, beside the live stream."""
+    """Begin the rebuild of tables that other declarations have made, beside the live stream.
+
+    Where too many operations wait already, as soon as there is room for it.
+    """
     params: dict[str, Json] = {"mode": OperationMode.SUPPLEMENT.value}
-    await insist(partial(backfills.start, OperationType.FULL_REINDEX, params, started_by=None))
+    while True:
+        try:
+            await insist(
+                partial(backfills.start, OperationType.FULL_REINDEX, params, started_by=None)
+            )
+        except RequestRefused as error:
+            if error.name != "RateLimitExceeded":
+                raise
+            log.warning("reindex.put_off", reason=str(error))
+            await asyncio.sleep(RETRY_S)
+        else:
+            return

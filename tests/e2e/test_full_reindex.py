@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from indexer.operations.runner import QUEUED_MAX
 from indexer.records.prepare import prepare_stored
 from indexer.records.projection import SEARCH
 from indexer.records.registry import load_registry
 from storage.verification import Verification
-from tests.devnet import Devnet, realistic_record
+from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.devnet.account import Account
 from tests.e2e.daemon import RunningDaemon, running_daemon, to_toml, wait_until
 from tests.e2e.test_admin_kill import process, sections
@@ -191,3 +193,44 @@ async def test_tables_of_another_authority_are_served_while_they_are_rebuilt(tmp
             )  # fmt: skip
             assert daemon.rows("SELECT count(*) FROM graph_node WHERE authority") == [(valid,)]
         assert differences(tmp_path / "index.db", authority.did) == []
+
+
+QUEUED = """
+INSERT INTO operation (id, type, key, mode, phase, params, status, started_at, records_processed,
+                       unit, units_processed, outcomes, cancel_requested)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+SELECT 'q' || i, 'didSync', 'key' || i, 'supplement', 'queued', json_object('did', 'key' || i),
+       'running', unixepoch(), 0, 'repo', 0, '{}', 0 FROM n
+"""
+REBUILDS = "SELECT status FROM operations WHERE type = 'fullReindex'"
+
+
+async def test_outdated_tables_wait_for_room_in_a_full_queue_and_hold_up_no_stop(tmp_path: Path):
+    async with Devnet(seed=7) as net:
+        account = await net.create_account()
+        values = sections(tmp_path, net)
+        values["firehose"]["start"] = "live"
+        values["backfill"]["max_running"] = 1
+        net.faults.schedule(
+            FaultKind.HTTP_HANG, times=None, endpoint="com.atproto.sync.getRepoStatus"
+        )
+        async with running_daemon(tmp_path, values) as daemon:
+            database = daemon.database
+            await daemon.call(ADMIN + "triggerDIDSync", did=account.did)
+        with closing(sqlite3.connect(database)) as db, db:
+            db.execute(QUEUED, (QUEUED_MAX - 1,))
+            db.execute("UPDATE generation SET fingerprint = 'older' WHERE state = 'current'")
+        for is_room_made in (False, True):
+            with capture_logs() as logs:
+                async with running_daemon(tmp_path, values) as daemon:
+                    await wait_until(
+                        lambda logs=logs: "reindex.put_off" in {each["event"] for each in logs},
+                        what="the refusal",
+                    )
+                    assert daemon.rows(REBUILDS) == []
+                    if is_room_made:
+                        await daemon.call(ADMIN + "cancelBackfill", id="q1")
+                        await wait_until(
+                            lambda daemon=daemon: daemon.rows(REBUILDS) == [("running",)],
+                            what="the rebuild",
+                        )
