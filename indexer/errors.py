@@ -10,7 +10,11 @@ exit code 78, `RequestRefused` is an admin's mistake and becomes a 4xx answer.
 
 from __future__ import annotations
 
+import traceback
 from enum import StrEnum
+from pathlib import Path
+
+BUG_CHARS_MAX = 500
 
 
 class Check(StrEnum):
@@ -57,6 +61,8 @@ class Check(StrEnum):
     """An address or URL that we refuse to contact."""
     RESPONSE = "response"
     """An HTTP answer that is not what the method promises."""
+    BUG = "bug"
+    """Nothing that is known to be wrong with it: our own code failed over it."""
 
 
 class ChiveIndexerError(Exception):
@@ -70,6 +76,17 @@ class InvalidUpstream(ChiveIndexerError):
         super().__init__(f"{check}: {detail}")
         self.check = check
         self.detail = detail
+
+
+def bug(error: Exception) -> InvalidUpstream:
+    """An error that nobody raised on purpose, as one of the data over which it came.
+
+    It is a bug of ours. But who can make it happen once can do so again, after every start, and
+    would stop everything: so it costs whoever's data it was, and no one else.
+    """
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(at.filename).name}:{at.lineno}"
+    return InvalidUpstream(Check.BUG, f"{type(error).__name__} at {where}: {error}"[:BUG_CHARS_MAX])
 
 
 class DidGone(InvalidUpstream):

@@ -164,9 +164,9 @@ def commit_portions(
     portion: list[CommitSeen] = []
     last = weight = 0
     for identifier, commit in commits:
-        if portion and weight + len(commit.writes) > PORTION_WRITES_MAX:
+        if portion and weight + commit.weight > PORTION_WRITES_MAX:
             yield last, portion
             portion, weight = [], 0
         portion.append(commit)
-        last, weight = identifier, weight + len(commit.writes)
+        last, weight = identifier, weight + commit.weight
     yield last, portion

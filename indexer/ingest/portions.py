@@ -23,7 +23,7 @@ def portions(batch: EventBatch) -> Iterator[EventBatch]:
     for event in batch.events:
         more_writes, more_bytes = 1, 0
         if isinstance(event, CommitSeen):
-            more_writes, more_bytes = 1 + len(event.writes), len(event.frame)
+            more_writes, more_bytes = 1 + event.weight, len(event.frame)
         if part and (writes + more_writes > WRITES_MAX or size + more_bytes > FRAME_BYTES_MAX):
             yield replace(batch, events=part, seq=part[-1].seq, event_at=None)
             batch, part, writes, size = replace(batch, gaps=()), [], 0, 0

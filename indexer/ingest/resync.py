@@ -38,10 +38,12 @@ from indexer.errors import (
     DidGone,
     InvalidUpstream,
     LocalBusy,
+    LocalFault,
     NotAsked,
     RepoLimited,
     RepoTooLarge,
     Unavailable,
+    bug,
 )
 from indexer.freshness import STREAM_GRACE_S, may_yet_come
 from indexer.ingest.attempts import RepoHosts, Result, Resync, Route
@@ -186,21 +188,7 @@ class Resyncer:
             accepts_older=accepts_rollback, seat=seat, admission=admission, on_compared=on_compared
         )
         try:
-            outcome = await self._attempt(claim, route, is_operator=is_operator)
-        except HostDenied as error:
-            outcome = Resync(result=Result.DENIED, reason=str(error))
-        except StaleClaim as error:
-            outcome = Resync(result=Result.STALE, reason=str(error))
-        except (RepoTooLarge, RepoLimited) as error:
-            outcome = await self._end_beyond(claim, route, error)
-        except InvalidUpstream as error:
-            self._metrics.verify_failures.labels(error.check).inc()
-            if _is_refusal(error) and claim.repo.refusals + 1 >= LOOKS_MAX:
-                outcome = await self._end(claim, route, RepoState.INVALID, Result.INVALID, error)
-            else:
-                outcome = await self._retry(claim, error)
-        except (Unavailable, LocalBusy) as error:
-            outcome = await self._retry(claim, error)
+            outcome = await self._outcome(claim, route, is_operator=is_operator)
         except asyncio.CancelledError:
             # An operation was cancelled, or the process stops: somebody else will do the work.
             # Where the store is busy for longer, the next start gives the claim back.
@@ -219,6 +207,32 @@ class Resyncer:
             reason=outcome.reason,
         )
         return replace(outcome, changes=route.changes)
+
+    async def _outcome(  # noqa: PLR0911 - a table of cases, first match wins
+        self, claim: Claim, route: Route, *, is_operator: bool
+    ) -> Resync:
+        """What comes of it: for each kind of failure its own way on."""
+        try:
+            return await self._attempt(claim, route, is_operator=is_operator)
+        except HostDenied as error:
+            return Resync(result=Result.DENIED, reason=str(error))
+        except StaleClaim as error:
+            return Resync(result=Result.STALE, reason=str(error))
+        except (RepoTooLarge, RepoLimited) as error:
+            return await self._end_beyond(claim, route, error)
+        except InvalidUpstream as error:
+            self._metrics.verify_failures.labels(error.check).inc()
+            if _is_refusal(error) and claim.repo.refusals + 1 >= LOOKS_MAX:
+                return await self._end(claim, route, RepoState.INVALID, Result.INVALID, error)
+            return await self._retry(claim, error)
+        except (Unavailable, LocalBusy) as error:
+            return await self._retry(claim, error)
+        except LocalFault:
+            raise
+        except Exception as error:
+            log.exception("repo.resync_broken", did=claim.did)
+            self._metrics.verify_failures.labels(Check.BUG).inc()
+            return await self._retry(claim, bug(error))
 
     async def _attempt(self, claim: Claim, route: Route, *, is_operator: bool) -> Resync:
         try:

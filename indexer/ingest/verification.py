@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from indexer.clock import Clock
-from indexer.errors import InvalidUpstream
+from indexer.errors import InvalidUpstream, bug
 from indexer.model import PreparedRecord, Scope
 from indexer.planning import (
     AccountSeen,
@@ -87,20 +87,17 @@ class Verifier:
             return self.clock.now()
 
     def _commit(self, raw: RawFrame, key: str | None) -> CommitSeen:
-        frame = raw.frame
-        did, seq = str(frame.did), frame.seq or 0
         try:
-            event = parse_commit(frame)
+            return self._judged(raw, key)
         except InvalidUpstream as error:
-            rev = frame.body.get("rev")
-            return CommitSeen(
-                did=did,
-                seq=seq,
-                rev=rev if isinstance(rev, str) and is_tid(rev) else "",
-                since=None,
-                frame=raw.data,
-                error=error,
-            )
+            return _unreadable(raw, error)
+        except Exception as error:  # noqa: BLE001 - becomes a dead letter, see `bug`
+            return _unreadable(raw, bug(error))
+
+    def _judged(self, raw: RawFrame, key: str | None) -> CommitSeen:
+        """Raises `InvalidUpstream` for what is no commit."""
+        event = parse_commit(raw.frame)
+        did, seq = event.did, event.seq
         brings = any(op.action != "delete" and op.path in self.scope for op in event.ops)
         if key is None:
             return CommitSeen(
@@ -184,6 +181,19 @@ def _account(raw: RawFrame) -> AccountSeen | FrameRefused:
         )
     except InvalidUpstream as error:
         return FrameRefused(did=None, seq=raw.frame.seq, frame=raw.data, error=error)
+
+
+def _unreadable(raw: RawFrame, error: InvalidUpstream) -> CommitSeen:
+    """A commit of which only the frame says anything."""
+    rev = raw.frame.body.get("rev")
+    return CommitSeen(
+        did=str(raw.frame.did),
+        seq=raw.frame.seq or 0,
+        rev=rev if isinstance(rev, str) and is_tid(rev) else "",
+        since=None,
+        frame=raw.data,
+        error=error,
+    )
 
 
 def is_relevant(frame: Frame, scope: Scope, is_tracked: Callable[[str], bool]) -> bool:

@@ -45,10 +45,14 @@ def _visibility(value: Value, _: RecordContext) -> SqlValue:
     return _VISIBILITY.get(str(pick(value, "metadata", "visibility")), "unlisted")
 
 
+ORDERED_MAX = 500
+"""No lexicon bounds the list, and each of its items is a row that the writer makes at once."""
+
+
 def _item_order(value: Value, _: RecordContext) -> Iterable[tuple[SqlValue, ...]]:
-    """The edges of a collection in its owner's order."""
+    """The edges of a collection in its owner's order, the first of them."""
     if value.get("subkind") == "collection":
-        for edge_uri in texts(pick(value, "metadata", "itemOrder")):
+        for edge_uri in texts(pick(value, "metadata", "itemOrder"))[:ORDERED_MAX]:
             yield (edge_uri,)
 
 

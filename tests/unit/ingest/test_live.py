@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from indexer.derived import Projection
 from indexer.errors import LocalFault
 from indexer.ingest.continuity import RECONNECTS_MAX
 from indexer.ingest.decoded import RELEVANT_MAX, DecodedBatch, event_at
@@ -18,7 +19,7 @@ from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.live import FUTURE_CURSOR_S
 from indexer.ingest.portions import FRAME_BYTES_MAX, WRITES_MAX, portions
 from indexer.ingest.verification import RawFrame
-from indexer.model import GapReason, GapSeen
+from indexer.model import GapReason, GapSeen, PreparedRecord
 from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
 from indexer.protocol.frame import Frame
 from tests.devnet import Account, FaultKind
@@ -344,6 +345,14 @@ def test_large_frames_are_few_in_a_part():
     events = [msgspec.structs.replace(commit(n, 1), frame=bytes(size)) for n in range(1, 11)]
     batch = EventBatch(url=URL, events=events, seq=10, event_at=5.0)
     assert [len(part.events) for part in portions(batch)] == [3, 3, 3, 1]
+
+
+def test_records_with_many_side_rows_are_few_in_a_part():
+    rows = Projection(row=(), side_rows={"side": (("x",),) * 500}, marks=(), search=None)
+    record = PreparedRecord("c/x", "cid", "{}", None, rows)
+    event = msgspec.structs.replace(commit(1, 1), writes=(RecordWrite("c/x", record),) * 2)
+    batch = EventBatch(url=URL, events=[event] * 6, seq=1, event_at=5.0)
+    assert [len(part.events) for part in portions(batch)] == [2, 2, 2]
 
 
 def test_a_batch_without_events_is_one_part():

@@ -7,6 +7,7 @@ import random
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from indexer.ingest.merging import commit_portions
 from indexer.ingest.resync import GIVE_BACK_S
 from indexer.model import RepoState, Wanted
 from indexer.planning import CommitSeen, RecordWrite
+from indexer.records.projection import RecordContext, SqlType, Value, computed
 from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record
 from tests.oracle import assert_heads_equal, assert_store_equals
-from tests.unit.ingest.resync_rig import Rig, open_rig
+from tests.unit.ingest.resync_rig import REGISTRY, Rig, open_rig
 
 TAG = "pub.chive.eprint.userTag"
 RNG = random.Random(7)
@@ -417,3 +419,36 @@ def test_buffered_commits_come_in_portions_of_one_transaction():
     assert [last for last, _ in found] == [1, 2, 5, 6, 7]
     assert sum(len(part) for _, part in found) == len(sizes)
     assert list(commit_portions([])) == [(0, [])]
+
+
+async def test_a_bug_over_one_repo_costs_that_repo_and_no_other(tmp_path: Path):
+    """Its author could bring it about again and again, and end the process at each start."""
+    culprits: set[str] = set()
+
+    def fails(_: Value, context: RecordContext) -> None:
+        if context.did in culprits:
+            raise IndexError("beyond the end")
+
+    kind = REGISTRY.types[TAG]
+    kind = replace(kind, own_columns=(*kind.own_columns, computed("bug", SqlType.TEXT, fails)))
+    registry = replace(REGISTRY, types={**REGISTRY.types, TAG: kind})
+    async with Devnet(seed=5) as net, open_rig(net, tmp_path, registry) as rig:
+        one, other = await net.create_account(), await net.create_account()
+        culprits.add(one.did)
+        for account in (one, other):
+            tag(rig, account)
+        await rig.hear()
+        done = await rig.work()
+        assert sorted(each.result for each in done) == [Result.FAILED, Result.FETCHED]
+        assert any("bug: IndexError at test_resync.py" in str(each.reason) for each in done)
+        assert (await rig.repo(other))[0] == "active"
+
+        culprits.add(other.did)
+        tag(rig, other)
+        await rig.hear()
+        assert (await rig.repo(other))[0] == "desynchronized"
+        assert await rig.rows("SELECT reason FROM dead_letter") == [("bug",)]
+
+        culprits.clear()
+        assert {each.result for each in await rig.work(ahead_s=86_400)} == {Result.FETCHED}
+        assert_equal(rig)
