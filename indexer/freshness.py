@@ -249,3 +249,4 @@ class WaitingRepo:
     id: int
     did: str
     verified_at: float  # unix seconds
+    is_compared: bool  # by others since the scan began

@@ -1,9 +1,11 @@
-"""Due times after the wall clock was set back: what is put off is put off no longer than meant.
+"""Times after the wall clock was set back: what is put off is put off no longer than meant.
 
 A time at which something falls due is wall time, so that it outlives a restart. Whatever a clock
 that was ahead has put off would wait for as long as it was ahead, be that a year. So all that lies
 ahead is brought forward by as much as the clock went back. What had been put off before it was
 ahead comes early, which does no harm. A clock that is set while nothing runs is not noticed.
+
+A comparison that is yet to come has not been made: whenever a repo has such a time it loses it.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ SET_BACK_S = 60.0
 IN_HAND_S = 600.0
 """What was in hand when the clock was set is over by then; it was noted with the time of before."""
 
-REPOS_MAX = 10_000
-"""Repos looked through in one transaction."""
+REPOS_MAX = 1_000
+"""Repos, and hosts, looked through in one transaction."""
 
 _TURNS = """
 UPDATE turn SET due_at = iif(due_at > ?1 AND due_at < ?4, max(?2, due_at - ?3), due_at),
@@ -42,6 +44,24 @@ UPDATE repo SET retry_at = iif(retry_at > ?1, max(?2, retry_at - ?3), retry_at),
 WHERE id > ?4 AND id <= ?5 AND (retry_at > ?1 OR fetch_at > ?1)
 """
 
+_HOSTS = """
+UPDATE host SET
+    next_scan_at = iif(next_scan_at > ?1, max(?2, next_scan_at - ?3), next_scan_at),
+    leased_until = iif(leased_until > ?1, max(?2, leased_until - ?3), leased_until)
+WHERE id > ?4 AND id <= ?5 AND (next_scan_at > ?1 OR leased_until > ?1)
+"""
+
+_LAST = (
+    "SELECT max(coalesce((SELECT max(id) FROM repo), 0), coalesce((SELECT max(id) FROM host), 0))"
+)
+
+_IS_VERIFIED_AHEAD = "SELECT EXISTS (SELECT 1 FROM repo WHERE verified_at > ?)"
+
+_UNVERIFY = f"""
+UPDATE repo SET verified_at = 0 WHERE id IN (
+    SELECT id FROM repo WHERE verified_at > ? LIMIT {REPOS_MAX})
+"""  # noqa: S608 - a constant
+
 
 @dataclass(slots=True, kw_only=True)
 class _Pass:
@@ -50,7 +70,7 @@ class _Pass:
     begins_at: float  # by the monotonic clock
     floor: float
     by_s: float
-    upto: int | None = None  # repos that were looked through; None: nor were turns and questions
+    upto: int | None = None  # ids that were looked through; None: nor were turns and questions
 
 
 class DueTimeUpkeep:
@@ -65,11 +85,13 @@ class DueTimeUpkeep:
     async def step(self) -> int:
         """Look whether the clock was set back, and bring some times forward; 0 if none are owed."""
         self._look()
+        if (await self._database.read(_IS_VERIFIED_AHEAD, (self._clock.now(),)))[0][0]:
+            return await self._database.write(self._unverify)
         now = self._clock.monotonic()
         due = next((each for each in self._passes if each.begins_at <= now), None)
         if due is None:
             return 0
-        last = (await self._database.read("SELECT max(id) FROM repo"))[0][0] or 0
+        last = (await self._database.read(_LAST))[0][0]
         due.upto = await self._database.write(lambda connection: self._pass_on(connection, due))
         if due.upto >= last:
             self._passes.remove(due)
@@ -96,7 +118,11 @@ class DueTimeUpkeep:
             connection.execute(_QUESTIONS, how)
         after = due.upto or 0
         connection.execute(_REPOS, (*how, after, after + REPOS_MAX))
+        connection.execute(_HOSTS, (*how, after, after + REPOS_MAX))
         return after + REPOS_MAX
+
+    def _unverify(self, connection: sqlite3.Connection) -> int:
+        return connection.execute(_UNVERIFY, (self._clock.now(),)).rowcount
 
     def _wall_ahead_s(self) -> float:
         return self._clock.now() - self._clock.monotonic()

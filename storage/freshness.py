@@ -14,7 +14,7 @@ from indexer.clock import Clock
 from indexer.freshness import VERIFIED, Decision, Scan, WaitingHost, WaitingRepo
 from indexer.model import Json, Operation, SettledUnit, utc_text
 from indexer.planning import Repo
-from storage.database import Database
+from storage.database import Database, Row
 from storage.operation_units import settle_units
 from storage.operations import load_operation
 from storage.repos import COLUMNS, load_repos, repo_from_row, update_repos
@@ -30,28 +30,33 @@ WHERE id = ? AND checkpoint IS NULL
 
 _KEEP = "UPDATE operation SET checkpoint = ? WHERE id = ? AND status = 'running'"
 
+# By anybody since the scan began. A time that is yet to come is from a clock that was ahead.
+_IS_COMPARED = "verified_at BETWEEN ?1 AND ?2"
+
 # Hosts whose repos have waited longest come first. What was verified since the scan began has had
 # its turn, so that a host moves out of sight when it has been visited.
-_HOSTS = """
+_HOSTS = f"""
 SELECT *, EXISTS (SELECT 1 FROM repo WHERE pds_url = host.url AND state <> 'denied') FROM (
     SELECT pds_url AS url, min(verified_at) AS oldest, count(*) FROM repo
-    WHERE pds_url IS NOT NULL AND id <= ? AND verified_at < ?
-    GROUP BY pds_url HAVING (oldest, url) > (?, ?)
-    ORDER BY oldest, url LIMIT ?) AS host
+    WHERE pds_url IS NOT NULL AND id <= ?3 AND NOT ({_IS_COMPARED})
+    GROUP BY pds_url HAVING (oldest, url) > (?5, ?6)
+    ORDER BY oldest, url LIMIT ?7) AS host
 ORDER BY oldest, url
-"""
+"""  # noqa: S608 - a constant
 
-_IS_LEFT = "NOT EXISTS (SELECT 1 FROM operation_unit WHERE operation_id = ? AND unit = did)"
+_IS_LEFT = "NOT EXISTS (SELECT 1 FROM operation_unit WHERE operation_id = ?4 AND unit = did)"
 
 _OF_HOST = f"""
-SELECT id, did, verified_at FROM repo
-WHERE pds_url = ? AND (verified_at, id) > (?, ?) AND id <= ? AND state <> 'denied' AND {_IS_LEFT}
-ORDER BY verified_at, id LIMIT ?
-"""  # noqa: S608 - a constant
+SELECT id, did, verified_at, {_IS_COMPARED} FROM repo
+WHERE pds_url = ?5 AND (verified_at, id) > (?6, ?7) AND id <= ?3
+      AND state <> 'denied' AND {_IS_LEFT}
+ORDER BY verified_at, id LIMIT ?8
+"""  # noqa: S608 - constants
 
 _OF_ALL = f"""
-SELECT id, did, verified_at FROM repo WHERE id > ? AND id <= ? AND {_IS_LEFT} ORDER BY id LIMIT ?
-"""  # noqa: S608 - a constant
+SELECT id, did, verified_at, {_IS_COMPARED} FROM repo
+WHERE id > ?5 AND id <= ?3 AND {_IS_LEFT} ORDER BY id LIMIT ?6
+"""  # noqa: S608 - constants
 
 _AMONG = """
 SELECT did, (SELECT count(*) FROM record WHERE repo_id = repo.id) FROM repo
@@ -83,7 +88,7 @@ class FreshnessStore:
 
         `after` is the (oldest, URL) of the last one handed out.
         """
-        rows = await self._database.read(_HOSTS, (scan.upto, scan.since, *after, limit))
+        rows = await self._database.read(_HOSTS, (*self._of(scan), *after, limit))
         return [WaitingHost(row[0], row[1], row[2], is_open=bool(row[3])) for row in rows]
 
     async def of_host(
@@ -93,15 +98,13 @@ class FreshnessStore:
 
         `after` is the (verified_at, id) of the last one handed out.
         """
-        rows = await self._database.read(
-            _OF_HOST, (pds_url, *after, scan.upto, scan.operation_id, limit)
-        )
-        return [WaitingRepo(*row) for row in rows]
+        rows = await self._database.read(_OF_HOST, (*self._of(scan), pds_url, *after, limit))
+        return [_waiting_repo(row) for row in rows]
 
     async def of_all(self, scan: Scan, *, after_id: int, limit: int) -> list[WaitingRepo]:
         """Repos left to visit, whatever their host, by id."""
-        rows = await self._database.read(_OF_ALL, (after_id, scan.upto, scan.operation_id, limit))
-        return [WaitingRepo(*row) for row in rows]
+        rows = await self._database.read(_OF_ALL, (*self._of(scan), after_id, limit))
+        return [_waiting_repo(row) for row in rows]
 
     async def decide(
         self,
@@ -145,6 +148,10 @@ class FreshnessStore:
             lambda connection: connection.execute(_KEEP, (text, scan.operation_id)).rowcount
         )
 
+    def _of(self, scan: Scan) -> tuple[float, float, int, str]:
+        """?1 to ?4 of the queries above."""
+        return scan.since, self._clock.now(), scan.upto, scan.operation_id
+
     async def _step(
         self,
         scan: Scan,
@@ -171,6 +178,10 @@ class FreshnessStore:
             return settle_units(connection, scan.operation_id, units), made
 
         return await self._database.write(change)
+
+
+def _waiting_repo(row: Row) -> WaitingRepo:
+    return WaitingRepo(row[0], row[1], row[2], is_compared=bool(row[3]))
 
 
 def _unit(did: str, decision: Decision, records: int) -> SettledUnit:

@@ -342,9 +342,8 @@ class _Walk:
             step = partial(self._rows.of_host, self._scan, url, after=after, limit=REPOS_AT_ONCE)
             found = await insist(step)
             for repo in found:
-                if repo.verified_at >= self._scan.since:
-                    return  # the sweep's
-                if not self._visits.is_waited_for(repo.did):
+                # What others have compared is the sweep's.
+                if not repo.is_compared and not self._visits.is_waited_for(repo.did):
                     await self._visits.room()
                     yield repo
                 after = (repo.verified_at, repo.id)
@@ -360,10 +359,10 @@ class _Walk:
             if not found:
                 return
             after_id = found[-1].id
-            compared = [each.did for each in found if each.verified_at >= self._scan.since]
+            compared = [each.did for each in found if each.is_compared]
             await self._visits.decide(compared, partial(as_compared, since=self._scan.since))
             for repo in found:
-                if repo.verified_at < self._scan.since and not self._visits.is_waited_for(repo.did):
+                if not repo.is_compared and not self._visits.is_waited_for(repo.did):
                     await self._visits.room()
                     made = await self._visits.decide([repo.did], partial(self._told, None))
                     await self._attempt(made)

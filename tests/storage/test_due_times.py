@@ -52,7 +52,7 @@ async def world(tmp_path: Path, clock: SetClock) -> AsyncIterator[World]:
 
 
 async def put_off(world: World, repos: int) -> None:
-    """So many repos, a question to their host, and the host itself are left alone for a while."""
+    """So many repos, a question to their host, the host itself and its scan wait for a while."""
     at = world.clock.now() + WAIT_S
 
     def change(connection: sqlite3.Connection) -> None:
@@ -60,6 +60,11 @@ async def put_off(world: World, repos: int) -> None:
         connection.execute("UPDATE turn SET not_before = ?", (at,))
         connection.execute(
             "INSERT INTO gap_question (kind, target, since, retry_at) VALUES ('host', 'x', 0, ?)",
+            (at,),
+        )
+        connection.execute(
+            "INSERT INTO host (url, source, status, next_scan_at, leased_until)"
+            " VALUES ('https://a.example', 'repo', 'empty', ?1, ?1)",
             (at,),
         )
 
@@ -84,6 +89,7 @@ async def test_what_a_fast_clock_has_put_off_is_due_when_it_was_meant_to_be(
         "SELECT DISTINCT retry_at, fetch_at FROM repo",
         "SELECT due_at, not_before FROM turn",
         "SELECT retry_at, retry_at FROM gap_question",
+        "SELECT next_scan_at, leased_until FROM host",
     ):
         assert await world.rows(query) == [pytest.approx((due_at, due_at))], query
     assert await world.resyncs.claim_next() is None
@@ -108,6 +114,28 @@ async def test_what_is_noted_with_the_time_of_before_is_brought_forward_too(
     assert await upkeep.step() == 1
     assert await upkeep.step() == 0
     assert await world.resyncs.claim_next() is not None
+
+
+async def test_a_repo_that_was_compared_in_the_future_counts_as_never_compared(
+    world: World, clock: SetClock
+):
+    """Though the clock was set while nothing ran."""
+    await put_off(world, REPOS_MAX + 2)
+    now = clock.now()
+    await world.database.write(
+        lambda connection: (
+            connection.execute(
+                "UPDATE repo SET verified_at = ?1 + (did <> 'did:plc:1') * ?2", (now, YEAR_S)
+            ).rowcount
+        )
+    )
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    steps = 0
+    while await upkeep.step():
+        steps += 1
+    assert steps == 2, "so many repos are no matter of one transaction"
+    verified = await world.rows("SELECT verified_at, count(*) FROM repo GROUP BY 1 ORDER BY 1")
+    assert verified == [(0.0, REPOS_MAX + 1), (now, 1)]
 
 
 async def test_a_clock_that_goes_ahead_or_is_slowed_brings_nothing_forward(

@@ -178,6 +178,19 @@ async def test_every_repo_is_visited_before_any_is_visited_twice_though_scans_ar
         assert set(asked[:20]) == set(of_host)
 
 
+async def test_a_repo_that_was_verified_in_the_future_is_visited_as_if_never_verified(
+    world: World,
+):
+    """The clock that wrote the time was ahead, and was set while nothing ran."""
+    names = dids("a", 3)
+    track(world, HOST_A, names[:1])
+    track(world, HOST_A, names[1:], verified_at=world.clock.at + 1.0)
+    hosts = Hosts({HOST_A: names}, lists=False)
+    async with engine(world, scan_of(world, hosts)) as one:
+        ended = await one.ended(await one.runner.start("freshnessScan", {}, started_by=None))
+    assert (ended.outcomes, sorted(hosts.asked)) == ({"current": 3}, names)
+
+
 async def test_a_host_that_fails_for_a_moment_is_asked_again(world: World):
     names = dids("a", 5)
     track(world, HOST_A, names)

@@ -50,6 +50,12 @@ INSERT INTO repo (did, state, account_status, account_at, pds_url, identity_at, 
                   verified_at, tracked_since, updated_at)
 VALUES (?, 'active', 'active', 0, ?, ?, ?, 'bafy', ?, 0, 0, 0, 2, 0, 0, 0, 0, 0, '2026', '2026')
 """
+# No row may have been verified in the future: it counts then as never verified.
+_VERIFIED = """
+CREATE TRIGGER verified AFTER INSERT ON operation WHEN new.type = 'freshnessScan' BEGIN
+    UPDATE repo SET verified_at = new.started_at WHERE id <= {last_id};
+END
+"""
 _SETTLED = """
 INSERT INTO citation_extraction
     (record_id, document_cid, version, is_complete, attempts, outcome, extracted_at)
@@ -171,7 +177,8 @@ def _others(session: Session) -> Corpus:
 def _store(session: Session, directory: Path, hosts_url: str, network: _Network) -> Path:
     """The filled store with repos that are equal to what the host lists, or with eprints.
 
-    Those of the stream count as verified, because their host here serves their first state only.
+    Those of the stream count as verified since any scan began, because their host here serves their
+    first state only.
     """
     path = directory / "start.db"
     shutil.copyfile(filled_database(session), path)
@@ -180,7 +187,8 @@ def _store(session: Session, directory: Path, hosts_url: str, network: _Network)
     if network.documents is not None:
         dids = [repo.did for repo in network.beside.repos]
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE repo SET verified_at = ?", (FAR_FUTURE,))
+        last_id = connection.execute("SELECT max(id) FROM repo").fetchone()[0]
+        connection.execute(_VERIFIED.format(last_id=last_id))
         connection.executemany(
             _REPO, ((did, hosts_url, FAR_FUTURE, LISTED_REV, scope_id) for did in dids)
         )
