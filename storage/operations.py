@@ -82,9 +82,13 @@ class OperationStore:
         return [_operation_from_row(row) for row in rows]
 
     async def last_started_at(self, kind: OperationType, key: str) -> float | None:
-        """When the newest one of this type and key was started, unix seconds; None: never."""
+        """When the newest one of this type and key was started, unix seconds; None: never.
+
+        Those that are yet to be started do not count: a clock that was ahead has written it.
+        """
         rows = await self._database.read(
-            "SELECT max(started_at) FROM operation WHERE type = ? AND key = ?", (kind, key)
+            "SELECT max(started_at) FROM operation WHERE type = ? AND key = ? AND started_at <= ?",
+            (kind, key, self._clock.now()),
         )
         at: float | None = rows[0][0]
         return at

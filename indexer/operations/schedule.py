@@ -3,6 +3,8 @@
 They are ordinary ones, started as an operator would start them. When a type was last begun, by
 whomever, is read from the rows of operations, so a restart forgets nothing; what still runs is not
 begun again. Each start is put off by a random part, so that not all begin together.
+
+A time of a clock that was ahead, in a row or kept here, puts nothing off once the clock is set.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ class LastStarts(Protocol):
     """The rows of operations as the schedule needs them."""
 
     async def last_started_at(self, kind: OperationType, key: str) -> float | None:
-        """When the newest one of this type and key was started, unix seconds; None: never."""
+        """When the newest one of this type and key was started, unix seconds; None: never.
+
+        Those that are yet to be started do not count.
+        """
 
 
 class Schedule:
@@ -84,8 +89,12 @@ class Schedule:
     async def look(self) -> None:
         """Start what is due."""
         for kind, due_at in self._due.items():
-            if self._clock.now() >= due_at:
+            interval_s = self._intervals_s[kind]
+            now = self._clock.now()
+            if now >= due_at:
                 self._due[kind] = await self._next_due(kind)
+            elif due_at > now + max(interval_s, SETTLE_S, RETRY_S) + _jitter_s_max(interval_s):
+                self._due[kind] = now + interval_s + self._jitter_s(interval_s)
 
     async def _next_due(self, kind: OperationType) -> float:
         """Start the type if it is due by the rows too; when to look again, unix seconds."""
@@ -104,4 +113,8 @@ class Schedule:
         return operation.started_at + interval_s + self._jitter_s(interval_s)
 
     def _jitter_s(self, interval_s: float) -> float:
-        return self._rng.uniform(0.0, min(JITTER_SHARE * interval_s, JITTER_S_MAX))
+        return self._rng.uniform(0.0, _jitter_s_max(interval_s))
+
+
+def _jitter_s_max(interval_s: float) -> float:
+    return min(JITTER_SHARE * interval_s, JITTER_S_MAX)

@@ -10,6 +10,7 @@ from tests.storage.conftest import World
 from tests.storage.test_operations import Engine, Steps, engine
 
 HOUR_S = 3600.0
+YEAR_S = 365 * 86_400.0
 KIND = OperationType.GOVERNANCE_SYNC
 
 
@@ -91,3 +92,25 @@ async def test_what_still_runs_is_not_begun_again(world: World):
         world.clock.at += RETRY_S
         await schedule.look()
         assert await started(one) == 2
+
+
+async def test_a_clock_that_was_a_year_fast_puts_nothing_off_once_it_is_set(world: World):
+    steps = Whole()
+    async with engine(world, steps) as one:
+        for _ in range(100):
+            steps.permits.release()
+        schedule = schedule_of(world, one)
+        world.clock.at += YEAR_S
+        await schedule.look()
+        (first,) = await one.rows.list(None, 10)
+        await one.ended(first)
+        world.clock.at -= YEAR_S
+        for each in (schedule, schedule_of(world, one)):  # the same process, and the next
+            before = await started(one)
+            await each.look()
+            assert await started(one) == before, "not at once"
+            world.clock.at += HOUR_S + JITTER_SHARE * HOUR_S
+            await each.look()
+            assert await started(one) == before + 1
+            for operation in await one.rows.list(None, 10):
+                await one.ended(operation)
