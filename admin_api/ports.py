@@ -172,7 +172,7 @@ class AuthorIndex(Protocol):
         """How a record stands; None where its repo is not tracked."""
 
     async def want(self, did: str) -> bool:
-        """Queue a comparison of the repo with its host; False where only an operator could."""
+        """Queue a comparison of the repo with its host; False where a limit holds it back."""
 
     async def host_status(self, url: str) -> str | None:
         """Where a host stands; None for an unknown one."""

@@ -182,7 +182,7 @@ def _authors(
     clock: Clock,
 ) -> AuthorPorts:
     return AuthorPorts(
-        index=AuthorIndex(store.database, store.tracked, on_work=on_work, clock=clock),
+        index=AuthorIndex(store.database, store.tracked, store.room, on_work=on_work, clock=clock),
         hosts=hosts,
         check_host=partial(check_url, allow_private=settings.network.allow_private_hosts),
         is_in_scope=Scope(settings.scope.collections).__contains__,

@@ -11,6 +11,7 @@ from indexer.model import Wanted, utc_text
 from indexer.planning import plan_discovery
 from storage.database import Database
 from storage.repos import insert_repo, load_repo, update_repos
+from storage.room import Room
 from storage.tracked import TrackedRepos
 
 _RECORD = """
@@ -33,12 +34,14 @@ class AuthorIndex:
         self,
         database: Database,
         tracked: TrackedRepos,
+        room: Room,
         *,
         on_work: Callable[[], None],
         clock: Clock,
     ) -> None:
         self._database = database
         self._tracked = tracked
+        self._room = room
         self._on_work = on_work
         self._clock = clock
 
@@ -68,14 +71,16 @@ class AuthorIndex:
         )
 
     async def want(self, did: str) -> bool:
-        """Queue a comparison of the repo with its host; False where only an operator could.
+        """Queue a comparison of the repo with its host; False where a limit holds it back.
 
-        An unknown repo is tracked.
+        An unknown repo is tracked, unless no new ones are taken in.
         """
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection) -> bool:
             repo = load_repo(connection, did)
+            if repo is None and self._room.refusal(connection) is not None:
+                return False
             if repo is None:
                 new = plan_discovery(did).repo
                 if new is None:
@@ -86,7 +91,7 @@ class AuthorIndex:
             return repo.state not in UNASKABLE
 
         is_wanted = await self._database.write(
-            change, committed=lambda _: self._tracked.add((did,))
+            change, committed=lambda is_wanted: self._tracked.add((did,) if is_wanted else ())
         )
         if is_wanted:
             self._on_work()

@@ -15,6 +15,7 @@ from indexer.lanes import NEW, Lane
 from indexer.limits import DAY_S, Limit, Limits, day_of
 from indexer.model import GapReason, RepoState, Wanted
 from storage.admissions import AdmissionStore
+from storage.author_index import AuthorIndex
 from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
 from storage.room import WALK_S_MIN
 from storage.room_upkeep import EMPTY_S_MAX, Reserve, RoomUpkeep
@@ -208,6 +209,22 @@ async def test_near_the_end_of_the_store_new_repos_stop_first_and_held_ones_last
     world.room.db_bytes = 0
     await world.apply(commit("r3", "r2", put("c", "c3")))
     assert (await claimed(world)).did == stranger(1)
+
+
+@pytest.mark.parametrize("is_store_full", [False, True])
+async def test_an_author_has_no_new_repo_taken_in_while_none_is(world: World, is_store_full: bool):
+    index = AuthorIndex(
+        world.database, world.tracked, world.room, on_work=lambda: None, clock=world.clock
+    )
+    assert await index.want(stranger(1))
+    if is_store_full:
+        world.room.db_bytes = world.room.limits.db_bytes_max
+    else:
+        world.room.limits = Limits(pending_max=1)
+    assert not await index.want(stranger(2))
+    assert await world.rows("SELECT did FROM repo") == [(stranger(1),)]
+    assert stranger(2) not in world.tracked
+    assert await index.want(stranger(1)), "it is held already"
 
 
 async def test_refused_repos_are_looked_for_once_there_is_room_and_one_walk_at_a_time(
