@@ -3,10 +3,13 @@
 It belongs to whom the store belonged: operators work as root, the daemon does not.
 Refused while a daemon has the file, and for a copy that is no sound store of ours: nothing has been
 changed then. The old file takes its log with it, because a log beside another file would ruin it.
+Wherever it is cut off, the old store or the new one is in its place: a start that found none would
+make an empty one.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -84,14 +87,19 @@ def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
         incoming = database.with_name(database.name + INCOMING)
         copy_store(copy, incoming, place=str(database.parent))
         give_to_owner(incoming, database if database.exists() else database.parent)
-        aside = _set_aside(database)
+        aside = _keep_aside(database)
+        # On disk first: no log of the old store may be found beside the new one.
+        sync_folder(database.parent)
         incoming.rename(database)
         sync_folder(database.parent)
     return found, aside
 
 
-def _set_aside(database: Path) -> Path | None:
-    """Move the store and its log out of the way, the log first: it is empty where it can be."""
+def _keep_aside(database: Path) -> Path | None:
+    """Give the store a second name, and move its log there, which is empty where it can be.
+
+    The store keeps its own name until another takes it.
+    """
     if not database.exists():
         for side in SIDE_FILES:
             database.with_name(database.name + side).unlink(missing_ok=True)
@@ -103,9 +111,9 @@ def _set_aside(database: Path) -> Path | None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z"
     aside = database.with_name(f"{database.name}.before-{stamp}")
+    os.link(database, aside, follow_symlinks=False)
     for side in SIDE_FILES:
         beside = database.with_name(database.name + side)
         if beside.exists():
             beside.rename(aside.with_name(aside.name + side))
-    database.rename(aside)
     return aside

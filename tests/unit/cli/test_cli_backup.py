@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,25 @@ from storage.file_lock import file_lock
 from storage.schema import migrate, schema_version
 
 RELAY = "wss://relay.example"
+ROOT = Path(__file__).parents[3]
+
+DYING_RESTORE = """
+import os, sys
+from pathlib import Path
+from storage.restore import restore_store
+
+left = int(sys.argv[1])
+
+def die(event, _):
+    global left
+    left -= event in {"os.rename", "os.link", "os.remove"}
+    if left < 0:
+        os._exit(9)
+
+sys.addaudithook(die)
+restore_store(Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+"""Ends before it changes a name in a folder once more than the first argument says."""
 
 
 @contextmanager
@@ -196,3 +219,26 @@ def test_a_store_that_is_gone_or_broken_is_replaced(here, database: Path, tmp_pa
     code, out, _ = here("restore", copy)
     assert code == 0 and "was there" not in out
     assert cursor(database) == 7
+
+
+def test_a_restore_that_dies_leaves_the_old_store_or_the_new_one(tmp_path: Path):
+    copy, live = tmp_path / "copy.db", tmp_path / "live"
+    live.mkdir()
+    with store(copy) as writer:
+        put(writer, 7)
+    with store(live / "index.db") as daemon:
+        put(daemon, 8)
+        shutil.copytree(live, tmp_path / "killed")  # with its log
+    found = []
+    for changes in count():
+        state = shutil.copytree(tmp_path / "killed", tmp_path / f"state-{changes}")
+        command = [sys.executable, "-c", DYING_RESTORE, str(changes), copy, state / "index.db"]
+        died = subprocess.run(command, cwd=ROOT, check=False).returncode
+        found.append(cursor(state / "index.db"))
+        if not died:
+            break
+        assert died == 9
+    assert len(found) > 4
+    assert found == sorted(found, reverse=True) and (found[0], found[-1]) == (8, 7)
+    (aside,) = state.glob("index.db.before-*Z")
+    assert cursor(aside) == 8
