@@ -5,7 +5,9 @@ that was ahead has put off would wait for as long as it was ahead, be that a yea
 ahead is brought forward by as much as the clock went back. What had been put off before it was
 ahead comes early, which does no harm. A clock that is set while nothing runs is not noticed.
 
-A comparison that is yet to come has not been made: whenever a repo has such a time it loses it.
+So are the times at which a repo was last looked up and fetched, because what is due counts from
+them. A comparison that is yet to come has not been made: whenever a repo has such a time it loses
+it.
 """
 
 from __future__ import annotations
@@ -36,12 +38,19 @@ UPDATE turn SET due_at = iif(due_at > ?1 AND due_at < ?4, max(?2, due_at - ?3), 
 WHERE not_before > ?1 OR (due_at > ?1 AND due_at < ?4)
 """
 
+_DISCOVERY = """
+UPDATE gap SET not_before = max(?2, not_before - ?3) WHERE not_before > ?1 AND repaired_at IS NULL
+"""
+
 _QUESTIONS = "UPDATE gap_question SET retry_at = max(?2, retry_at - ?3) WHERE retry_at > ?1"
 
 _REPOS = """
 UPDATE repo SET retry_at = iif(retry_at > ?1, max(?2, retry_at - ?3), retry_at),
-                fetch_at = iif(fetch_at > ?1, max(?2, fetch_at - ?3), fetch_at)
-WHERE id > ?4 AND id <= ?5 AND (retry_at > ?1 OR fetch_at > ?1)
+                fetch_at = iif(fetch_at > ?1, max(?2, fetch_at - ?3), fetch_at),
+                identity_at = iif(identity_at > ?1, identity_at - ?3, identity_at),
+                synced_at = iif(synced_at > ?1, synced_at - ?3, synced_at)
+WHERE id > ?4 AND id <= ?5
+      AND (retry_at > ?1 OR fetch_at > ?1 OR identity_at > ?1 OR synced_at > ?1)
 """
 
 _HOSTS = """
@@ -70,7 +79,7 @@ class _Pass:
     begins_at: float  # by the monotonic clock
     floor: float
     by_s: float
-    upto: int | None = None  # ids that were looked through; None: nor were turns and questions
+    upto: int | None = None  # ids that were looked through; None: nor was the rest
 
 
 class DueTimeUpkeep:
@@ -115,6 +124,7 @@ class DueTimeUpkeep:
         how = (max(due.floor, now), now, due.by_s)
         if due.upto is None:
             connection.execute(_TURNS, (*how, NEVER))
+            connection.execute(_DISCOVERY, how)
             connection.execute(_QUESTIONS, how)
         after = due.upto or 0
         connection.execute(_REPOS, (*how, after, after + REPOS_MAX))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from indexer.planning import IdentitySeen
 from storage.database import open_database
 from storage.due_times import IN_HAND_S, REPOS_MAX, SET_BACK_S, DueTimeUpkeep
-from tests.storage.conftest import World
+from tests.storage.conftest import DID, World
 
 YEAR_S = 365 * 86_400.0
 WAIT_S = 60.0
@@ -52,7 +53,7 @@ async def world(tmp_path: Path, clock: SetClock) -> AsyncIterator[World]:
 
 
 async def put_off(world: World, repos: int) -> None:
-    """So many repos, a question to their host, the host itself and its scan wait for a while."""
+    """So many repos, their host, its scan, a question to it and new repos wait for a while."""
     at = world.clock.now() + WAIT_S
 
     def change(connection: sqlite3.Connection) -> None:
@@ -65,6 +66,10 @@ async def put_off(world: World, repos: int) -> None:
         connection.execute(
             "INSERT INTO host (url, source, status, next_scan_at, leased_until)"
             " VALUES ('https://a.example', 'repo', 'empty', ?1, ?1)",
+            (at,),
+        )
+        connection.execute(
+            "INSERT INTO gap (url, reason, detected_at, not_before) VALUES ('', 'discovery', 0, ?)",
             (at,),
         )
 
@@ -90,6 +95,7 @@ async def test_what_a_fast_clock_has_put_off_is_due_when_it_was_meant_to_be(
         "SELECT due_at, not_before FROM turn",
         "SELECT retry_at, retry_at FROM gap_question",
         "SELECT next_scan_at, leased_until FROM host",
+        "SELECT not_before, not_before FROM gap",
     ):
         assert await world.rows(query) == [pytest.approx((due_at, due_at))], query
     assert await world.resyncs.claim_next() is None
@@ -113,6 +119,35 @@ async def test_what_is_noted_with_the_time_of_before_is_brought_forward_too(
     clock.at += IN_HAND_S
     assert await upkeep.step() == 1
     assert await upkeep.step() == 0
+    assert await world.resyncs.claim_next() is not None
+
+
+async def test_a_key_that_a_fast_clock_has_dated_is_looked_up_again_when_it_changes(
+    world: World, clock: SetClock
+):
+    """Otherwise an event that is older than the key would be taken for a replay for a year."""
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    clock.ahead_s += YEAR_S
+    assert await upkeep.step() == 0
+    await put_off(world, 1)
+    await world.database.write(
+        lambda connection: (
+            connection.execute(
+                "UPDATE repo SET did = ?, state = 'active', wanted = 0, identity_at = ?2,"
+                " synced_at = ?2",
+                (DID, clock.now()),
+            ).rowcount
+        )
+    )
+    clock.ahead_s -= YEAR_S
+    looked_up_at = clock.now()
+    while await upkeep.step():
+        pass
+    assert await world.rows("SELECT identity_at, synced_at FROM repo") == [
+        pytest.approx((looked_up_at, looked_up_at))
+    ]
+    clock.at += WAIT_S
+    await world.apply(IdentitySeen(did=DID, seq=1, time=clock.now()))
     assert await world.resyncs.claim_next() is not None
 
 
