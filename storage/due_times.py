@@ -38,9 +38,14 @@ UPDATE turn SET due_at = iif(due_at > ?1 AND due_at < ?4, max(?2, due_at - ?3), 
 WHERE not_before > ?1 OR (due_at > ?1 AND due_at < ?4)
 """
 
-_DISCOVERY = """
-UPDATE gap SET not_before = max(?2, not_before - ?3) WHERE not_before > ?1 AND repaired_at IS NULL
+_GAPS = """
+UPDATE gap SET not_before = iif(not_before > ?1, max(?2, not_before - ?3), not_before),
+               detected_at = iif(detected_at > ?1, detected_at - ?3, detected_at)
+WHERE repaired_at IS NULL AND (not_before > ?1 OR detected_at > ?1)
 """
+
+# Gaps wait until the directory's log was read after they were detected.
+_DIRECTORY = "UPDATE directory_cursor SET read_at = 0 WHERE read_at > ?1"
 
 _QUESTIONS = "UPDATE gap_question SET retry_at = max(?2, retry_at - ?3) WHERE retry_at > ?1"
 
@@ -124,7 +129,8 @@ class DueTimeUpkeep:
         how = (max(due.floor, now), now, due.by_s)
         if due.upto is None:
             connection.execute(_TURNS, (*how, NEVER))
-            connection.execute(_DISCOVERY, how)
+            connection.execute(_GAPS, how)
+            connection.execute(_DIRECTORY, how[:1])
             connection.execute(_QUESTIONS, how)
         after = due.upto or 0
         connection.execute(_REPOS, (*how, after, after + REPOS_MAX))

@@ -11,6 +11,7 @@ import pytest
 from indexer.planning import IdentitySeen
 from storage.database import open_database
 from storage.due_times import IN_HAND_S, REPOS_MAX, SET_BACK_S, DueTimeUpkeep
+from storage.gap_repair import GapRepairStore
 from tests.storage.conftest import DID, World
 
 YEAR_S = 365 * 86_400.0
@@ -149,6 +150,36 @@ async def test_a_key_that_a_fast_clock_has_dated_is_looked_up_again_when_it_chan
     clock.at += WAIT_S
     await world.apply(IdentitySeen(did=DID, seq=1, time=clock.now()))
     assert await world.resyncs.claim_next() is not None
+
+
+async def test_a_gap_that_a_fast_clock_has_dated_is_closed_by_the_next_reading_of_the_directory(
+    world: World, clock: SetClock
+):
+    repair = GapRepairStore(world.database, world.tracked, clock=clock)
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    clock.ahead_s += YEAR_S
+    assert await upkeep.step() == 0
+
+    def change(connection: sqlite3.Connection) -> None:
+        at = clock.now()
+        connection.execute(
+            "INSERT INTO gap (url, reason, detected_at, surveyed_at) VALUES ('', 'cursor', ?1, ?1)",
+            (at,),
+        )
+        connection.execute("INSERT INTO directory_cursor VALUES ('', 0, 0, ?)", (at - 1.0,))
+
+    await world.database.write(change)
+    clock.ahead_s -= YEAR_S
+    while await upkeep.step():
+        pass
+    assert await repair.close_gaps() == []
+    clock.at += 1.0
+    await world.database.write(
+        lambda connection: (
+            connection.execute("UPDATE directory_cursor SET read_at = ?", (clock.now(),)).rowcount
+        )
+    )
+    assert await repair.close_gaps() == [0]
 
 
 async def test_a_repo_that_was_compared_in_the_future_counts_as_never_compared(
