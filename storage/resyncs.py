@@ -56,10 +56,12 @@ T = TypeVar("T")
 PENDING_FRAMES = 200
 """Buffered commits handed out at once."""
 
+# A time to come is from a clock that was ahead.
 _NOTE_OLDER = """
 INSERT INTO rollback (repo_id, pds_url, since, host_rev) VALUES (?, ?, ?, ?)
 ON CONFLICT (repo_id) DO UPDATE SET
-    since = CASE WHEN pds_url = excluded.pds_url THEN since ELSE excluded.since END,
+    since = CASE WHEN pds_url = excluded.pds_url THEN min(since, excluded.since)
+                 ELSE excluded.since END,
     pds_url = excluded.pds_url, host_rev = excluded.host_rev
 RETURNING since
 """

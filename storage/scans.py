@@ -123,10 +123,11 @@ class ScanStore:
     async def asked_before(self, url: str, dids: Sequence[str]) -> set[str]:
         """Those that this host was asked about not long ago, and that had nothing for us."""
         hashes = {_hash(url, did): did for did in dids}
+        today = self._today()
         rows = await self._database.read(
             "SELECT hash FROM asked_repo WHERE hash IN (SELECT value FROM json_each(?))"
-            " AND asked_on >= ?",
-            (json.dumps(list(hashes)), self._today() - self._limits.ask_again_days),
+            " AND asked_on BETWEEN ? AND ?",  # a day to come is from a clock that was ahead
+            (json.dumps(list(hashes)), today - self._limits.ask_again_days, today),
         )
         return {hashes[row[0]] for row in rows}
 

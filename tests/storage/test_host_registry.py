@@ -275,6 +275,14 @@ async def test_an_answer_is_believed_for_a_month_and_of_its_own_host_alone(regis
     assert await registry.world.rows("SELECT count(*) FROM asked_repo") == [(0,)]
 
 
+async def test_an_answer_of_a_day_to_come_is_not_believed(registry: Registry):
+    held = await registry.held(await registry.operation("one"))
+    await registry.scans.add_candidates(held, [(DID, "3k")])
+    await registry.scans.dismiss(held, DID, StrangerOutcome.OUT_OF_SCOPE, is_answer=True)
+    registry.world.clock.at -= DAY_S
+    assert await registry.scans.asked_before(URL, [DID]) == set()
+
+
 async def test_answers_are_kept_within_bounds_and_the_oldest_go_first(registry: Registry):
     today = int(registry.world.clock.at // DAY_S)
     await registry.world.database.write(

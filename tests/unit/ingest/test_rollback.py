@@ -17,6 +17,7 @@ from tests.unit.ingest.resync_rig import Rig, open_rig
 TAG = "pub.chive.eprint.userTag"
 RNG = random.Random(3)
 HOUR_S = 3_600.0
+YEAR_S = 365 * 24 * HOUR_S
 
 
 @pytest.fixture
@@ -73,6 +74,15 @@ async def test_after_a_day_of_the_same_answer_it_is_an_error_of_its_own_and_rows
     assert await rig.rows("SELECT count(*) FROM records") == [(3,)]
     assert await rig.work(ahead_s=HOUR_S) == []
     assert (await rig.resyncer.sync_now(account.did)).result is Result.ROLLED_BACK
+
+
+async def test_the_day_begins_anew_where_a_clock_that_was_a_year_fast_has_begun_it(rig: Rig):
+    account = await set_back(rig)
+    rig.clock.ahead_s += YEAR_S
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.FAILED
+    rig.clock.ahead_s -= YEAR_S
+    done = await refused_for_a_day(rig, account)
+    assert done.result is Result.ROLLED_BACK
 
 
 async def test_an_operator_who_consents_has_the_older_state_taken_and_the_chain_goes_on(rig: Rig):
