@@ -31,3 +31,8 @@ class Projection(msgspec.Struct, frozen=True, array_like=True):
     side_rows: Mapping[str, tuple[tuple[SqlValue, ...], ...]]  # as RecordType.side_tables
     marks: tuple[Mark, ...]
     search: tuple[str, ...] | None  # as SEARCH.own; None: not searchable
+
+    @property
+    def side_row_count(self) -> int:
+        """Of all side tables together."""
+        return sum(map(len, self.side_rows.values()))

@@ -89,14 +89,6 @@ class RecordWrite(msgspec.Struct, frozen=True, array_like=True):
     path: str
     record: PreparedRecord | None
 
-    @property
-    def weight(self) -> int:
-        """What it costs, in records without side rows, of which ten are as much as one."""
-        projection = None if self.record is None else self.record.projection
-        if projection is None:
-            return 1
-        return 1 + sum(map(len, projection.side_rows.values())) // 10
-
 
 class CommitSeen(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A live or buffered commit of one repo, with the result of verifying it off the writer."""
@@ -112,11 +104,6 @@ class CommitSeen(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     writes: tuple[RecordWrite, ...] = ()  # in scope, verified
     error: InvalidUpstream | None = None  # why verification refused it
     brings_records: bool = False  # whether its ops, verified or not, create or update in scope
-
-    @property
-    def weight(self) -> int:
-        """That of all its writes."""
-        return sum(write.weight for write in self.writes)
 
 
 class SyncSeen(msgspec.Struct, frozen=True, kw_only=True):

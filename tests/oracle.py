@@ -88,6 +88,16 @@ def read_heads(db_path: Path | str) -> dict[str, tuple[str, str]]:
     return {did: (rev, data) for did, rev, data in _rows(db_path, "accounts", query)}
 
 
+def assert_no_bugs(db_path: Path | str) -> None:
+    """Fail where our own code has failed over what an account wrote."""
+    with closing(sqlite3.connect(f"file:{db_path}?mode=ro", uri=True)) as connection:
+        bugs = connection.execute(
+            "SELECT did, message FROM dead_letter WHERE reason = 'bug' UNION ALL"
+            " SELECT did, reason FROM repo WHERE reason LIKE 'bug:%'"
+        ).fetchall()
+    assert not bugs, bugs
+
+
 def assert_heads_equal(net: Devnet, db_path: Path | str, scope: Iterable[str] = SCOPE) -> None:
     """Fail unless every repo that the store must hold stands at its latest commit."""
     expected = expected_heads(net, scope)

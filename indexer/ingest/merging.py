@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from indexer.claims import Claim, Fetched, SnapshotChunk
 from indexer.ingest.attempts import Result, Resync, Route
+from indexer.ingest.portions import weight
 from indexer.ingest.snapshot import Leaves, RepoSnapshot, compare_next, joined, prepare_chunk
 from indexer.ingest.verification import RawFrame, Verifier
 from indexer.metrics import Metrics
@@ -162,11 +163,11 @@ def commit_portions(
     There is always at least one, if only to end the claim.
     """
     portion: list[CommitSeen] = []
-    last = weight = 0
+    last = taken = 0
     for identifier, commit in commits:
-        if portion and weight + commit.weight > PORTION_WRITES_MAX:
+        if portion and taken + weight(commit) > PORTION_WRITES_MAX:
             yield last, portion
-            portion, weight = [], 0
+            portion, taken = [], 0
         portion.append(commit)
-        last, weight = identifier, weight + commit.weight
+        last, taken = identifier, taken + weight(commit)
     yield last, portion

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from indexer.errors import InvalidUpstream
+from indexer.errors import Check, InvalidUpstream
 from indexer.ingest import decoded, verification
 from indexer.ingest.verification import RawFrame, Verifier, is_relevant
 from indexer.model import Scope
@@ -80,7 +80,8 @@ class Frames:
             return f"accepted as {raw.frame.type if raw.frame.type in _PLAIN else 'another type'}"
         assert raw.frame.seq is not None
         is_relevant(raw.frame, SCOPE, lambda did: did in self._keys)
-        decoded.event_at(raw.frame.body.get("time"))
+        at = decoded.event_at(raw.frame.body.get("time"), now=NOW)
+        assert at is None or decoded.EARLIEST_AT <= at <= NOW
         # What is not of a tracked repo is looked at without a key, as when it is discovered.
         [event] = self._verifier.events([raw], self._keys)
         if isinstance(event, FrameRefused):
@@ -88,6 +89,7 @@ class Frames:
         error = event.error if isinstance(event, CommitSeen | SyncSeen) else None
         if error is not None:
             assert isinstance(error, InvalidUpstream)
+            assert error.check is not Check.BUG, error.detail
             return f"refused {error.check}"
         return self._accepted(data, event)
 

@@ -21,7 +21,7 @@ from tests.devnet import Activity, Devnet
 from tests.devnet.faults import Fault, FaultKind
 from tests.devnet.records import FOREIGN
 from tests.e2e.daemon import wait_until
-from tests.oracle import assert_heads_equal, assert_store_equals, is_equal
+from tests.oracle import assert_heads_equal, assert_no_bugs, assert_store_equals, is_equal
 from tests.simulation.clock import SimulatedLoop
 from tests.simulation.faults import DIALS, DOCUMENTS, LISTS, choose_mishaps, schedule_faults
 from tests.simulation.mishaps import Mishap, Mishaps
@@ -243,6 +243,7 @@ async def _until_equal(net: Devnet, subject: Subject, *, has_believed: bool) -> 
             await asyncio.sleep(LOOK_S)
     assert_store_equals(net, database)
     assert_heads_equal(net, database)
+    assert_no_bugs(database)
     return now() - began
 
 

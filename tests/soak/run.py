@@ -20,7 +20,7 @@ import aiohttp
 from tests.bench.daemon import command, free_ports
 from tests.devnet import Devnet, FaultKind
 from tests.e2e.daemon import PASSWORD, to_toml, wait_until
-from tests.oracle import assert_heads_equal, assert_store_equals, is_equal
+from tests.oracle import assert_heads_equal, assert_no_bugs, assert_store_equals, is_equal
 from tests.simulation.faults import PLACES
 from tests.soak.crowd import Crowd, CrowdedStream, foreign_frames
 from tests.soak.mischief import Mischief, Pace
@@ -188,6 +188,7 @@ async def _settle(net: Devnet, database: Path, settle_s: float) -> float:
         await asyncio.sleep(SETTLE_POLL_S)
     assert_store_equals(net, database)
     assert_heads_equal(net, database)
+    assert_no_bugs(database)
     return time.monotonic() - began
 
 

@@ -44,6 +44,8 @@ COMPOSITION = ("indexer/assembly.py", "indexer/store_parts.py", "indexer/stream_
 BROAD_EXCEPT_ALLOWED_IN = {
     "indexer/operations/runner.py",  # one type's bug must not stop the stream
     "admin_api/xrpc.py",  # nor one method's
+    "indexer/ingest/verification.py",  # nor one over a commit that comes again at every start
+    "indexer/ingest/resync.py",  # nor one over a repo
     "indexer/daemon.py",  # the last word of the process
 }
 

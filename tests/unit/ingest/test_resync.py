@@ -20,7 +20,7 @@ from indexer.model import RepoState, Wanted
 from indexer.planning import CommitSeen, RecordWrite
 from indexer.records.projection import RecordContext, SqlType, Value, computed
 from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record
-from tests.oracle import assert_heads_equal, assert_store_equals
+from tests.oracle import assert_heads_equal, assert_no_bugs, assert_store_equals
 from tests.unit.ingest.resync_rig import REGISTRY, Rig, open_rig
 
 TAG = "pub.chive.eprint.userTag"
@@ -448,6 +448,8 @@ async def test_a_bug_over_one_repo_costs_that_repo_and_no_other(tmp_path: Path):
         await rig.hear()
         assert (await rig.repo(other))[0] == "desynchronized"
         assert await rig.rows("SELECT reason FROM dead_letter") == [("bug",)]
+        with pytest.raises(AssertionError, match="beyond the end"):
+            assert_no_bugs(rig.path)
 
         culprits.clear()
         assert {each.result for each in await rig.work(ahead_s=86_400)} == {Result.FETCHED}
