@@ -50,6 +50,15 @@ INSERT INTO gap (url, reason, after_seq, after_at, before_seq, before_at, detect
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
 """
 
+# Where a stream goes on from its present, another may have been followed until now.
+_OTHER = """
+SELECT event_at FROM firehose_cursor AS other
+WHERE url <> ?1 AND NOT EXISTS (
+    SELECT 1 FROM firehose_cursor WHERE url = ?1
+        AND (seq <> ?2 OR (event_at IS NOT NULL AND updated_at >= other.updated_at)))
+ORDER BY updated_at DESC LIMIT 1
+"""
+
 _BOUND = """
 UPDATE gap SET before_seq = ?, before_at = ?
 WHERE repaired_at IS NULL AND url = ? AND before_seq IS NULL AND detected_at < ?
@@ -61,16 +70,15 @@ def save_batch_gaps(
 ) -> Counter[GapReason]:
     """The gaps that a batch reveals, before its cursor is saved; how many of each are new.
 
-    A stream without a cursor, where another has one, is a gap of its own.
+    A stream that begins where it is now, and not at a cursor of its own, is a gap of its own where
+    another was followed before.
     """
     before = connection.execute(
         "SELECT seq, event_at FROM firehose_cursor WHERE url = ?", (batch.url,)
     ).fetchone()
     gaps = list(batch.gaps)
-    if before is None:
-        other = connection.execute(
-            "SELECT event_at FROM firehose_cursor ORDER BY updated_at DESC LIMIT 1"
-        ).fetchone()
+    other = connection.execute(_OTHER, (batch.url, FROM_NOW_ON)).fetchone()
+    if before is None or other is not None:
         before = (None, None if other is None else other[0])
         if other is not None and batch.seq is not None and batch.seq != FROM_NOW_ON:
             changed = GapSeen(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from indexer.model import FROM_NOW_ON, GapReason, GapSeen
 from indexer.planning import EventBatch
 from storage.gap_repair import GapRepairStore
@@ -22,6 +24,27 @@ async def test_the_first_stream_of_all_is_no_gap_and_the_first_event_of_the_next
     assert await world.rows("SELECT after_at, before_at FROM gap") == [(70.0, 71.0)]
     assert not (await world.live.apply(batch("ws://one", 8))).gaps
     assert not (await world.live.apply(batch("ws://two", 90_001))).gaps
+
+
+@pytest.mark.parametrize("was_followed", [True, False])
+async def test_a_stream_that_goes_on_from_its_present_after_another_is_a_gap(
+    world: World, was_followed: bool
+):
+    if was_followed:
+        await world.live.apply(batch("ws://two", 90_000, at=60.0))
+    await world.live.apply(batch("ws://one", 7, at=70.0))
+    await world.live.reset_cursor("ws://two", FROM_NOW_ON)
+    if was_followed:
+        await world.database.write(lambda c: c.execute("UPDATE gap SET repaired_at = 1.0").rowcount)
+        world.clock.at += 1
+        await world.live.apply(batch("ws://one", 8, at=71.0))
+    world.clock.at += 1
+    applied = await world.live.apply(batch("ws://two", 200_000, at=80.0))
+    assert applied.gaps == {GapReason.RELAY_CHANGED: 1}
+    last_at = 71.0 if was_followed else 70.0
+    sql = "SELECT url, after_at, before_at FROM gap WHERE repaired_at IS NULL"
+    assert await world.rows(sql) == [("ws://two", last_at, 80.0)]
+    assert not (await world.live.apply(batch("ws://two", 200_001))).gaps
 
 
 async def test_one_event_with_an_old_time_does_not_make_the_next_gap_a_longer_one(world: World):
