@@ -11,6 +11,7 @@ import structlog
 from indexer.errors import LocalBusy
 from indexer.limits import Limits
 from indexer.metrics import Metrics
+from indexer.model import Scope
 from indexer.planning import Policy
 from indexer.records.prepare import prepare_stored, prepare_trusted
 from indexer.records.projection import SEARCH
@@ -94,6 +95,9 @@ async def open_store(
     live = LiveStore(database, tracked, sessions, clock=world.clock)
     resyncs = ResyncStore(database, tracked, sessions, clock=world.clock)
     await resyncs.give_back_all()
+    left = await resyncs.enter_scope(Scope(settings.scope.collections).scope_id)
+    if left:
+        log.warning("store.scope_changed", repos=left)
     denials = DenialStore(database, tracked, records, clock=world.clock)
     await denials.load()
     citations = CitationStore(database, clock=world.clock)

@@ -11,6 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from indexer.claims import (
@@ -56,6 +57,22 @@ T = TypeVar("T")
 PENDING_FRAMES = 200
 """Buffered commits handed out at once."""
 
+_IS_FOLLOWED = "state = 'active' AND account_status = 'active'"
+
+SCOPED_AT_ONCE = 10_000
+"""Row ids looked through in one transaction at start, while no stream waits for the writer."""
+
+_LEAVE_SCOPE = f"""
+UPDATE repo SET scope_id = NULL,
+                state = iif({_IS_FOLLOWED}, 'desynchronized', state),
+                wanted = iif({_IS_FOLLOWED}, wanted | {Wanted.CONTENT:d}, wanted),
+                priority = iif({_IS_FOLLOWED}, min(priority, {Priority.REPAIR:d}), priority),
+                retry_at = iif({_IS_FOLLOWED}, ?1, retry_at),
+                fetch_at = iif({_IS_FOLLOWED}, min(fetch_at, ?1), fetch_at),
+                reason = iif({_IS_FOLLOWED}, 'scope', reason)
+WHERE id > ?2 AND id <= ?3 AND scope_id <> ?4
+"""  # noqa: S608 - constants
+
 # A time to come is from a clock that was ahead.
 _NOTE_OLDER = """
 INSERT INTO rollback (repo_id, pds_url, since, host_rev) VALUES (?, ?, ?, ?)
@@ -95,6 +112,26 @@ class ResyncStore:
         How hosts did is forgotten: they may do better now.
         """
         await self._database.write(give_back_all)
+
+    async def enter_scope(self, scope_id: str) -> int:
+        """At start, before any event: what was read under another scope is not complete; how much.
+
+        Repos that are followed are fetched, which brings what is missing and removes what is out of
+        scope; hidden ones are when they are shown again.
+        """
+        now = self._clock.now()
+        [(last,)] = await self._database.read("SELECT coalesce(max(id), 0) FROM repo")
+
+        def change(connection: sqlite3.Connection, after: int) -> int:
+            row = (now, after, after + SCOPED_AT_ONCE, scope_id)
+            return connection.execute(_LEAVE_SCOPE, row).rowcount
+
+        return sum(
+            [
+                await self._database.write(partial(change, after=after))
+                for after in range(0, last, SCOPED_AT_ONCE)
+            ]
+        )
 
     async def claim_repo(self, did: str, *, is_operator: bool = True) -> Claim:
         """Claim one repo for all kinds of work, now; unknown ones are tracked.

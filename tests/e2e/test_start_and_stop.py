@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from indexer.daemon import run_daemon_until
 from indexer.settings import load_settings
-from tests.e2e.daemon import to_toml
+from tests.devnet import Devnet, realistic_record
+from tests.e2e.daemon import running_daemon, to_toml
+from tests.e2e.test_stream_gaps import EQUAL_S, TAG
+from tests.e2e.test_stream_gaps import settings as following
+from tests.oracle import wait_until_equal
 
 STOP_S = 10.0
 
@@ -50,3 +55,17 @@ async def test_a_daemon_whose_relay_is_away_starts_and_stops(tmp_path: Path):
     async with asyncio.timeout(STOP_S):
         await run_daemon_until(stop, settings_in(tmp_path), on_ready=on_ready)
     assert len(started) == 1
+
+
+async def test_a_scope_set_narrower_and_back_leaves_no_repo_behind(tmp_path: Path):
+    comment, rng = "pub.chive.review.comment", random.Random(5)
+    async with Devnet(seed=5) as net:
+        account = await net.create_account()
+        wide = following(net)
+        narrow = wide | {"scope": {"collections": [TAG]}}
+        for values, collection in ((wide, TAG), (narrow, comment), (wide, comment)):
+            record = realistic_record(rng, collection, did=account.did)
+            net.create(account, collection, record)
+            scope = ("pub.chive.*",) if values is wide else (TAG,)
+            async with running_daemon(tmp_path, values) as daemon:
+                await wait_until_equal(net, daemon.database, EQUAL_S, scope, heads=True)

@@ -331,6 +331,24 @@ async def test_a_boot_gives_back_what_was_claimed(world: World):
     assert await world.resyncs.claim_next() is not None
 
 
+async def test_what_was_read_under_another_scope_is_not_complete_under_any_later_one(world: World):
+    await activate(world, "r1", ("a", "c1"))
+    assert await world.resyncs.enter_scope("scope") == 0
+    assert (await world.repo())[0] == "active"
+    assert await world.resyncs.enter_scope("narrower") == 1
+    assert (await world.repo())[0] == "desynchronized"
+    assert await world.resyncs.enter_scope("scope") == 0
+    claim = await world.resyncs.claim_next()
+    assert claim is not None and claim.repo.scope_id is None
+    assert claim.repo.claimed & Wanted.CONTENT
+    await finish_fetch(world, claim, "r1", ("a", "c1"), ("b", "c2"))
+    assert await cids(world) == {"a": "c1", "b": "c2"}
+    await world.apply(account(active=False, status="deactivated", time=world.clock.at))
+    assert await world.resyncs.enter_scope("narrower") == 1
+    hidden = await world.rows("SELECT state, wanted, scope_id FROM repo")
+    assert hidden == [("active", Wanted.ACCOUNT, None)]
+
+
 async def test_a_failing_transaction_leaves_nothing(world: World):
     def half(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO firehose_cursor VALUES ('x', 1, NULL, 'now')")
