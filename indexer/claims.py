@@ -113,13 +113,25 @@ class Finish:
     is_done: bool  # False: more commits were buffered meanwhile; bring them, verified
 
 
-def looked_up(repo: Repo, signing_key: str | None, *, is_news: bool, now: float) -> Repo:
+def looked_up(
+    repo: Repo, signing_key: str | None, *, is_news: bool, has_moved: bool, now: float
+) -> Repo:
     """The repo with the key that its DID document names now.
+
+    A hidden account is hidden on its former host's word: where it has moved, the new one is asked.
 
     A document that says nothing new, though something was said to have changed, may come from a
     replica that lags: there is a second look, during which live commits are not held up.
     """
     known = replace(repo, signing_key=signing_key, identity_at=now)
+    is_asked = bool(repo.claimed & Wanted.ACCOUNT) or repo.account_status is AccountStatus.DENIED
+    if has_moved and not repo.is_visible and not is_asked:
+        return replace(
+            known,
+            wanted=repo.wanted | Wanted.ACCOUNT | Wanted.CONTENT,
+            priority=min(repo.priority, Priority.REPAIR),
+            retry_at=min(repo.retry_at, now) if repo.wanted else now,
+        )
     if is_news or repo.wanted or repo.claimed != Wanted.IDENTITY:
         return known
     return replace(

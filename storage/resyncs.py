@@ -184,7 +184,10 @@ class ResyncStore:
                 (repo.signing_key, pds_url) != (identity.signing_key, identity.pds_url)
                 or identity.handle not in {None, handle}  # a lost one may be the former one
             )
-            known = looked_up(repo, identity.signing_key, is_news=is_news, now=now)
+            has_moved = identity.pds_url not in {None, pds_url}
+            known = looked_up(
+                repo, identity.signing_key, is_news=is_news, has_moved=has_moved, now=now
+            )
             known = judged_by_host(connection, known, identity.pds_url)
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(

@@ -123,6 +123,26 @@ async def test_an_event_without_news_costs_two_looks_and_no_more(rig: Rig):
     assert rig.net.plc_server.requests["plc.document"] == asked + 2
 
 
+async def test_a_hidden_account_that_is_found_at_another_host_is_asked_about_there(tmp_path: Path):
+    async with Devnet(seed=29, pds_count=2) as net, open_rig(net, tmp_path) as rig:
+        account = await net.create_account(0)
+        tag(rig, account)
+        net.set_account_status(account, "deactivated")
+        await rig.hear()
+        await rig.work()
+        await rig.work(ahead_s=61.0)
+        assert (await rig.repo(account))[1] == "deactivated"
+        await rig.directory.go_on()
+        long_ago = "UPDATE repo SET identity_at = 0"  # our clock is ahead of the directory's
+        await rig.database.write(lambda connection: connection.execute(long_ago).rowcount)
+        net.migrate(account, 1)  # of which only the directory tells
+        rig.clock.monotonic_ahead_s += 61.0
+        await rig.directory.go_on()
+        await rig.work()
+        assert_equal(rig)
+        assert await rig.work(ahead_s=3600.0) == []
+
+
 async def test_a_did_web_s_commit_by_an_earlier_key_counts_only_where_we_hold_it(rig: Rig):
     known = await followed(rig, "web")
     rig.net.rotate_key(known)
