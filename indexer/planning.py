@@ -226,9 +226,11 @@ def plan_buffered(event: CommitSeen, repo: Repo, *, now: float) -> Change:
     """Decide a buffered commit, verified with the key that the claim holder has just resolved.
 
     It is applied only upon complete rows: once one commit has failed, those behind it are nothing
-    that the next fetch would not bring. Unlike on the live path a bad signature is final here.
+    that the next fetch would not bring. Those of an active repo are, though a record of it be read
+    again. Unlike on the live path a bad signature is final here.
     """
-    if repo.scope_id is None or repo.state not in {RepoState.ACTIVE, RepoState.RESYNCING}:
+    is_being_fetched = repo.state is RepoState.RESYNCING and repo.scope_id is not None
+    if not is_being_fetched and repo.state is not RepoState.ACTIVE:
         return Change(Outcome.IGNORED, repo)
     if _is_replay(event, repo):
         return Change(Outcome.REPLAYED, repo)

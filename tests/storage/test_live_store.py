@@ -13,6 +13,7 @@ from indexer.claims import Fetched, Identity, SnapshotChunk, StaleClaim
 from indexer.errors import Check, InvalidUpstream, LocalFault
 from indexer.model import RepoState, Wanted
 from indexer.planning import IdentitySeen, SyncSeen
+from storage.dead_letter_queue import DeadLetterStore
 from tests.storage.conftest import DID, KEY, POST, World, account, commit, gone, put
 
 IDENTITY = Identity(handle="a.test", signing_key=KEY, pds_url="https://pds.example")
@@ -226,6 +227,25 @@ async def test_commits_wait_while_the_key_is_stale(world: World):
     )  # fmt: skip
     assert await cids(world) == {"a": "c1", "b": "c2"}
     assert (await world.repo())[0] == "active"
+
+
+async def test_commits_that_come_while_a_letter_is_tried_again_are_none_the_worse_for_it(
+    world: World,
+):
+    await activate(world, "r1", ("a", "c1"))
+    await world.apply(commit("r2", "r1", put("b", "c2", "float")))
+    letters = DeadLetterStore(
+        world.database, world.tracked, on_work=lambda: None, clock=world.clock
+    )
+    assert await letters.retry_all(None) == 1
+    late = commit("r3", "r2", put("c", "c3"))
+    assert (await world.apply(late)).outcomes == {"buffered": 1}
+    claim = await world.resyncs.claim_next()
+    claim = await world.resyncs.save_identity(claim, IDENTITY)
+    ((row, _),) = await world.resyncs.load_pending(claim, 0)
+    done = await world.resyncs.catch_up(claim, [late], upto_id=row)
+    assert done.applied.outcomes == {"applied": 1}
+    assert (await world.apply(commit("r4", "r3", gone("c")))).outcomes == {"applied": 1}
 
 
 @pytest.mark.parametrize("is_finishing", [True, False])
