@@ -126,7 +126,8 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     firehose, live, resyncer = stream.firehose, stream.live, stream.resyncer
     store.denials.on_work = resyncer.wake
     gaps = GapRepairStore(database, tracked, clock=clock, room=store.room)
-    collections = [nsid for nsid in registry.types if f"{nsid}/" in scope]
+    typed = (nsid for nsid in registry.types if f"{nsid}/" in scope)
+    collections = list(dict.fromkeys((*typed, *scope.named)))
     gap_repair = GapRepair(
         gaps, gaps, network.listings, network.hosts,
         Newcomers(gaps, network.listings, clock, is_in_scope=lambda nsid: f"{nsid}/" in scope),

@@ -235,6 +235,11 @@ class Scope:
         return path.startswith(self.prefixes)
 
     @property
+    def named(self) -> tuple[str, ...]:
+        """The collections that are given by their whole names."""
+        return tuple(pattern for pattern in self.patterns if not pattern.endswith(".*"))
+
+    @property
     def ranges(self) -> tuple[KeyRange, ...]:
         """Disjoint ranges of MST keys, ascending."""
         return tuple(KeyRange(prefix) for prefix in self.prefixes)

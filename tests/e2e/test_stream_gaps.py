@@ -79,6 +79,19 @@ async def test_what_an_outdated_cursor_has_lost_is_found_without_any_further_com
             ]
 
 
+async def test_who_appeared_in_a_gap_with_a_collection_of_no_type_of_ours_is_found(tmp_path: Path):
+    of_nobody, scope = "site.standard.document", ("pub.chive.*", "site.standard.document")
+    async with Devnet(seed=3) as net:
+        await accounts_with_records(net, 1)
+        values = settings(net) | {"scope": {"collections": list(scope)}}
+        async with running_daemon(tmp_path, values) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, scope)
+        net.create(await net.create_account(), of_nobody, {"$type": of_nobody})
+        net.relay.stream.trim(0)
+        async with running_daemon(tmp_path, values) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, scope, heads=True)
+
+
 async def test_a_swallowed_frame_is_found_when_the_relay_says_that_something_was_lost(
     tmp_path: Path,
 ):
