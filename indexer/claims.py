@@ -118,14 +118,15 @@ def looked_up(
 ) -> Repo:
     """The repo with the key that its DID document names now.
 
-    A hidden account is hidden on its former host's word: where it has moved, the new one is asked.
+    Where it has moved, what we hold and whether it is hidden rest on its former host's word, and
+    the lists of the new one may have been read before: that one is asked.
 
     A document that says nothing new, though something was said to have changed, may come from a
     replica that lags: there is a second look, during which live commits are not held up.
     """
     known = replace(repo, signing_key=signing_key, identity_at=now)
-    is_asked = bool(repo.claimed & Wanted.ACCOUNT) or repo.account_status is AccountStatus.DENIED
-    if has_moved and not repo.is_visible and not is_asked:
+    is_asked = bool(repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
+    if has_moved and not is_asked and repo.account_status is not AccountStatus.DENIED:
         return replace(
             known,
             wanted=repo.wanted | Wanted.ACCOUNT | Wanted.CONTENT,

@@ -78,6 +78,27 @@ def assert_equal(rig: Rig) -> None:
     assert_heads_equal(rig.net, rig.path)
 
 
+async def test_a_repo_that_moved_in_the_gap_to_a_host_that_has_been_asked_is_compared_there(
+    tmp_path: Path,
+):
+    async with Devnet(seed=8, pds_count=2) as net, open_rig(net, tmp_path) as rig:
+        moved, other = await net.create_account(0), await net.create_account(1)
+        tag(rig, moved)
+        tag(rig, other)
+        await rig.hear()
+        await rig.work()
+        await rig.directory.go_on()
+        net.migrate(moved, 1)
+        tag(rig, moved)
+        await lose(rig)
+        away = net.faults.schedule(FaultKind.HTTP_STATUS, service="pds", host=0, status=500)
+        await rig.repair.go_on()  # the new host tells of a repo that is not known to be there
+        assert away.fired == 1
+        rig.clock.monotonic_ahead_s += SURVEY_S_MIN
+        await repair(rig)
+        assert_equal(rig)
+
+
 def asked_of_relay(rig: Rig, method: str) -> int:
     return rig.net.relay.server.requests[f"com.atproto.sync.{method}"]
 
