@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from indexer.clock import Clock
-from indexer.errors import LocalBusy, RequestRefused
+from indexer.errors import LocalBusy, LocalFault, RequestRefused
 from storage.database import translated
 
 WAL_BYTES_MAX = 1024 * 1024 * 1024
@@ -65,6 +65,10 @@ def _copy_into_folder(database: Path, target: Path) -> int:
         return copy_store(database, target, place="storage.backup_dir")
     except OSError as error:
         raise LocalBusy(f"storage.backup_dir: {error.strerror}") from error
+    except LocalFault as error:
+        # The copy's disk, its quota or its file system: none of it speaks against the store. What
+        # is wrong with that, its own connections find.
+        raise LocalBusy(f"storage.backup_dir: {error}") from error
 
 
 def copy_store(database: Path, target: Path, *, place: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -173,6 +174,20 @@ async def test_a_backup_that_cannot_be_written_leaves_nothing_and_harms_nothing(
     with pytest.raises(LocalBusy, match=r"storage\.backup_dir: "):
         await BackupFolder(world.path, folder, clock=world.clock).create()
     assert folder.read_text() == "in the way"
+
+
+async def test_a_file_system_that_takes_no_file_of_that_size_ends_no_daemon(
+    world: World, tmp_path: Path
+):
+    """As vfat does at 4 GiB, and a quota at what it allows: for SQLite an error of the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (world.path.stat().st_size // 2, before[1]))
+    try:
+        with pytest.raises(LocalBusy, match=r"storage\.backup_dir: SQLITE_IOERR"):
+            await BackupFolder(world.path, tmp_path / "copies", clock=world.clock).create()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "copies").iterdir())
 
 
 async def test_a_backup_has_all_that_was_committed_before_it(world: World, tmp_path: Path):
