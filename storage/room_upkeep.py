@@ -55,7 +55,10 @@ class Reserve:
     @property
     def is_held(self) -> bool:
         """Whether the space is taken up: a process that died meanwhile has taken less."""
-        return self._path.exists() and self._path.stat().st_size >= self._size
+        try:
+            return self._path.stat().st_size >= self._size
+        except FileNotFoundError:  # the writer may free it at any moment
+            return False
 
     def free(self) -> None:
         """Let others have the space."""
@@ -74,7 +77,7 @@ class Reserve:
         try:
             os.posix_fallocate(descriptor, 0, self._size)
         except OSError:
-            self._path.unlink()
+            self.free()  # unless the writer, which met the full disk too, has done so
             return False
         finally:
             os.close(descriptor)

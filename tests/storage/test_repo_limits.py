@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from pathlib import Path
 
 import msgspec
@@ -316,6 +317,29 @@ def test_a_reserve_that_cannot_be_opened_is_not_held_and_is_no_fault(tmp_path: P
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert reserve.hold()
     assert reserve.is_held
+
+
+def test_a_reserve_that_is_freed_while_it_is_taken_up_is_no_fault(tmp_path: Path):
+    """The writer meets the disk that this has filled, and may free it before this gives it up."""
+    reserve = Reserve(tmp_path / "index.db", size=4096)
+    is_over = threading.Event()
+
+    def free_again_and_again() -> None:
+        while not is_over.is_set():
+            reserve.free()
+
+    writer = threading.Thread(target=free_again_and_again)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer.start()
+    try:
+        for size in 2000 * [0, 4096]:  # no room for it, or room
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            reserve.hold()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        is_over.set()
+        writer.join()
+    assert reserve.hold()
 
 
 def test_a_reserve_of_which_a_dead_process_left_only_the_name_is_taken_up_again(tmp_path: Path):
