@@ -27,8 +27,12 @@ from indexer.setting_values import (
     Patterns,
     Port,
     Service,
+    StoreFile,
     StreamUrls,
 )
+
+INTEGER_MAX = 2**63 - 1
+"""The greatest number that SQLite takes, of settings that become part of a statement."""
 
 
 class Section(BaseModel):
@@ -51,7 +55,7 @@ class Section(BaseModel):
 class StorageSettings(Section):
     """Where the index lives."""
 
-    path: File = Path("data/index.db")
+    path: StoreFile = Path("data/index.db")
     """The SQLite file. Under systemd `index.db` in $STATE_DIRECTORY."""
     pending_bytes_per_repo: Annotated[int, Field(ge=1_000_000)] = 8 * 1024 * 1024
     """Live commits kept for one repo while it is fetched, in bytes; the newest win."""
@@ -197,9 +201,9 @@ class HostsSettings(Section):
 class LimitsSettings(Section):
     """What strangers may take of this machine."""
 
-    records_per_repo: Annotated[int, Field(ge=1)] = 200_000
+    records_per_repo: Annotated[int, Field(ge=1, le=INTEGER_MAX)] = 200_000
     """Records of one repo; one with more is `limited` until an operator syncs it by didSync."""
-    bytes_per_repo: Annotated[int, Field(ge=1_000_000)] = 256 * 1024 * 1024
+    bytes_per_repo: Annotated[int, Field(ge=1_000_000, le=INTEGER_MAX)] = 256 * 1024 * 1024
     """Their values together, as JSON text; likewise."""
     new_repos_per_host_day: Annotated[int, Field(ge=1)] = 2_000
     """Repos fetched for the first time in a day, of each domain and of each address."""

@@ -106,6 +106,13 @@ def _file(value: Path) -> Path:
     return value
 
 
+def _store(value: Path) -> Path:
+    """Files beside it are named after it."""
+    if not value.name:
+        raise ValueError("must be a path to a file")
+    return value
+
+
 def _printable(value: str) -> str:
     if not value.isprintable() or not value.isascii():
         raise ValueError("must be printable ASCII: it goes into a header")
@@ -161,6 +168,7 @@ HeaderText = Annotated[
     str, Field(min_length=1, max_length=HEADER_CHARS_MAX), AfterValidator(_printable)
 ]
 File = Annotated[Path, AfterValidator(_file)]
+StoreFile = Annotated[File, AfterValidator(_store)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 StreamUrls = Annotated[tuple[StreamUrl, ...], Field(min_length=1), BeforeValidator(_listed)]
 Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_listed)]

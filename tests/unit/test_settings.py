@@ -123,6 +123,15 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path):
         ('[log]\nlevel = "loud"', "log.level = 'loud': must be 'debug', 'info', 'warning' or 'er"),
         ('[log]\nformat = "xml"', "log.format = 'xml': must be 'json' or 'console'"),
         ('[storage]\npath = ""', "storage.path = '': must be a path"),
+        ('[storage]\npath = "/"', "storage.path = '/': must be a path to a file"),
+        (
+            f"[limits]\nrecords_per_repo = {2**63}",
+            f"limits.records_per_repo = {2**63}: must be less than or equal to {2**63 - 1}",
+        ),
+        (
+            f"[limits]\nbytes_per_repo = {2**63}",
+            f"limits.bytes_per_repo = {2**63}: must be less than or equal to {2**63 - 1}",
+        ),
         ('[storage]\npath = "a\\u0000"', "storage.path = 'a\\x00': must be a path"),
         ('"a\\nb" = 1', "a\\nb = 1: unknown setting; "),
         ('[admin]\n"po\\u2028rt" = 1', "admin.po\\u2028rt = 1: unknown setting; "),
