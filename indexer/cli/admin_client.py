@@ -145,7 +145,7 @@ class AdminClient:
         """The answer as what it must be."""
         try:
             return msgspec.json.decode(answer, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Foreign(self.url, f"its answer is not as expected: {error}") from error
 
     @contextmanager
@@ -214,7 +214,7 @@ class AdminClient:
     ) -> AdminError:
         try:
             refusal = msgspec.json.decode(answer, type=_Refusal)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Foreign(self.url, f"it answered with status {status}")
         said = f"the daemon at {self.url} says: {refusal.message or refusal.error}"
         if is_challenged or status == HTTPStatus.UNAUTHORIZED:

@@ -116,10 +116,10 @@ def operations(target: Target, *, identifier: str | None, status: str | None, is
         _print_one(client, answer, is_json=is_json)
         return os.EX_OK
     answer = client.query(STATUS, {} if status is None else {"status": status})
+    listed = client.read(answer, ListedOperations).operations
     if is_json:
         _print_json(answer)
         return os.EX_OK
-    listed = client.read(answer, ListedOperations).operations
     lines = listing(listed, datetime.now(UTC)) if listed else ["There are no operations."]
     click.echo("\n".join(lines))
     return os.EX_OK
@@ -216,10 +216,11 @@ class _Progress:
 
 
 def _print_one(client: AdminClient, answer: bytes, *, is_json: bool) -> None:
+    operation = client.read(answer, OneOperation).operation
     if is_json:
         _print_json(answer)
     else:
-        click.echo("\n".join(summary(client.read(answer, OneOperation).operation)))
+        click.echo("\n".join(summary(operation)))
 
 
 def _print_json(answer: bytes) -> None:

@@ -83,7 +83,7 @@ def status(target: Target, *, is_json: bool) -> int:
             troubles.append(error.message)
     parts["readiness"] = client.readiness()
     if is_json:
-        click.echo(_as_json(client.url, parts, troubles))
+        click.echo(_as_json(client, parts, troubles))
     else:
         click.echo(_headline(client, parts["health"]) + "\n")
         rows = [*_rows(client, parts), *(("trouble", text) for text in dict.fromkeys(troubles))]
@@ -91,10 +91,13 @@ def status(target: Target, *, is_json: bool) -> int:
     return os.EX_UNAVAILABLE if troubles else os.EX_OK
 
 
-def _as_json(url: str, parts: dict[str, bytes | None], troubles: list[str]) -> bytes:
+def _as_json(client: AdminClient, parts: dict[str, bytes | None], troubles: list[str]) -> bytes:
     """What the daemon said, part by part; null for what it did not tell."""
-    told = {name: None if part is None else msgspec.Raw(part) for name, part in parts.items()}
-    whole = msgspec.json.encode({"url": url, **told, "troubles": troubles})
+    told = {
+        name: None if part is None else client.read(part, dict[str, msgspec.Raw])
+        for name, part in parts.items()
+    }
+    whole = msgspec.json.encode({"url": client.url, **told, "troubles": troubles})
     return msgspec.json.format(whole, indent=2)
 
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from scripted_admin import CLOSE, STATUS, credential
+from scripted_admin import CLOSE, FIREHOSE, HEALTH, OVERVIEW, STATUS, credential
 
 from indexer.cli import denials
 from indexer.cli.admin_client import AdminClient, AdminUnreachable
@@ -53,6 +53,19 @@ def test_a_failed_call_is_one_line_that_says_what_to_do(admin, client, answer, c
     assert admin.url in err
     assert expected in err
     assert admin.count(STATUS) == 1
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"a":' * 5000])
+@pytest.mark.parametrize("command", [("operations",), ("operations", "nope"), ("status",)])
+def test_what_answers_with_something_else_is_no_daemon_for_machines_either(
+    admin, client, command, answer
+):
+    """As a web server does that has one page for every path."""
+    for path in (STATUS, HEALTH, FIREHOSE, OVERVIEW):
+        admin.answer(path, (200, answer))
+    code, out, err = client(*command, "--json")
+    assert (code, out) == (os.EX_PROTOCOL, "")
+    assert "its answer is not as expected" in err and err.count("\n") == 1
 
 
 def test_a_wrong_password_is_told_as_such_also_after_many(admin, client):
