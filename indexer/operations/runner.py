@@ -280,7 +280,8 @@ class Runner:
         ended = await insist(partial(self._rows.end, operation.id, status, error))
         self._metrics.backfill_operations.labels(ended.type, ended.status).inc()
         self._metrics.backfill_duration_seconds.labels(ended.type).observe(
-            (ended.completed_at or ended.started_at) - ended.started_at
+            # A sum that falls, by a clock set back meanwhile, would be a restart to who rates it.
+            max((ended.completed_at or ended.started_at) - ended.started_at, 0.0)
         )
         log.info(
             "operation.ended",

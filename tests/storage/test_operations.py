@@ -182,6 +182,25 @@ async def test_an_operation_counts_its_units_and_completes(world: World):
         assert ended.started_by == "did:web:me"
 
 
+async def test_an_operation_that_ends_before_it_began_by_the_clock_took_no_time(world: World):
+    """A sum that fell would look like a restart."""
+    kind = Steps()
+    async with engine(world, kind) as one:
+        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        world.clock.at -= 3600
+        for _ in range(5):
+            kind.permits.release()
+        await one.ended(operation)
+
+        async def is_counted() -> bool:
+            name, labels = "chive_backfill_duration_seconds", {"type": "didSync"}
+            values = kind.metrics.registry.get_sample_value
+            assert values(f"{name}_sum", labels) == 0.0
+            return values(f"{name}_count", labels) == 1.0
+
+        await until(is_counted)
+
+
 async def test_the_same_key_is_the_same_operation_until_it_ends(world: World):
     kind = Steps()
     async with engine(world, kind) as one:
