@@ -87,7 +87,11 @@ def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
         incoming = database.with_name(database.name + INCOMING)
         copy_store(copy, incoming, place=str(database.parent))
         give_to_owner(incoming, database if database.exists() else database.parent)
-        aside = _keep_aside(database)
+        try:
+            aside = _keep_aside(database)
+        except ConfigurationError:
+            incoming.unlink()
+            raise
         # On disk first: no log of the old store may be found beside the new one.
         sync_folder(database.parent)
         incoming.rename(database)
@@ -108,7 +112,12 @@ def _keep_aside(database: Path) -> Path | None:
         suppress(sqlite3.Error),  # it may be what is broken
         closing(sqlite3.connect(database)) as connection,
     ):
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        is_read, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_read:  # cut off between the renames, the old store would be without what its log has
+            raise ConfigurationError(
+                f"storage.path: another program reads {database}, so that its log cannot be merged"
+                " into it; end that first"
+            )
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z"
     aside = database.with_name(f"{database.name}.before-{stamp}")
     os.link(database, aside, follow_symlinks=False)

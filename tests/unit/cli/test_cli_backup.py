@@ -221,6 +221,27 @@ def test_a_store_that_is_gone_or_broken_is_replaced(here, database: Path, tmp_pa
     assert cursor(database) == 7
 
 
+def test_a_store_whose_log_somebody_keeps_from_being_merged_is_not_replaced(
+    here, database: Path, tmp_path: Path
+):
+    """Its log would be moved first, and a restore cut off then leave it without."""
+    copy = tmp_path / "copy.db"
+    with store(database) as daemon, closing(sqlite3.connect(database)) as shell:
+        put(daemon, 7)
+        assert here("backup", copy)[0] == 0
+        shell.execute("BEGIN")
+        shell.execute("SELECT * FROM firehose_cursor").fetchall()
+        put(daemon, 8)
+        daemon.close()
+        code, _, err = here("restore", copy)
+        assert code == os.EX_CONFIG and "another program reads" in err
+        assert cursor(database) == 8
+        assert not list(database.parent.glob("*.before-*"))
+        assert not list(database.parent.glob("*.incoming*"))
+    assert here("restore", copy)[0] == 0
+    assert cursor(database) == 7
+
+
 def test_a_restore_that_dies_leaves_the_old_store_or_the_new_one(tmp_path: Path):
     copy, live = tmp_path / "copy.db", tmp_path / "live"
     live.mkdir()
