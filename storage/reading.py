@@ -22,7 +22,8 @@ CACHE_KIB = 65_536
 def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection to the index at `path`.
 
-    Raises `ConfigurationError` where there is none, or one of another program or version.
+    Raises `ConfigurationError` where there is none, or one of another program or version, and for
+    what cannot be read of it within the block.
     """
     if not path.is_file():
         raise ConfigurationError(f"storage.path: there is no index at {path}; run the daemon first")
@@ -46,7 +47,10 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
                 f"storage.path: {path} has schema version {version}, this program reads"
                 f" {schema_version()}; run the daemon of this version once, or install the other"
             )
-        yield connection
+        try:
+            yield connection
+        except sqlite3.Error as error:  # damage shows where it is read
+            raise _unreadable(path, error) from error
 
 
 def read_only(path: Path) -> sqlite3.Connection:

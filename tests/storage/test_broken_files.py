@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from indexer.errors import LocalBusy, LocalFault
+from indexer.errors import ConfigurationError, LocalBusy, LocalFault
 from storage import database as database_module
 from storage.database import open_database
+from storage.export import exported_records
+from storage.reading import open_reader
 from tests.storage.conftest import SteppedClock, World, commit, gone, put
 from tests.storage.test_live_store import activate
 
@@ -83,6 +85,23 @@ async def test_a_page_that_is_spoilt_is_a_fault_and_nothing_is_repaired_in_silen
             await database.write(lambda c: c.execute("UPDATE record SET cid = 'x'") and None)
     left = path.read_bytes()
     assert all(left[(page - 1) * size : page * size] == b"\xa5" * size for (page,) in pages)
+
+
+async def test_damage_that_a_command_meets_while_it_reads_is_told_in_one_line(tmp_path: Path):
+    path = tmp_path / "index.db"
+    async with open_database(path) as database:
+        await activate(World(database, path, SteppedClock()), "r01", ("a", "c1"))
+    with closing(sqlite3.connect(path)) as other:
+        (root,) = other.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'record'"
+        ).fetchone()
+        (size,) = other.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * 64)
+    said = r"storage\.path: cannot read .* malformed"
+    with pytest.raises(ConfigurationError, match=said), open_reader(path) as reader:
+        list(exported_records(reader))
 
 
 async def test_an_empty_file_is_a_store_to_be_made(tmp_path: Path):
