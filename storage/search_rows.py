@@ -26,7 +26,10 @@ INLINE_ROWS = 25
 """Rows of other records rewritten in the transaction that reaches them: some 10 ms."""
 
 INLINE_CHARS = 20_000
-"""Of those rows, whichever comes first: some 20 ms. Only rows of unusual length reach it."""
+"""Of those rows, whichever comes first: some 20 ms. Only rows of unusual length reach it.
+
+Both are for all labels that a transaction changes together, and once more for all received texts.
+"""
 
 REPO_TASK, _RECEIVED_TASK, _RECORD_TASK = "repo", "received", "record"
 """Kinds of the queue, besides the names of marks whose subject has another label."""
@@ -158,6 +161,14 @@ class Reached:
         self.note(Mark(name, subject) for name, subject in rows)
 
 
+@dataclass(slots=True)
+class _Room:
+    """What may still be rewritten in a transaction."""
+
+    rows: int = INLINE_ROWS
+    chars: int = INLINE_CHARS
+
+
 class SearchRows:
     """Keeps the rows of one generation's index. All methods run inside the caller's transaction."""
 
@@ -192,9 +203,10 @@ class SearchRows:
         others = sorted(reached.received - {row.uri for row in rows})
         done = self._rewrite_all_received(connection, others[:INLINE_ROWS])
         self._queue(connection, [(_RECEIVED_TASK, uri, "") for uri in others[done:]])
+        room = _Room()
         for uri in reached.labelled:
             for name in self._search.labels.values():
-                self._rewrite_labels(connection, name, uri, after=0)
+                self._rewrite_labels(connection, name, uri, after=0, room=room)
 
     def _add(self, connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> None:
         at_once = 1 if len(rows) < AT_ONCE_ROWS_MIN else AT_ONCE_ROWS_MAX
@@ -277,7 +289,8 @@ class SearchRows:
             connection.executemany(self._sql(_DONE), [(kind, uri) for uri in uris[:done]])
         else:
             connection.execute(self._sql(_DONE), (kind, subject))
-            self._rewrite_labels(connection, kind, subject, after=int(after), rows_max=rows_max)
+            room = _Room(rows=rows_max)
+            self._rewrite_labels(connection, kind, subject, after=int(after), room=room)
         return True
 
     def _turn_repo(
@@ -366,26 +379,23 @@ class SearchRows:
         return len(uris)
 
     def _rewrite_labels(
-        self,
-        connection: sqlite3.Connection,
-        name: str,
-        uri: str,
-        *,
-        after: int,
-        rows_max: int = INLINE_ROWS,
+        self, connection: sqlite3.Connection, name: str, uri: str, *, after: int, room: _Room
     ) -> None:
-        """Rows that name `uri` by a mark `name`: the first now, the others by the queue."""
-        found = connection.execute(self._sql(_NAMING), (name, uri, after, rows_max)).fetchall()
-        is_last = len(found) < rows_max
-        chars = 0
+        """Rows that name `uri` by a mark `name`: now while there is room, the rest by the queue."""
+        if room.rows <= 0 or room.chars <= 0:
+            self._queue(connection, [(name, uri, str(after))])
+            return
+        found = connection.execute(self._sql(_NAMING), (name, uri, after, room.rows)).fetchall()
+        is_last = len(found) < room.rows
         for count, (record_id,) in enumerate(found, start=1):
             values = {
                 column: self._labels(connection, record_id, each)
                 for column, each in self._search.labels.items()
                 if each == name
             }
-            chars += self._update(connection, record_id, values)
-            if chars >= INLINE_CHARS and count < len(found):
+            room.rows -= 1
+            room.chars -= self._update(connection, record_id, values)
+            if room.chars <= 0 and count < len(found):
                 found, is_last = found[:count], False
                 break
         if not is_last:

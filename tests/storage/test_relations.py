@@ -485,3 +485,19 @@ async def test_tags_on_many_eprints_reach_all_of_them_in_parts(world):
     await world.purge(ALICE)
     await world.settle()
     assert await world.one(tagged) == 0
+
+
+async def test_labels_changed_together_reach_all_eprints_in_parts(world):
+    """Each reaches few, but all of them in one transaction hold the writer for a second."""
+    nodes = [f"{NODE}/n{n}" for n in range(4)]
+    papers = {
+        f"{EPRINT}/p{n}": minimal(EPRINT) | {"fieldUris": [f"at://{BOB}/{nodes[n % len(nodes)]}"]}
+        for n in range(len(nodes) * (INLINE_ROWS - 1))
+    }
+    await world.commit(BOB, papers)
+    labelled = {path: minimal(NODE) | {"label": "birds"} for path in nodes}
+    await world.commit(BOB, labelled)
+    found = "SELECT count(*) FROM eprint_search WHERE fields = 'birds'"
+    assert await world.one(found) == INLINE_ROWS
+    await world.settle()
+    assert await world.one(found) == len(papers)
