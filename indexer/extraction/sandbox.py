@@ -31,7 +31,7 @@ _FILTER_MODE = 2
 _LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
-_CALL_AT, _ARCHITECTURE_AT = 0, 4  # offsets in struct seccomp_data
+_CALL_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16  # offsets in struct seccomp_data
 _ALLOW = 0x7FFF0000
 _FAIL = 0x00050000 | errno.EPERM
 _KILL = 0x80000000
@@ -65,9 +65,10 @@ _CALLS = {
     "restart_syscall": (219, 128),
     "clock_gettime": (228, 113),
     "exit_group": (231, 94),
-    "tgkill": (234, 131),  # how abort() ends the process itself
     "getrandom": (318, 278),
 }
+_TGKILL = (234, 131)
+"""How abort() ends the process itself. It reaches every process of the user, so to no other."""
 _COLUMNS = {"x86_64": (_X86_64, 0), "aarch64": (_ARM64, 1)}
 
 
@@ -117,6 +118,12 @@ def forbid_calls() -> None:
         (_JUMP_IF_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),
         (_LOAD_WORD, 0, 0, _CALL_AT),
+        (_JUMP_IF_EQUAL, 0, 4, _TGKILL[which]),
+        # The kernel takes process ids from the lower half, which both machines have first.
+        (_LOAD_WORD, 0, 0, _FIRST_ARGUMENT_AT),
+        (_JUMP_IF_EQUAL, 0, 1, os.getpid()),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _FAIL),
         # Each comparison jumps over the rest of them and the refusal.
         *((_JUMP_IF_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)),
         (_RETURN, 0, 0, _FAIL),

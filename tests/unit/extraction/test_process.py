@@ -142,12 +142,16 @@ def test_the_limits_and_the_filter_hold_in_the_kernel():
     """Run as the process runs: everything but computing fails, and cannot be had back."""
     script = textwrap.dedent(
         """
-        import ctypes, os, resource, socket, sys
+        import ctypes, os, platform, resource, socket, sys
         from indexer.extraction.sandbox import forbid_calls, limit_resources
         limit_resources()
         for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE):
             print(*resource.getrlimit(kind))
         forbid_calls()
+        libc, tgkill = ctypes.CDLL(None, use_errno=True), {"x86_64": 234, "aarch64": 131}
+        def signal(pid):
+            if libc.syscall(tgkill[platform.machine()], pid, pid, 0) != 0:
+                raise OSError(ctypes.get_errno(), "tgkill")
         def refused(what):
             try:
                 what()
@@ -163,20 +167,23 @@ def test_the_limits_and_the_filter_hold_in_the_kernel():
             refused(lambda: os.fork()),
             refused(lambda: os.execv("/bin/true", ["true"])),
             refused(lambda: os.kill(os.getppid(), 0)),
+            refused(lambda: signal(os.getppid())),
             refused(lambda: os.listdir("/")),
             refused(lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1))),
         )
+        print(refused(lambda: signal(os.getpid())))
         print(sum(range(1000)), len(bytearray(10_000_000)))
         """
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    assert done.stdout.split("\n")[:5] == [
+    assert done.stdout.split("\n")[:6] == [
         f"{MEMORY_BYTES_MAX} {MEMORY_BYTES_MAX}",
         f"{CPU_S_MAX} {CPU_S_MAX}",
         f"{FILES_MAX} {FILES_MAX}",
-        " ".join(["1"] * 8),
+        " ".join(["1"] * 9),
+        "None",
         "499500 10000000",
     ], done
 
