@@ -18,7 +18,7 @@ from storage.database import error_code, translated
 from storage.generations import Generation, GenerationState, find_generation
 from storage.projections import Projections
 from storage.reading import read_only, snapshot
-from storage.search_rows import REPO_TASK, PrepareStored
+from storage.search_rows import RECORD_TASK, REPO_TASK, PrepareStored
 from storage.search_sample import unfound
 from storage.verification import Verification
 
@@ -113,18 +113,21 @@ class Parity:
         between: tuple[int, int],
     ) -> str | None:
         queue = generation.table("search_queue")
-        owed = {
-            int(subject)
-            for (subject,) in connection.execute(
-                f"SELECT subject FROM {queue} WHERE kind = ?",  # noqa: S608 - declared names
-                (REPO_TASK,),
-            )
-        }
+        owed, undecided = (
+            {
+                int(subject)
+                for (subject,) in connection.execute(
+                    f"SELECT subject FROM {queue} WHERE kind = ?",  # noqa: S608 - declared names
+                    (task,),
+                )
+            }
+            for task in (REPO_TASK, RECORD_TASK)
+        )
         types, search = self._projections.types, self._projections.search
         search_table = generation.search_table(search)
         search_tables = {search_table: "rowid", f"{search_table}_docsize": "id"}
         wanted: defaultdict[str, set[int]] = defaultdict(set)  # table -> records with a row
-        names, undecided = {}, set()
+        names = {}
         for record_id, collection, name, is_valid, is_visible, repo_id in rows:
             names[record_id] = name
             kind = types.get(collection)

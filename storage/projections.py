@@ -201,7 +201,9 @@ class Projections:
         for table, record_ids in by_table.items():
             delete_rows(connection, f'"{table}"', "record_id", record_ids)
         if generation.search is SearchState.KEPT:
-            SearchRows(self.search, generation).delete(connection, searchable)
+            rows = SearchRows(self.search, generation)
+            remove = rows.remove if layout.has_search else rows.delete
+            remove(connection, searchable)
 
     def _layout(self, connection: sqlite3.Connection, generation: Generation) -> _Layout:
         found = self._layouts.get(generation.number)

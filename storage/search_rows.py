@@ -5,7 +5,8 @@ put on it. All of that counts only from visible accounts, and only records of vi
 a row. What one change of another record or account reaches is brought up to date in the same
 transaction up to `INLINE_ROWS` and `INLINE_CHARS`; what lies beyond waits in the table
 `search_queue` for `SearchRows.work`, because no transaction may hold the writer for as long as a
-popular field takes.
+popular field takes. Nor for as long as many long texts take: records of the transaction itself wait
+there too beyond `OWN_CHARS`, and until then the index holds what they were.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ INLINE_CHARS = 20_000
 Both are for all labels that a transaction changes together, and once more for all received texts.
 """
 
-REPO_TASK, _RECEIVED_TASK, _RECORD_TASK = "repo", "received", "record"
+OWN_CHARS = 300_000
+"""Of the rows that a transaction writes, or takes out, for records of its own: some 150 ms. Only
+commits of many long texts reach it, and those of records that others have tagged without end."""
+
+REPO_TASK, _RECEIVED_TASK, RECORD_TASK = "repo", "received", "record"
 """Kinds of the queue, besides the names of marks whose subject has another label."""
 
 RECEIVED_MAX = 2000
@@ -47,6 +52,9 @@ AT_ONCE_ROWS_MAX = 1000
 
 RECEIVED_SLICE = 4
 """Records whose received texts are read at once, of up to `RECEIVED_MAX` each: some 40 ms."""
+
+RECEIVED_CHARS = 50_000
+"""Received texts read in one transaction, about: some 40 ms with the rows that hold them."""
 
 PrepareStored = Callable[[str, str, str, str], PreparedRecord]
 """(did, path, CID text, stored JSON) -> the record made ready, as on every other path."""
@@ -105,6 +113,10 @@ FROM json_each(?)
 """  # noqa: S608 - a constant
 _NEXT = f"SELECT kind, subject, after FROM search_queue{GENERATION} LIMIT 1"  # noqa: S608 - a constant
 _SAME = f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ? LIMIT ?"  # noqa: S608 - a constant
+_AMONG = f"""
+SELECT json_group_array(CAST(subject AS INTEGER)) FROM search_queue{GENERATION}
+WHERE kind = '{RECORD_TASK}' AND subject IN (SELECT CAST(value AS TEXT) FROM json_each(?))
+"""  # noqa: S608 - constants
 _DONE = f"DELETE FROM search_queue{GENERATION} WHERE kind = ? AND subject = ?"  # noqa: S608 - a constant
 
 _OF_REPO = """
@@ -123,7 +135,7 @@ WHERE record.id IN (SELECT value FROM json_each(?)) ORDER BY record.id
 _StoredRow = tuple[int, int, str, str, str, str | None, int]
 """As `_OF_REPO` and `_BY_ID` give it."""
 
-_Received = Mapping[str, Mapping[str, str]]
+_Received = dict[str, dict[str, str]]
 """Mark -> URI -> the texts of others, joined."""
 
 
@@ -182,6 +194,10 @@ class SearchRows:
         self._table = generation.search_table(search)
         self._into = f'"{self._table}" (rowid, {columns})'
         self._chars = f'SELECT {chars} FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
+        self._lengths = (
+            f'SELECT json_group_array(json_array(rowid, {chars})) FROM "{self._table}"'  # noqa: S608 - declared names
+            " WHERE rowid IN (SELECT value FROM json_each(?))"
+        )
         self._delete = f'DELETE FROM "{self._table}" WHERE rowid = ?'  # noqa: S608 - declared names
 
     def insert(
@@ -191,7 +207,8 @@ class SearchRows:
         if rows:
             wanted = json.dumps([row.repo_id for row in rows])
             visible = set(_one_list(connection, _VISIBLE, (wanted,)))
-            received = self._received(connection, [row.uri for row in rows])
+            received, unread = self._received_within(connection, [row.uri for row in rows])
+            self._queue(connection, [(_RECEIVED_TASK, uri, "") for uri in unread])
             self._add(
                 connection,
                 [
@@ -221,6 +238,20 @@ class SearchRows:
         else:
             delete_rows(connection, f'"{self._table}"', "rowid", listed)
 
+    def remove(self, connection: sqlite3.Connection, record_ids: Iterable[int]) -> None:
+        """The same up to `OWN_CHARS`; rows beyond are owed: the index reads what it takes out."""
+        listed = json.dumps(list(record_ids))
+        taken, left = [], OWN_CHARS
+        owed: list[tuple[str, str, str]] = []
+        for record_id, chars in _one_list(connection, self._lengths, (listed,)):
+            if left > 0:
+                taken.append(record_id)
+            else:
+                owed.append((RECORD_TASK, str(record_id), ""))
+            left -= chars
+        self.delete(connection, taken)
+        self._queue(connection, owed)
+
     def follow(
         self,
         connection: sqlite3.Connection,
@@ -230,15 +261,34 @@ class SearchRows:
     ) -> None:
         """Do, or owe, what the change of these records asks for, whose old rows are gone."""
         if self._generation.search is SearchState.KEPT:
-            self.insert(connection, rows, reached)
+            self.insert(connection, self._at_once(connection, rows), reached)
         elif self._generation.search is SearchState.OWED:
             self.owe(connection, changed, reached)
+
+    def _at_once(
+        self, connection: sqlite3.Connection, rows: Sequence[SearchRow]
+    ) -> Sequence[SearchRow]:
+        """Rows up to `OWN_CHARS`, without those that are owed: of these an old one may be there."""
+        listed = json.dumps([row.record_id for row in rows])
+        known = set(_one_list(connection, self._sql(_AMONG), (listed,)))
+        taken, left = [], OWN_CHARS
+        owed: list[tuple[str, str, str]] = []
+        for row in rows:
+            if row.record_id in known:
+                continue
+            if left > 0:
+                taken.append(row)
+            else:
+                owed.append((RECORD_TASK, str(row.record_id), ""))
+            left -= sum(map(len, row.projection.search or ()))
+        self._queue(connection, owed)
+        return taken
 
     def owe(
         self, connection: sqlite3.Connection, record_ids: Iterable[int], reached: Reached
     ) -> None:
         """Put down what `insert` and `delete` would do: the index is not there yet."""
-        owed = [(_RECORD_TASK, str(record_id), "") for record_id in record_ids]
+        owed = [(RECORD_TASK, str(record_id), "") for record_id in record_ids]
         owed += [(_RECEIVED_TASK, uri, "") for uri in reached.received]
         owed += [
             (name, uri, "0") for uri in reached.labelled for name in self._search.labels.values()
@@ -252,7 +302,7 @@ class SearchRows:
 
     def texts(self, connection: sqlite3.Connection, row: SearchRow) -> tuple[str, ...]:
         """The whole row of a record, as it must be: own texts, labels, received texts."""
-        return self._texts(connection, row, self._received(connection, [row.uri]))
+        return self._texts(connection, row, self._received(connection, [row.uri])[0])
 
     def _texts(
         self, connection: sqlite3.Connection, row: SearchRow, received: _Received
@@ -280,7 +330,7 @@ class SearchRows:
         kind, subject, after = task
         if kind == REPO_TASK:
             self._turn_repo(connection, int(subject), after, prepare, rows_max)
-        elif kind == _RECORD_TASK:
+        elif kind == RECORD_TASK:
             self._rewrite_owed(connection, prepare, rows_max)
         elif kind == _RECEIVED_TASK:
             found = connection.execute(self._sql(_SAME), (kind, rows_max))
@@ -314,16 +364,23 @@ class SearchRows:
     def _rewrite_owed(
         self, connection: sqlite3.Connection, prepare: PrepareStored, rows_max: int
     ) -> None:
-        """The rows of records that have changed while the index was made."""
-        owed = connection.execute(self._sql(_SAME), (_RECORD_TASK, rows_max)).fetchall()
-        found = connection.execute(_BY_ID, (json.dumps([int(row[0]) for row in owed]),)).fetchall()
+        """Rows that were left for later, and of records that changed while the index was made."""
+        owed = connection.execute(self._sql(_SAME), (RECORD_TASK, rows_max)).fetchall()
+        ids = json.dumps([int(subject) for (subject,) in owed])
+        found = connection.execute(_BY_ID, (ids,)).fetchall()
         taken = _bounded(found)
         left = {row[0] for row in found[len(taken) :]}
-        done = [int(subject) for (subject,) in owed if int(subject) not in left]
+        done, chars = [], 0
+        lengths = dict(_one_list(connection, self._lengths, (ids,)))
+        for (subject,) in owed:
+            if int(subject) not in left and chars < INLINE_CHARS:
+                done.append(int(subject))
+                chars += lengths.get(int(subject), 0)
+        taken = [row for row in taken if row[0] in set(done)]
         self.delete(connection, done)
         self._rewrite(connection, taken, prepare)
         connection.executemany(
-            self._sql(_DONE), [(_RECORD_TASK, str(record_id)) for record_id in done]
+            self._sql(_DONE), [(RECORD_TASK, str(record_id)) for record_id in done]
         )
 
     def _rewrite(
@@ -345,28 +402,47 @@ class SearchRows:
         rows = connection.execute(self._sql(_LABELS), (LABEL_MARK, record_id, name))
         return _joined(row[0] for row in rows)
 
-    def _received(self, connection: sqlite3.Connection, uris: Sequence[str]) -> _Received:
-        """What others say of these records, those left out of which nobody says anything."""
+    def _received(
+        self, connection: sqlite3.Connection, uris: Sequence[str]
+    ) -> tuple[_Received, int]:
+        """What others say of these records, those left out of which nobody says anything.
+
+        With it, the length of all that was read, in characters.
+        """
         wanted = json.dumps(uris)
-        return {
-            name: {
-                uri: _joined(sorted(set(texts) - {None}))
-                for uri, texts in _one_list(connection, self._sql(_RECEIVED), (name, wanted))
-            }
-            for name in self._search.received.values()
-        }
+        received: _Received = {}
+        chars = 0
+        for name in self._search.received.values():
+            found = _one_list(connection, self._sql(_RECEIVED), (name, wanted))
+            received[name] = {uri: _joined(sorted(set(texts) - {None})) for uri, texts in found}
+            chars += sum(1 + len(text or "") for _, texts in found for text in texts)
+        return received, chars
+
+    def _received_within(
+        self, connection: sqlite3.Connection, uris: Sequence[str]
+    ) -> tuple[_Received, Sequence[str]]:
+        """The same up to `RECEIVED_CHARS`, and the records that were not looked at."""
+        received: _Received = {name: {} for name in self._search.received.values()}
+        left = RECEIVED_CHARS
+        for at in range(0, len(uris), RECEIVED_SLICE):
+            if left <= 0:
+                return received, uris[at:]
+            of_slice, chars = self._received(connection, uris[at : at + RECEIVED_SLICE])
+            left -= chars
+            for name, texts in of_slice.items():
+                received[name] |= texts
+        return received, ()
 
     def _rewrite_all_received(self, connection: sqlite3.Connection, uris: Sequence[str]) -> int:
-        """Rows of these records, up to `INLINE_CHARS`; how many records are done."""
+        """Rows of these records, as far as there is room; how many records are done."""
         record_ids = {
             uri: record_id for record_id, uri in _one_list(connection, _FIND, (json.dumps(uris),))
         }
-        chars = 0
-        received: _Received = {}
-        for done, uri in enumerate(uris, start=1):
-            if done % RECEIVED_SLICE == 1:
-                of_slice = uris[done - 1 : done - 1 + RECEIVED_SLICE]
-                received = self._received(connection, [u for u in of_slice if u in record_ids])
+        received, unread = self._received_within(connection, [u for u in uris if u in record_ids])
+        left, chars = set(unread), 0
+        for done, uri in enumerate(uris):
+            if uri in left or chars >= INLINE_CHARS:
+                return done
             if (record_id := record_ids.get(uri)) is None:
                 continue
             values = {
@@ -374,8 +450,6 @@ class SearchRows:
                 for column, name in self._search.received.items()
             }
             chars += self._update(connection, record_id, values)
-            if chars >= INLINE_CHARS:
-                return done
         return len(uris)
 
     def _rewrite_labels(

@@ -23,7 +23,7 @@ from storage.file_lock import file_lock
 from storage.generations import GENERATION, Generation, current_generation
 from storage.reading import snapshot
 from storage.relation_views import did_of, path_of
-from storage.search_rows import REPO_TASK, PrepareStored, SearchRow, SearchRows
+from storage.search_rows import RECORD_TASK, REPO_TASK, PrepareStored, SearchRow, SearchRows
 
 CHUNK_ROWS = 500
 ID_MAX = 2**63 - 1
@@ -263,9 +263,10 @@ class Verification:
         """Rows that the queue still owes are not held against it."""
         generation = chunk.generation
         is_owing = self._connection.execute(generation.sql(_IS_OWING)).fetchone()[0]
-        owed = {
-            int(row[0]) for row in self._connection.execute(generation.sql(_OWED), (REPO_TASK,))
-        }
+        owed, owed_records = (
+            {int(row[0]) for row in self._connection.execute(generation.sql(_OWED), (task,))}
+            for task in (REPO_TASK, RECORD_TASK)
+        )
         columns = (*self._search.own, *self._search.labels, *self._search.received)
         compared = len(self._search.own) if is_owing else len(columns)
         names = ", ".join(f'"{column}"' for column in columns)
@@ -286,7 +287,7 @@ class Verification:
                 wanted[record_id] = search_rows.texts(self._connection, own)[:compared]
         for record_id in stored.keys() | wanted.keys():
             row_of = chunk.records.get(record_id)
-            is_owed = row_of is not None and row_of.repo_id in owed
+            is_owed = record_id in owed_records or (row_of is not None and row_of.repo_id in owed)
             ours, theirs = stored.get(record_id), wanted.get(record_id)
             if ours != theirs and not is_owed:
                 detail = _change([ours] if ours else [], [theirs] if theirs else [])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from indexer.cli import commands, main
 from indexer.records.projection import SEARCH_TEXT_CHARS_MAX
 from storage.search import BEGIN_MARK, END_MARK, RANKED_MAX, SearchFilter, search_eprints
-from storage.search_rows import INLINE_CHARS
+from storage.search_rows import INLINE_CHARS, OWN_CHARS
 from tests.storage.column_reference import DOCUMENT
 from tests.storage.query_plans import plan_of, scans, scans_in_loops
 from tests.storage.typed_world import ALICE, BOB, GOVERNANCE, typed_world
@@ -294,6 +294,31 @@ async def test_what_one_transaction_rewrites_is_bounded_in_characters(tmp_path):
         rows = await world.rows("SELECT rowid, * FROM eprint_search ORDER BY rowid")
         await world.reindex()
         assert await world.rows("SELECT rowid, * FROM eprint_search ORDER BY rowid") == rows
+
+
+async def test_long_texts_of_many_records_wait_for_their_turn(tmp_path: Path):
+    """New, changed and deleted: the index reads what it takes in, and what it takes out."""
+    chars = SEARCH_TEXT_CHARS_MAX
+    at_once = OWN_CHARS // chars
+    paths = [f"{EPRINT}/n{n}" for n in range(at_once + 3)]
+    found = "SELECT count(*) FROM eprint_search WHERE eprint_search MATCH ?"
+    async with typed_world(tmp_path) as world:
+        await world.commit(ALICE, {path: eprint("heron", "y" * chars) for path in paths})
+        assert await world.one(found, "heron") == at_once
+        await world.settle()
+        assert await world.one(found, "heron") == len(paths)
+        await world.commit(ALICE, {path: eprint("egret", "y" * chars) for path in paths})
+        assert 0 < await world.one(found, "heron") <= 3
+        await world.commit(ALICE, {paths[-1]: None})
+        await world.settle()
+        assert await world.one(found, "heron") == 0
+        assert await world.one(found, "egret") == len(paths) - 1
+        await world.commit(ALICE, dict.fromkeys(paths[:-1]))
+        assert 0 < await world.one(found, "egret") <= 3
+        await world.commit(ALICE, {path: eprint("stork", "y" * chars) for path in paths})
+        await world.settle()
+        assert await world.one(found, "egret") == 0
+        assert await world.one(found, "stork") == len(paths)
 
 
 SYNTAX = st.text(st.sampled_from('"*()^+-:{}~ \0\ud800éA中AND OR NOT NEAR')) | st.text(max_size=50)
