@@ -35,7 +35,7 @@ from storage.rebuild_work import Append, BeginIndex, Check, Merge, insist_on_fil
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
 from storage.search_build import CHECK_TELLS, MERGE_PAGES, SEGMENTS_MAX, IndexCopy
-from storage.search_rows import SearchRows
+from storage.search_rows import SearchRows, Turns
 
 PART_RECORDS = 2000
 """Of one part, or fewer of large ones: some tenths of a second of a process."""
@@ -356,12 +356,14 @@ class Rebuild:
         return is_there
 
     async def _catch_up(self) -> bool:
+        turns = Turns()  # what is owed here is done before anybody reads it, in any order
+
         def change(connection: sqlite3.Connection) -> bool:
             generation = generation_of(connection, self._operation_id)
             if generation is None:
                 return False
             rows = SearchRows(self._projections.search, generation)
-            return rows.work(connection, self._preparing.prepare, rows_max=SEARCH_ROWS)
+            return rows.work(connection, self._preparing.prepare, turns, rows_max=SEARCH_ROWS)
 
         was_any = await self._database.write(change)
         self._progress.add(Stage.CAUGHT_UP, SEARCH_ROWS)

@@ -111,8 +111,15 @@ INSERT OR REPLACE INTO search_queue{GENERATION}
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
 FROM json_each(?)
 """  # noqa: S608 - a constant
-_NEXT = f"SELECT kind, subject, after FROM search_queue{GENERATION} LIMIT 1"  # noqa: S608 - a constant
-_SAME = f"SELECT subject FROM search_queue{GENERATION} WHERE kind = ? LIMIT ?"  # noqa: S608 - a constant
+_KIND = f"SELECT min(kind) FROM search_queue{GENERATION} WHERE kind > ?"  # noqa: S608 - a constant
+_NEXT = f"""
+SELECT subject, after FROM search_queue{GENERATION} WHERE kind = ? AND subject > ?
+ORDER BY subject LIMIT 1
+"""  # noqa: S608 - a constant
+_SAME = f"""
+SELECT subject FROM search_queue{GENERATION} WHERE kind = ? AND subject >= ?
+ORDER BY subject LIMIT ?
+"""  # noqa: S608 - a constant
 _AMONG = f"""
 SELECT json_group_array(CAST(subject AS INTEGER)) FROM search_queue{GENERATION}
 WHERE kind = '{RECORD_TASK}' AND subject IN (SELECT CAST(value AS TEXT) FROM json_each(?))
@@ -171,6 +178,17 @@ class Reached:
         """The same of the marks of these records, as a generation has them."""
         rows = connection.execute(generation.sql(_MARKS), (json.dumps(list(record_ids)),))
         self.note(Mark(name, subject) for name, subject in rows)
+
+
+@dataclass(slots=True)
+class Turns:
+    """Where the queue was left: kinds take turns, and so do the subjects of each.
+
+    Else whoever keeps changing a label that many rows hold keeps hidden accounts in the index.
+    """
+
+    kind: str = ""
+    subjects: dict[str, str] = field(default_factory=dict)  # kind -> the last one
 
 
 @dataclass(slots=True)
@@ -321,19 +339,24 @@ class SearchRows:
         )
 
     def work(
-        self, connection: sqlite3.Connection, prepare: PrepareStored, *, rows_max: int
+        self,
+        connection: sqlite3.Connection,
+        prepare: PrepareStored,
+        turns: Turns,
+        *,
+        rows_max: int,
     ) -> bool:
         """Do the next part of what is queued, about `rows_max` rows; whether there was any."""
-        task = connection.execute(self._sql(_NEXT)).fetchone()
+        task = self._next(connection, turns)
         if task is None:
             return False
         kind, subject, after = task
         if kind == REPO_TASK:
             self._turn_repo(connection, int(subject), after, prepare, rows_max)
         elif kind == RECORD_TASK:
-            self._rewrite_owed(connection, prepare, rows_max)
+            self._rewrite_owed(connection, prepare, subject, rows_max)
         elif kind == _RECEIVED_TASK:
-            found = connection.execute(self._sql(_SAME), (kind, rows_max))
+            found = connection.execute(self._sql(_SAME), (kind, subject, rows_max))
             uris = [row[0] for row in found]
             done = self._rewrite_all_received(connection, uris)
             connection.executemany(self._sql(_DONE), [(kind, uri) for uri in uris[:done]])
@@ -342,6 +365,25 @@ class SearchRows:
             room = _Room(rows=rows_max)
             self._rewrite_labels(connection, kind, subject, after=int(after), room=room)
         return True
+
+    def _next(self, connection: sqlite3.Connection, turns: Turns) -> tuple[str, str, str] | None:
+        """The kind, subject and `after` of the task whose turn it is."""
+        for before in (turns.kind, ""):
+            (kind,) = connection.execute(self._sql(_KIND), (before,)).fetchone()
+            if kind is not None:
+                break
+        else:
+            return None
+        for before in (turns.subjects.get(kind, ""), ""):
+            found = connection.execute(self._sql(_NEXT), (kind, before)).fetchone()
+            if found is not None:
+                break
+        else:
+            raise AssertionError("there is a task of each kind that is found")
+        subject, after = found
+        turns.kind = kind
+        turns.subjects[kind] = subject
+        return kind, subject, after
 
     def _turn_repo(
         self,
@@ -362,10 +404,10 @@ class SearchRows:
             self._queue(connection, [(REPO_TASK, str(repo_id), taken[-1][3])])
 
     def _rewrite_owed(
-        self, connection: sqlite3.Connection, prepare: PrepareStored, rows_max: int
+        self, connection: sqlite3.Connection, prepare: PrepareStored, first: str, rows_max: int
     ) -> None:
         """Rows that were left for later, and of records that changed while the index was made."""
-        owed = connection.execute(self._sql(_SAME), (RECORD_TASK, rows_max)).fetchall()
+        owed = connection.execute(self._sql(_SAME), (RECORD_TASK, first, rows_max)).fetchall()
         ids = json.dumps([int(subject) for (subject,) in owed])
         found = connection.execute(_BY_ID, (ids,)).fetchall()
         taken = _bounded(found)

@@ -6,7 +6,7 @@ import sqlite3
 
 from storage.database import Database
 from storage.projections import Projections
-from storage.search_rows import PrepareStored
+from storage.search_rows import PrepareStored, Turns
 
 STEP_ROWS = 20
 """Search rows written in one transaction: some 15 ms."""
@@ -21,6 +21,7 @@ class SearchUpkeep:
         self._database = database
         self._projections = projections
         self._prepare = prepare
+        self._turns = Turns()
 
     async def step(self) -> bool:
         """Do the next part; False when nothing was left to do."""
@@ -28,4 +29,6 @@ class SearchUpkeep:
 
     def _work(self, connection: sqlite3.Connection) -> bool:
         rows = self._projections.current_search_rows(connection)
-        return rows is not None and rows.work(connection, self._prepare, rows_max=STEP_ROWS)
+        return rows is not None and rows.work(
+            connection, self._prepare, self._turns, rows_max=STEP_ROWS
+        )

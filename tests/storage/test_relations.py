@@ -501,3 +501,16 @@ async def test_labels_changed_together_reach_all_eprints_in_parts(world):
     assert await world.one(found) == INLINE_ROWS
     await world.settle()
     assert await world.one(found) == len(papers)
+
+
+async def test_a_hidden_account_leaves_search_while_a_popular_label_keeps_changing(world):
+    node, papers = f"{NODE}/n", 4 * INLINE_ROWS
+    on = {"fieldUris": [f"at://{BOB}/{node}"]}
+    await world.commit(BOB, {f"{EPRINT}/p{n}": minimal(EPRINT) | on for n in range(papers)})
+    await world.commit(ALICE, {f"{EPRINT}/hidden": minimal(EPRINT) | {"title": "secret"}})
+    await world.set_account(ALICE, active=False)
+    for label in ("birds", "stones", "bones"):
+        await world.commit(BOB, {node: minimal(NODE) | {"label": label}})
+        await world.upkeep.step()
+    assert await world.one("SELECT count(*) FROM search_queue__1") == 1
+    assert await world.one("SELECT count(*) FROM eprint_search WHERE title = 'secret'") == 0
