@@ -35,7 +35,8 @@ from storage.rebuild_work import Append, BeginIndex, Check, Merge, insist_on_fil
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
 from storage.search_build import CHECK_TELLS, MERGE_PAGES, SEGMENTS_MAX, IndexCopy
-from storage.search_rows import SearchRows, Turns
+from storage.search_queue import Turns
+from storage.search_rows import SearchRows
 
 PART_RECORDS = 2000
 """Of one part, or fewer of large ones: some tenths of a second of a process."""

@@ -23,7 +23,7 @@ from typing import TypeVar
 from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
 from storage.database import IsOver
 from storage.generation_swap import SHADOW_TABLES, empty_some
-from storage.search_rows import RECEIVED_MAX
+from storage.search_texts import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
 
 _Row = tuple[object, ...]

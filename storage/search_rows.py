@@ -15,13 +15,24 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from indexer.derived import Mark, Projection
 from indexer.model import PreparedRecord
-from indexer.records.projection import LABEL_MARK, SearchIndex, searchable
+from indexer.records.projection import LABEL_MARK, SearchIndex
 from storage.generations import GENERATION, Generation, SearchState
 from storage.rows import delete_rows, insert_at_once
+from storage.search_queue import (
+    AMONG,
+    DONE,
+    QUEUE,
+    RECEIVED_TASK,
+    RECORD_TASK,
+    REPO_TASK,
+    SAME,
+    Turns,
+    next_task,
+)
+from storage.search_texts import Received, TextsOfOthers, one_list
 
 INLINE_ROWS = 25
 """Rows of other records rewritten in the transaction that reaches them: some 10 ms."""
@@ -36,12 +47,6 @@ OWN_CHARS = 300_000
 """Of the rows that a transaction writes, or takes out, for records of its own: some 150 ms. Only
 commits of many long texts reach it, and those of records that others have tagged without end."""
 
-REPO_TASK, _RECEIVED_TASK, RECORD_TASK = "repo", "received", "record"
-"""Kinds of the queue, besides the names of marks whose subject has another label."""
-
-RECEIVED_MAX = 2000
-"""Records of others, the first known, whose texts a row holds: each new one reads all of them."""
-
 AT_ONCE_ROWS_MIN = 64
 """From so many rows on one statement writes all of them. The index writes out what it has gathered
 whenever a statement of several rows ends, and each time that is another part for it to merge, so
@@ -50,12 +55,6 @@ fewer rows are written one by one: see `storage.rows` for what that costs."""
 AT_ONCE_ROWS_MAX = 1000
 """Of one statement: 7,000 parameters."""
 
-RECEIVED_SLICE = 4
-"""Records whose received texts are read at once, of up to `RECEIVED_MAX` each: some 40 ms."""
-
-RECEIVED_CHARS = 50_000
-"""Received texts read in one transaction, about: some 40 ms with the rows that hold them."""
-
 PrepareStored = Callable[[str, str, str, str], PreparedRecord]
 """(did, path, CID text, stored JSON) -> the record made ready, as on every other path."""
 
@@ -63,29 +62,6 @@ _VISIBLE = """
 SELECT json_group_array(id) FROM repo
 WHERE account_status = 'active' AND id IN (SELECT value FROM json_each(?))
 """
-
-_LABELS = f"""
-SELECT named.text
-FROM mark{GENERATION} AS own
-JOIN mark{GENERATION} AS named ON named.name = ? AND named.subject = own.subject
-JOIN record ON record.id = named.record_id
-JOIN repo ON repo.id = record.repo_id
-WHERE own.record_id = ? AND own.name = ? AND repo.account_status = 'active'
-ORDER BY own.text
-"""  # noqa: S608 - constants
-
-_RECEIVED = f"""
-SELECT json_group_array(json_array(wanted.value, json((
-    SELECT json_group_array(mark.text)
-    FROM (SELECT record_id, text FROM mark{GENERATION} WHERE name = ?1 AND subject = wanted.value
-          ORDER BY record_id LIMIT {RECEIVED_MAX}) AS mark
-    JOIN record ON record.id = mark.record_id
-    JOIN repo ON repo.id = record.repo_id
-    WHERE repo.account_status = 'active'))))
-FROM json_each(?2) AS wanted
-WHERE EXISTS (SELECT 1 FROM mark{GENERATION} WHERE name = ?1 AND subject = wanted.value)
-"""  # noqa: S608 - constants
-"""All in one row: each that SQLite hands over costs the interpreter lock twice."""
 
 _NAMING = f"""
 SELECT record_id FROM mark{GENERATION}
@@ -106,26 +82,6 @@ SELECT name, subject FROM mark{GENERATION}
 WHERE record_id IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - constants
 
-_QUEUE = f"""
-INSERT OR REPLACE INTO search_queue{GENERATION}
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
-FROM json_each(?)
-"""  # noqa: S608 - a constant
-_KIND = f"SELECT min(kind) FROM search_queue{GENERATION} WHERE kind > ?"  # noqa: S608 - a constant
-_NEXT = f"""
-SELECT subject, after FROM search_queue{GENERATION} WHERE kind = ? AND subject > ?
-ORDER BY subject LIMIT 1
-"""  # noqa: S608 - a constant
-_SAME = f"""
-SELECT subject FROM search_queue{GENERATION} WHERE kind = ? AND subject >= ?
-ORDER BY subject LIMIT ?
-"""  # noqa: S608 - a constant
-_AMONG = f"""
-SELECT json_group_array(CAST(subject AS INTEGER)) FROM search_queue{GENERATION}
-WHERE kind = '{RECORD_TASK}' AND subject IN (SELECT CAST(value AS TEXT) FROM json_each(?))
-"""  # noqa: S608 - constants
-_DONE = f"DELETE FROM search_queue{GENERATION} WHERE kind = ? AND subject = ?"  # noqa: S608 - a constant
-
 _OF_REPO = """
 SELECT record.id, repo_id, repo.did, path, cid, value, repo.account_status = 'active'
 FROM record JOIN repo ON repo.id = record.repo_id
@@ -141,9 +97,6 @@ WHERE record.id IN (SELECT value FROM json_each(?)) ORDER BY record.id
 
 _StoredRow = tuple[int, int, str, str, str, str | None, int]
 """As `_OF_REPO` and `_BY_ID` give it."""
-
-_Received = dict[str, dict[str, str]]
-"""Mark -> URI -> the texts of others, joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +134,6 @@ class Reached:
 
 
 @dataclass(slots=True)
-class Turns:
-    """Where the queue was left: kinds take turns, and so do the subjects of each.
-
-    Else whoever keeps changing a label that many rows hold keeps hidden accounts in the index.
-    """
-
-    kind: str = ""
-    subjects: dict[str, str] = field(default_factory=dict)  # kind -> the last one
-
-
-@dataclass(slots=True)
 class _Room:
     """What may still be rewritten in a transaction."""
 
@@ -206,6 +148,7 @@ class SearchRows:
         self._search = search
         self._generation = generation
         self._sql = generation.sql
+        self._others = TextsOfOthers(search, generation)
         names = (*search.own, *search.labels, *search.received)
         chars = " + ".join(f'length("{name}")' for name in names)
         columns = ", ".join(f'"{name}"' for name in names)
@@ -224,9 +167,9 @@ class SearchRows:
         """Add the rows of these records, which have none, and rewrite those that are reached."""
         if rows:
             wanted = json.dumps([row.repo_id for row in rows])
-            visible = set(_one_list(connection, _VISIBLE, (wanted,)))
-            received, unread = self._received_within(connection, [row.uri for row in rows])
-            self._queue(connection, [(_RECEIVED_TASK, uri, "") for uri in unread])
+            visible = set(one_list(connection, _VISIBLE, (wanted,)))
+            received, unread = self._others.received_within(connection, [row.uri for row in rows])
+            self._queue(connection, [(RECEIVED_TASK, uri, "") for uri in unread])
             self._add(
                 connection,
                 [
@@ -237,7 +180,7 @@ class SearchRows:
             )
         others = sorted(reached.received - {row.uri for row in rows})
         done = self._rewrite_all_received(connection, others[:INLINE_ROWS])
-        self._queue(connection, [(_RECEIVED_TASK, uri, "") for uri in others[done:]])
+        self._queue(connection, [(RECEIVED_TASK, uri, "") for uri in others[done:]])
         room = _Room()
         for uri in reached.labelled:
             for name in self._search.labels.values():
@@ -261,7 +204,7 @@ class SearchRows:
         listed = json.dumps(list(record_ids))
         taken, left = [], OWN_CHARS
         owed: list[tuple[str, str, str]] = []
-        for record_id, chars in _one_list(connection, self._lengths, (listed,)):
+        for record_id, chars in one_list(connection, self._lengths, (listed,)):
             if left > 0:
                 taken.append(record_id)
             else:
@@ -288,7 +231,7 @@ class SearchRows:
     ) -> Sequence[SearchRow]:
         """Rows up to `OWN_CHARS`, without those that are owed: of these an old one may be there."""
         listed = json.dumps([row.record_id for row in rows])
-        known = set(_one_list(connection, self._sql(_AMONG), (listed,)))
+        known = set(one_list(connection, self._sql(AMONG), (listed,)))
         taken, left = [], OWN_CHARS
         owed: list[tuple[str, str, str]] = []
         for row in rows:
@@ -307,7 +250,7 @@ class SearchRows:
     ) -> None:
         """Put down what `insert` and `delete` would do: the index is not there yet."""
         owed = [(RECORD_TASK, str(record_id), "") for record_id in record_ids]
-        owed += [(_RECEIVED_TASK, uri, "") for uri in reached.received]
+        owed += [(RECEIVED_TASK, uri, "") for uri in reached.received]
         owed += [
             (name, uri, "0") for uri in reached.labelled for name in self._search.labels.values()
         ]
@@ -316,14 +259,14 @@ class SearchRows:
     def _queue(self, connection: sqlite3.Connection, tasks: Sequence[tuple[str, str, str]]) -> None:
         """Put down (kind, subject, after), each in place of the same kind and subject."""
         if tasks:
-            connection.execute(self._sql(_QUEUE), (json.dumps(tasks),))
+            connection.execute(self._sql(QUEUE), (json.dumps(tasks),))
 
     def texts(self, connection: sqlite3.Connection, row: SearchRow) -> tuple[str, ...]:
         """The whole row of a record, as it must be: own texts, labels, received texts."""
-        return self._texts(connection, row, self._received(connection, [row.uri])[0])
+        return self._texts(connection, row, self._others.received(connection, [row.uri])[0])
 
     def _texts(
-        self, connection: sqlite3.Connection, row: SearchRow, received: _Received
+        self, connection: sqlite3.Connection, row: SearchRow, received: Received
     ) -> tuple[str, ...]:
         own = row.projection.search
         if own is None:
@@ -332,7 +275,7 @@ class SearchRows:
         return (
             *own,
             *(
-                self._labels(connection, row.record_id, name) if name in named else ""
+                self._others.labels(connection, row.record_id, name) if name in named else ""
                 for name in self._search.labels.values()
             ),
             *(received[name].get(row.uri, "") for name in self._search.received.values()),
@@ -347,7 +290,7 @@ class SearchRows:
         rows_max: int,
     ) -> bool:
         """Do the next part of what is queued, about `rows_max` rows; whether there was any."""
-        task = self._next(connection, turns)
+        task = next_task(connection, self._generation, turns)
         if task is None:
             return False
         kind, subject, after = task
@@ -355,35 +298,16 @@ class SearchRows:
             self._turn_repo(connection, int(subject), after, prepare, rows_max)
         elif kind == RECORD_TASK:
             self._rewrite_owed(connection, prepare, subject, rows_max)
-        elif kind == _RECEIVED_TASK:
-            found = connection.execute(self._sql(_SAME), (kind, subject, rows_max))
+        elif kind == RECEIVED_TASK:
+            found = connection.execute(self._sql(SAME), (kind, subject, rows_max))
             uris = [row[0] for row in found]
             done = self._rewrite_all_received(connection, uris)
-            connection.executemany(self._sql(_DONE), [(kind, uri) for uri in uris[:done]])
+            connection.executemany(self._sql(DONE), [(kind, uri) for uri in uris[:done]])
         else:
-            connection.execute(self._sql(_DONE), (kind, subject))
+            connection.execute(self._sql(DONE), (kind, subject))
             room = _Room(rows=rows_max)
             self._rewrite_labels(connection, kind, subject, after=int(after), room=room)
         return True
-
-    def _next(self, connection: sqlite3.Connection, turns: Turns) -> tuple[str, str, str] | None:
-        """The kind, subject and `after` of the task whose turn it is."""
-        for before in (turns.kind, ""):
-            (kind,) = connection.execute(self._sql(_KIND), (before,)).fetchone()
-            if kind is not None:
-                break
-        else:
-            return None
-        for before in (turns.subjects.get(kind, ""), ""):
-            found = connection.execute(self._sql(_NEXT), (kind, before)).fetchone()
-            if found is not None:
-                break
-        else:
-            raise AssertionError("there is a task of each kind that is found")
-        subject, after = found
-        turns.kind = kind
-        turns.subjects[kind] = subject
-        return kind, subject, after
 
     def _turn_repo(
         self,
@@ -399,7 +323,7 @@ class SearchRows:
         self._rewrite(connection, taken, prepare)
         is_last = len(found) < rows_max and len(taken) == len(found)
         if is_last:
-            connection.execute(self._sql(_DONE), (REPO_TASK, str(repo_id)))
+            connection.execute(self._sql(DONE), (REPO_TASK, str(repo_id)))
         else:
             self._queue(connection, [(REPO_TASK, str(repo_id), taken[-1][3])])
 
@@ -407,13 +331,13 @@ class SearchRows:
         self, connection: sqlite3.Connection, prepare: PrepareStored, first: str, rows_max: int
     ) -> None:
         """Rows that were left for later, and of records that changed while the index was made."""
-        owed = connection.execute(self._sql(_SAME), (RECORD_TASK, first, rows_max)).fetchall()
+        owed = connection.execute(self._sql(SAME), (RECORD_TASK, first, rows_max)).fetchall()
         ids = json.dumps([int(subject) for (subject,) in owed])
         found = connection.execute(_BY_ID, (ids,)).fetchall()
         taken = _bounded(found)
         left = {row[0] for row in found[len(taken) :]}
         done, chars = [], 0
-        lengths = dict(_one_list(connection, self._lengths, (ids,)))
+        lengths = dict(one_list(connection, self._lengths, (ids,)))
         for (subject,) in owed:
             if int(subject) not in left and chars < INLINE_CHARS:
                 done.append(int(subject))
@@ -422,7 +346,7 @@ class SearchRows:
         self.delete(connection, done)
         self._rewrite(connection, taken, prepare)
         connection.executemany(
-            self._sql(_DONE), [(RECORD_TASK, str(record_id)) for record_id in done]
+            self._sql(DONE), [(RECORD_TASK, str(record_id)) for record_id in done]
         )
 
     def _rewrite(
@@ -440,47 +364,14 @@ class SearchRows:
                 rows.append(SearchRow(record_id, repo_id, f"at://{did}/{path}", projection))
         self.insert(connection, rows, reached)
 
-    def _labels(self, connection: sqlite3.Connection, record_id: int, name: str) -> str:
-        rows = connection.execute(self._sql(_LABELS), (LABEL_MARK, record_id, name))
-        return _joined(row[0] for row in rows)
-
-    def _received(
-        self, connection: sqlite3.Connection, uris: Sequence[str]
-    ) -> tuple[_Received, int]:
-        """What others say of these records, those left out of which nobody says anything.
-
-        With it, the length of all that was read, in characters.
-        """
-        wanted = json.dumps(uris)
-        received: _Received = {}
-        chars = 0
-        for name in self._search.received.values():
-            found = _one_list(connection, self._sql(_RECEIVED), (name, wanted))
-            received[name] = {uri: _joined(sorted(set(texts) - {None})) for uri, texts in found}
-            chars += sum(1 + len(text or "") for _, texts in found for text in texts)
-        return received, chars
-
-    def _received_within(
-        self, connection: sqlite3.Connection, uris: Sequence[str]
-    ) -> tuple[_Received, Sequence[str]]:
-        """The same up to `RECEIVED_CHARS`, and the records that were not looked at."""
-        received: _Received = {name: {} for name in self._search.received.values()}
-        left = RECEIVED_CHARS
-        for at in range(0, len(uris), RECEIVED_SLICE):
-            if left <= 0:
-                return received, uris[at:]
-            of_slice, chars = self._received(connection, uris[at : at + RECEIVED_SLICE])
-            left -= chars
-            for name, texts in of_slice.items():
-                received[name] |= texts
-        return received, ()
-
     def _rewrite_all_received(self, connection: sqlite3.Connection, uris: Sequence[str]) -> int:
         """Rows of these records, as far as there is room; how many records are done."""
         record_ids = {
-            uri: record_id for record_id, uri in _one_list(connection, _FIND, (json.dumps(uris),))
+            uri: record_id for record_id, uri in one_list(connection, _FIND, (json.dumps(uris),))
         }
-        received, unread = self._received_within(connection, [u for u in uris if u in record_ids])
+        received, unread = self._others.received_within(
+            connection, [u for u in uris if u in record_ids]
+        )
         left, chars = set(unread), 0
         for done, uri in enumerate(uris):
             if uri in left or chars >= INLINE_CHARS:
@@ -505,7 +396,7 @@ class SearchRows:
         is_last = len(found) < room.rows
         for count, (record_id,) in enumerate(found, start=1):
             values = {
-                column: self._labels(connection, record_id, each)
+                column: self._others.labels(connection, record_id, each)
                 for column, each in self._search.labels.items()
                 if each == name
             }
@@ -543,15 +434,3 @@ def _bounded(found: Sequence[_StoredRow]) -> Sequence[_StoredRow]:
         if chars >= INLINE_CHARS:
             return found[:count]
     return found
-
-
-def _one_list(
-    connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...]
-) -> list[Any]:
-    """What a query gives as one JSON array."""
-    found: list[Any] = json.loads(connection.execute(sql, parameters).fetchone()[0])
-    return found
-
-
-def _joined(texts: Iterable[str | None]) -> str:
-    return searchable(" ".join(text for text in texts if text))

@@ -6,7 +6,8 @@ import sqlite3
 
 from storage.database import Database
 from storage.projections import Projections
-from storage.search_rows import PrepareStored, Turns
+from storage.search_queue import Turns
+from storage.search_rows import PrepareStored
 
 STEP_ROWS = 20
 """Search rows written in one transaction: some 15 ms."""

@@ -23,7 +23,8 @@ from storage.file_lock import file_lock
 from storage.generations import GENERATION, Generation, current_generation
 from storage.reading import snapshot
 from storage.relation_views import did_of, path_of
-from storage.search_rows import RECORD_TASK, REPO_TASK, PrepareStored, SearchRow, SearchRows
+from storage.search_queue import RECORD_TASK, REPO_TASK
+from storage.search_rows import PrepareStored, SearchRow, SearchRows
 
 CHUNK_ROWS = 500
 ID_MAX = 2**63 - 1

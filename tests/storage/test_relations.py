@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from storage.relation_views import ANCESTORS_MAX
-from storage.search_rows import INLINE_ROWS, RECEIVED_MAX
+from storage.search_rows import INLINE_ROWS
+from storage.search_texts import RECEIVED_MAX
 from tests.storage.typed_world import ALICE, BOB, CAROL, GOVERNANCE, TypedWorld, typed_world
 from tests.unit.records.record_examples import CID, full, minimal
 
