@@ -193,7 +193,11 @@ def _upkeep(
         letters_max=settings.storage.dead_letters_max,
         on_dropped=metrics.dead_letters_dropped.inc,
     )
-    history_s_max = settings.backfill.history_days_max * DAY_S
+    # What runs on a schedule goes by when it last did, also after a restart.
+    history_s_max = max(
+        settings.backfill.history_days_max * DAY_S,
+        *(interval_s + DAY_S for interval_s in settings.backfill.interval_s.values()),
+    )
     return (
         letters.step,
         OperationRetention(database, world.clock, age_s_max=history_s_max).step,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.citations.extraction import FORMATS, TEXT_FORMATS, references_of_text
-from indexer.citations.packages import Unreadable
+from indexer.citations.packages import Unreadable, parse_xml
 from indexer.citations.reference import ReferenceList
 from indexer.citations.tei import tei_references
 from indexer.errors import InvalidUpstream
@@ -101,6 +101,13 @@ def test_what_is_not_of_its_format_is_unreadable(form: str):
 def test_xml_with_entities_is_refused():
     with pytest.raises(Unreadable):
         references_of_text(laughing_docx(), "docx")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_type_is_refused_in_any_encoding(encoding: str):
+    text = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>'
+    with pytest.raises(Unreadable, match="document type"):
+        parse_xml(text.encode(encoding))
 
 
 @pytest.mark.parametrize("form", TEXT_FORMATS)
