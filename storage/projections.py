@@ -132,6 +132,16 @@ class Projections:
             for generation in generations_in_use(connection):
                 self.write_to(connection, generation, writes)
 
+    def last_id(self, connection: sqlite3.Connection) -> int:
+        """The last record with a search row: of one that is gone it may still be owed."""
+        last = 0
+        for generation in generations_in_use(connection):
+            if generation.search is SearchState.KEPT:
+                table = f"{generation.search_table(self.search)}_docsize"
+                found = connection.execute(f'SELECT max(id) FROM "{table}"').fetchone()[0]  # noqa: S608 - a declared name
+                last = max(last, found or 0)
+        return last
+
     def write_to(
         self,
         connection: sqlite3.Connection,

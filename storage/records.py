@@ -71,6 +71,9 @@ class Projector(Protocol):
     def write(self, connection: sqlite3.Connection, writes: Sequence[ProjectionWrite]) -> None:
         """Replace the derived rows of every given record."""
 
+    def last_id(self, connection: sqlite3.Connection) -> int:
+        """The last record that derived rows are kept of, which may outlive it for a while."""
+
 
 class RecordTable:
     """Writes record rows with everything that follows from them."""
@@ -97,7 +100,7 @@ class RecordTable:
             return counts
         existing = _load_existing(connection, writes)
         denied = denied_records(connection, (f"at://{w.did}/{key[1]}" for key, w in writes.items()))
-        next_id = _next_id(connection)
+        next_id = self._next_id(connection)
         rows: list[tuple[object, ...]] = []
         deletes: list[int] = []
         settled: list[str] = []  # URIs whose old dead letters no longer apply
@@ -139,6 +142,14 @@ class RecordTable:
         insert_dead_letters(connection, letters, now=now)
         self._projector.write(connection, projections)
         return counts
+
+    def _next_id(self, connection: sqlite3.Connection) -> int:
+        """Row ids are handed out here: there is one writer, and derived rows need them at once.
+
+        None is of a deleted record that is still searched by: the new one would be found by that.
+        """
+        found = connection.execute("SELECT max(id) FROM record").fetchone()[0]
+        return max(found or 0, self._projector.last_id(connection)) + 1
 
     def empty(self, connection: sqlite3.Connection, repo: Repo, path: str, *, at: str) -> int:
         """Leave nothing of a record but its path and CID; how many rows had more."""
@@ -184,12 +195,6 @@ def _allowed(write: RowWrite, path: str, denied: frozenset[str]) -> PreparedReco
     if denied and write.record is not None and f"at://{write.did}/{path}" in denied:
         return without_content(write.record)
     return write.record
-
-
-def _next_id(connection: sqlite3.Connection) -> int:
-    """Row ids are handed out here: there is one writer, and derived rows need them at once."""
-    found = connection.execute("SELECT max(id) FROM record").fetchone()[0]
-    return (found or 0) + 1
 
 
 def _record_letter(did: str, path: str, problem: str) -> DeadLetterDraft:

@@ -39,6 +39,9 @@ class NoProjections:
     def write(self, connection: object, writes: Sequence[ProjectionWrite]) -> None:
         self.last = writes
 
+    def last_id(self, connection: object) -> int:
+        return 0
+
 
 class World:
     """A store on a real file, with shortcuts for events."""

@@ -321,6 +321,23 @@ async def test_long_texts_of_many_records_wait_for_their_turn(tmp_path: Path):
         assert await world.one(found, "stork") == len(paths)
 
 
+async def test_no_record_is_found_by_the_text_of_a_deleted_one(tmp_path: Path):
+    """Rows that wait to be taken out keep their ids to themselves, also across a restart."""
+    many = range(OWN_CHARS // SEARCH_TEXT_CHARS_MAX + 3)
+    async with typed_world(tmp_path) as world:
+        await world.commit(BOB, {})
+        long = eprint("heron", "y" * SEARCH_TEXT_CHARS_MAX)
+        await world.commit(ALICE, {f"{EPRINT}/n{n}": long for n in many})
+        await world.settle()
+        await world.commit(ALICE, dict.fromkeys(f"{EPRINT}/n{n}" for n in many))
+        assert await world.one("SELECT count(*) FROM eprint_search") > 0
+    async with typed_world(tmp_path) as world:
+        await world.commit(BOB, {f"{EPRINT}/n{n}": eprint("stork", "short") for n in many})
+        with closing(sqlite3.connect(world.path)) as connection:
+            assert not search_eprints(connection, "heron", SearchFilter(), limit=9)
+            assert len(search_eprints(connection, "stork", SearchFilter(), limit=99)) == len(many)
+
+
 SYNTAX = st.text(st.sampled_from('"*()^+-:{}~ \0\ud800éA中AND OR NOT NEAR')) | st.text(max_size=50)
 
 

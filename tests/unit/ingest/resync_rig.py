@@ -56,6 +56,9 @@ class NoProjections:
     def write(self, connection: object, writes: object) -> None:
         return
 
+    def last_id(self, connection: object) -> int:
+        return 0
+
 
 class AdvancedClock:
     """The machine's clocks, each of which can be moved on."""
