@@ -389,11 +389,14 @@ class SearchRows:
         self, connection: sqlite3.Connection, name: str, uri: str, *, after: int, room: _Room
     ) -> None:
         """Rows that name `uri` by a mark `name`: now while there is room, the rest by the queue."""
-        if room.rows <= 0 or room.chars <= 0:
-            self._queue(connection, [(name, uri, str(after))])
+        has_room = room.rows > 0 and room.chars > 0
+        rows_max = room.rows if has_room else 1
+        found = connection.execute(self._sql(_NAMING), (name, uri, after, rows_max)).fetchall()
+        if not has_room:
+            # Most nodes are named by nobody, and each that is queued is a transaction.
+            self._queue(connection, [(name, uri, str(after)) for _ in found])
             return
-        found = connection.execute(self._sql(_NAMING), (name, uri, after, room.rows)).fetchall()
-        is_last = len(found) < room.rows
+        is_last = len(found) < rows_max
         for count, (record_id,) in enumerate(found, start=1):
             values = {
                 column: self._others.labels(connection, record_id, each)

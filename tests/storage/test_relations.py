@@ -504,6 +504,23 @@ async def test_labels_changed_together_reach_all_eprints_in_parts(world):
     assert await world.one(found) == len(papers)
 
 
+async def test_labels_that_no_eprint_bears_do_not_wait_for_room(world):
+    """A vocabulary changes by hundreds of nodes at once, and all that waits holds up the queue."""
+    popular = [f"{NODE}/n{n}" for n in range(2)]
+    papers = {
+        f"{EPRINT}/p{n}": minimal(EPRINT) | {"fieldUris": [f"at://{BOB}/{popular[n % 2]}"]}
+        for n in range(4 * INLINE_ROWS)
+    }
+    await world.commit(BOB, papers)
+    nodes = popular + [f"{NODE}/unused{n}" for n in range(50)]
+    await world.commit(BOB, {path: minimal(NODE) | {"label": "birds"} for path in nodes})
+    assert 0 < await world.one("SELECT count(*) FROM search_queue__1") <= len(popular)
+    await world.settle()
+    assert await world.one("SELECT count(*) FROM eprint_search WHERE fields = 'birds'") == len(
+        papers
+    )
+
+
 async def test_a_hidden_account_leaves_search_while_a_popular_label_keeps_changing(world):
     node, papers = f"{NODE}/n", 4 * INLINE_ROWS
     on = {"fieldUris": [f"at://{BOB}/{node}"]}
