@@ -4,7 +4,7 @@ It belongs to whom the store belonged: operators work as root, the daemon does n
 Refused while a daemon has the file, and for a copy that is no sound store of ours: nothing has been
 changed then. The old file takes its log with it, because a log beside another file would ruin it.
 Wherever it is cut off, the old store or the new one is in its place: a start that found none would
-make an empty one.
+make an empty one. Only a file system without hard links leaves a moment between the two.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
         give_to_owner(incoming, database if database.exists() else database.parent)
         try:
             aside = _keep_aside(database)
-        except ConfigurationError:
+        except (ConfigurationError, OSError):
             incoming.unlink()
             raise
         # On disk first: no log of the old store may be found beside the new one.
@@ -102,7 +102,7 @@ def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
 def _keep_aside(database: Path) -> Path | None:
     """Give the store a second name, and move its log there, which is empty where it can be.
 
-    The store keeps its own name until another takes it.
+    The store keeps its own name until another takes it, where a file can have two.
     """
     if not database.exists():
         for side in SIDE_FILES:
@@ -120,9 +120,15 @@ def _keep_aside(database: Path) -> Path | None:
             )
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z"
     aside = database.with_name(f"{database.name}.before-{stamp}")
-    os.link(database, aside, follow_symlinks=False)
+    has_links = True
+    try:
+        os.link(database, aside, follow_symlinks=False)
+    except OSError:
+        has_links = False  # exFAT, some shares: there it has no name for a moment
     for side in SIDE_FILES:
         beside = database.with_name(database.name + side)
         if beside.exists():
             beside.rename(aside.with_name(aside.name + side))
+    if not has_links:
+        database.rename(aside)
     return aside

@@ -39,6 +39,19 @@ restore_store(Path(sys.argv[2]), Path(sys.argv[3]))
 """
 """Ends before it changes a name in a folder once more than the first argument says."""
 
+LINKLESS_RESTORE = """
+import errno, sys
+from pathlib import Path
+from storage.restore import restore_store
+
+def refuse(event, _):
+    if event == "os.link":
+        raise PermissionError(errno.EPERM, "as exFAT says")
+
+sys.addaudithook(refuse)
+restore_store(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
 
 @contextmanager
 def store(path: Path) -> Iterator[sqlite3.Connection]:
@@ -240,6 +253,19 @@ def test_a_store_whose_log_somebody_keeps_from_being_merged_is_not_replaced(
         assert not list(database.parent.glob("*.incoming*"))
     assert here("restore", copy)[0] == 0
     assert cursor(database) == 7
+
+
+def test_a_store_is_replaced_where_no_file_has_two_names(database: Path, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+    database.parent.mkdir()
+    for path, seq in ((copy, 7), (database, 8)):
+        with store(path) as writer:
+            put(writer, seq)
+    command = [sys.executable, "-c", LINKLESS_RESTORE, copy, database]
+    subprocess.run(command, cwd=ROOT, check=True)
+    (aside,) = database.parent.glob("*.before-*Z")
+    assert (cursor(database), cursor(aside)) == (7, 8)
+    assert not list(database.parent.glob("*.incoming*"))
 
 
 def test_a_restore_that_dies_leaves_the_old_store_or_the_new_one(tmp_path: Path):
