@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from indexer.records.types.graph_node import ORDERED_MAX
 from storage.citation_views import CITATION_VIEWS
 from storage.generations import GENERATION, Generation
 
@@ -145,6 +146,13 @@ _ORDER = f"""
  JOIN collection_order{GENERATION} AS place ON place.record_id = held.id
  WHERE owner.did = {did_of("link.collection_uri")} AND place.edge_uri = link.uri)"""  # noqa: S608 - constants
 
+_BEYOND = f"""
+(SELECT {ORDERED_MAX + 1} FROM repo AS owner
+ JOIN record AS held ON held.repo_id = owner.id AND held.path = {path_of("link.collection_uri")}
+ JOIN collection_order{GENERATION} AS place ON place.record_id = held.id
+ WHERE owner.did = {did_of("link.collection_uri")} AND place.position = {ORDERED_MAX - 1})"""  # noqa: S608 - constants
+"""Of an order with as many edges as are kept of one, so that what has no place comes after them."""
+
 _TITLE = f"""
 (SELECT eprint.title FROM repo AS holder
  JOIN record AS held ON held.repo_id = holder.id AND held.path = {path_of("link.target_uri")}
@@ -154,8 +162,8 @@ _TITLE = f"""
 _EDGES = f"""
 CREATE VIEW collection_edges AS
 SELECT rowid, uri, did, owner_did, rkey, cid, created_at, indexed_at, edge_id, collection_uri,
-       source_uri, target_uri, relation_slug, coalesce({_ORDER}, weight) AS weight, label, status,
-       metadata, updated_at, {_TITLE} AS target_title
+       source_uri, target_uri, relation_slug, coalesce({_ORDER}, {_BEYOND}, weight) AS weight,
+       label, status, metadata, updated_at, {_TITLE} AS target_title
 FROM collection_links AS link
 WHERE {_EXISTS.format("link.collection_uri")}
   AND (relation_slug <> 'subcollection-of' OR {_EXISTS.format("link.source_uri")})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from indexer.records.types.graph_node import ORDERED_MAX
 from storage.relation_views import ANCESTORS_MAX
 from storage.search_rows import INLINE_ROWS
 from storage.search_texts import RECEIVED_MAX
@@ -532,3 +533,12 @@ async def test_a_hidden_account_leaves_search_while_a_popular_label_keeps_changi
         await world.upkeep.step()
     assert await world.one("SELECT count(*) FROM search_queue__1") == 1
     assert await world.one("SELECT count(*) FROM eprint_search WHERE title = 'secret'") == 0
+
+
+async def test_what_an_order_is_too_long_for_comes_after_all_that_it_puts_in_order(world):
+    uris = [f"at://{ALICE}/{EDGE}/e{n:04}" for n in range(ORDERED_MAX + 3)]
+    await world.commit(ALICE, {f"{NODE}/shelf": collection("Shelf", itemOrder=uris)})
+    wanted = {f"{EDGE}/e{n:04}": edge(SHELF, PAPER) for n in (0, ORDERED_MAX - 1, ORDERED_MAX + 2)}
+    await world.commit(ALICE, wanted)
+    found = await world.rows("SELECT rkey FROM collection_edges ORDER BY weight, created_at")
+    assert [f"{EDGE}/{rkey}" for (rkey,) in found] == list(wanted)
