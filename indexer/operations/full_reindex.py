@@ -195,6 +195,7 @@ async def rebuild_outdated(backfills: Backfills) -> None:
     Where too many operations wait already, as soon as there is room for it.
     """
     params: dict[str, Json] = {"mode": OperationMode.SUPPLEMENT.value}
+    is_told = False
     while True:
         try:
             await insist(
@@ -203,7 +204,9 @@ async def rebuild_outdated(backfills: Backfills) -> None:
         except RequestRefused as error:
             if error.name != "RateLimitExceeded":
                 raise
-            log.warning("reindex.put_off", reason=str(error))
+            if not is_told:
+                log.warning("reindex.put_off", reason=str(error))
+            is_told = True
             await asyncio.sleep(RETRY_S)
         else:
             return
