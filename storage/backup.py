@@ -16,7 +16,7 @@ from pathlib import Path
 
 from indexer.clock import Clock
 from indexer.errors import LocalBusy, LocalFault, RequestRefused
-from storage.database import translated
+from storage.database import is_damage, translated
 
 WAL_BYTES_MAX = 1024 * 1024 * 1024
 """A copy that has let the WAL grow beyond this is given up."""
@@ -66,8 +66,9 @@ def _copy_into_folder(database: Path, target: Path) -> int:
     except OSError as error:
         raise LocalBusy(f"storage.backup_dir: {error.strerror}") from error
     except LocalFault as error:
-        # The copy's disk, its quota or its file system: none of it speaks against the store. What
-        # is wrong with that, its own connections find.
+        if isinstance(error.__cause__, sqlite3.Error) and is_damage(error.__cause__):
+            raise  # of the store, which was read
+        # The copy's disk, its quota or its file system: none of it speaks against the store.
         raise LocalBusy(f"storage.backup_dir: {error}") from error
 
 

@@ -307,6 +307,11 @@ def error_code(error: sqlite3.Error) -> str:
     return getattr(error, "sqlite_errorname", None) or type(error).__name__
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite found something in a file that it cannot have written so."""
+    return error_code(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
 def translated(error: sqlite3.Error) -> LocalBusy | LocalFault:
     """The policy family of an SQLite error, with its symbolic code in the message."""
     code = error_code(error)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from indexer.audit import AuditDraft
-from indexer.errors import LocalBusy, RequestRefused
+from indexer.errors import LocalBusy, LocalFault, RequestRefused
 from storage.accepted_tokens import AcceptedTokens
 from storage.audit import ENTRIES_MAX, AuditStore
 from storage.backup import BackupFolder
@@ -188,6 +188,17 @@ async def test_a_file_system_that_takes_no_file_of_that_size_ends_no_daemon(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "copies").iterdir())
+
+
+async def test_a_backup_of_a_damaged_store_blames_the_store(world: World, tmp_path: Path):
+    await add_letters(world, 200)
+    damaged = tmp_path / "damaged.db"
+    with closing(sqlite3.connect(world.path)) as reader, closing(sqlite3.connect(damaged)) as copy:
+        reader.backup(copy)
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:8192] + b"\xff" * (len(data) - 8192))
+    with pytest.raises(LocalFault, match="SQLITE_CORRUPT"):
+        await BackupFolder(damaged, tmp_path / "copies", clock=world.clock).create()
 
 
 async def test_a_backup_has_all_that_was_committed_before_it(world: World, tmp_path: Path):
