@@ -58,6 +58,13 @@ WHERE id > ?4 AND id <= ?5
       AND (retry_at > ?1 OR fetch_at > ?1 OR identity_at > ?1 OR synced_at > ?1)
 """
 
+# A host that does not answer is let go after some time, and a comparison counts if it is later.
+_AWAITED = """
+UPDATE gap_repo SET let_go_at = iif(let_go_at > ?1, max(?2, let_go_at - ?3), let_go_at),
+                    put_at = iif(put_at > ?1, put_at - ?3, put_at)
+WHERE repo_id > ?4 AND repo_id <= ?5 AND (let_go_at > ?1 OR put_at > ?1)
+"""
+
 _HOSTS = """
 UPDATE host SET
     next_scan_at = iif(next_scan_at > ?1, max(?2, next_scan_at - ?3), next_scan_at),
@@ -134,6 +141,7 @@ class DueTimeUpkeep:
             connection.execute(_QUESTIONS, how)
         after = due.upto or 0
         connection.execute(_REPOS, (*how, after, after + REPOS_MAX))
+        connection.execute(_AWAITED, (*how, after, after + REPOS_MAX))
         connection.execute(_HOSTS, (*how, after, after + REPOS_MAX))
         return after + REPOS_MAX
 

@@ -11,6 +11,7 @@ import pytest
 from indexer.planning import IdentitySeen
 from storage.database import open_database
 from storage.due_times import IN_HAND_S, REPOS_MAX, SET_BACK_S, DueTimeUpkeep
+from storage.gap_closing import LET_GO_S, await_repos
 from storage.gap_repair import GapRepairStore
 from tests.storage.conftest import DID, World
 
@@ -180,6 +181,45 @@ async def test_a_gap_that_a_fast_clock_has_dated_is_closed_by_the_next_reading_o
         )
     )
     assert await repair.close_gaps() == [0]
+
+
+async def test_a_repo_that_a_gap_awaits_since_a_fast_clock_is_let_go_and_compared_in_time(
+    world: World, clock: SetClock
+):
+    repair = GapRepairStore(world.database, world.tracked, clock=clock)
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    clock.ahead_s += YEAR_S
+    assert await upkeep.step() == 0
+    await put_off(world, 2)
+
+    def change(connection: sqlite3.Connection) -> None:
+        at = clock.now()
+        connection.execute("DELETE FROM gap")
+        connection.execute(
+            "INSERT INTO gap (url, reason, detected_at, surveyed_at) VALUES ('', 'cursor', ?1, ?1)",
+            (at,),
+        )
+        ids = connection.execute("SELECT id FROM repo").fetchall()
+        await_repos(connection, [row[0] for row in ids], wanted_at=at, now=at)
+        connection.execute("DELETE FROM gap_question")
+        connection.execute("UPDATE turn SET standing = 2")
+
+    await world.database.write(change)
+    clock.ahead_s -= YEAR_S
+    while await upkeep.step():
+        pass
+    clock.at += 1.0
+    await world.database.write(
+        lambda connection: (
+            connection.execute(
+                "UPDATE repo SET verified_at = ? WHERE did = 'did:plc:1'", (clock.now(),)
+            ).rowcount
+        )
+    )
+    assert await repair.close_gaps() == []
+    assert await world.rows("SELECT count(*) FROM gap_repo") == [(1,)]
+    clock.at += LET_GO_S
+    assert await repair.close_gaps() == [1]
 
 
 async def test_a_repo_that_was_compared_in_the_future_counts_as_never_compared(
