@@ -64,12 +64,10 @@ SCOPED_AT_ONCE = 10_000
 
 _LEAVE_SCOPE = f"""
 UPDATE repo SET scope_id = NULL,
-                state = iif({_IS_FOLLOWED}, 'desynchronized', state),
                 wanted = iif({_IS_FOLLOWED}, wanted | {Wanted.CONTENT:d}, wanted),
                 priority = iif({_IS_FOLLOWED}, min(priority, {Priority.REPAIR:d}), priority),
                 retry_at = iif({_IS_FOLLOWED}, ?1, retry_at),
-                fetch_at = iif({_IS_FOLLOWED}, min(fetch_at, ?1), fetch_at),
-                reason = iif({_IS_FOLLOWED}, 'scope', reason)
+                fetch_at = iif({_IS_FOLLOWED}, min(fetch_at, ?1), fetch_at)
 WHERE id > ?2 AND id <= ?3 AND scope_id <> ?4
 """  # noqa: S608 - constants
 
@@ -117,7 +115,8 @@ class ResyncStore:
         """At start, before any event: what was read under another scope is not complete; how much.
 
         Repos that are followed are fetched, which brings what is missing and removes what is out of
-        scope; hidden ones are when they are shown again.
+        scope; hidden ones are when they are shown again. Until a fetch has come to them, which may
+        take hours, they go on with the stream: their chain is whole.
         """
         now = self._clock.now()
         [(last,)] = await self._database.read("SELECT coalesce(max(id), 0) FROM repo")

@@ -356,7 +356,7 @@ async def test_what_was_read_under_another_scope_is_not_complete_under_any_later
     assert await world.resyncs.enter_scope("scope") == 0
     assert (await world.repo())[0] == "active"
     assert await world.resyncs.enter_scope("narrower") == 1
-    assert (await world.repo())[0] == "desynchronized"
+    assert (await world.repo())[0] == "active"
     assert await world.resyncs.enter_scope("scope") == 0
     claim = await world.resyncs.claim_next()
     assert claim is not None and claim.repo.scope_id is None
@@ -367,6 +367,18 @@ async def test_what_was_read_under_another_scope_is_not_complete_under_any_later
     assert await world.resyncs.enter_scope("narrower") == 1
     hidden = await world.rows("SELECT state, wanted, scope_id FROM repo")
     assert hidden == [("active", Wanted.ACCOUNT, None)]
+
+
+async def test_a_repo_that_waits_to_be_read_under_another_scope_goes_on_with_the_stream(
+    world: World,
+):
+    await activate(world, "r1", ("a", "c1"))
+    assert await world.resyncs.enter_scope("wider") == 1
+    await world.apply(commit("r2", "r1", put("b", "c2")))
+    assert await cids(world) == {"a": "c1", "b": "c2"}
+    state, _, rev, _, wanted, *_ = await world.repo()
+    assert (state, rev, wanted) == ("active", "r2", Wanted.CONTENT)
+    assert await world.rows("SELECT scope_id FROM repo") == [(None,)]
 
 
 async def test_a_failing_transaction_leaves_nothing(world: World):
