@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from indexer.delays import Trouble, throttle_s, wait_s
 from indexer.errors import ChiveIndexerError
+from indexer.listings import OUT_OF_BOUNDS
 from indexer.model import AccountStatus, Applied, PreparedRecord, Priority, RepoState, Wanted
 from indexer.planning import Repo
 from indexer.protocol.hosts import host_group
@@ -119,14 +120,15 @@ def looked_up(
     """The repo with the key that its DID document names now.
 
     Where it has moved, what we hold and whether it is hidden rest on its former host's word, and
-    the lists of the new one may have been read before: that one is asked.
+    the lists of the new one may have been read before: that one is asked. Nothing is asked about a
+    repo whose state only an operator ends: whoever moves it about would have it fetched each time.
 
     A document that says nothing new, though something was said to have changed, may come from a
     replica that lags: there is a second look, during which live commits are not held up.
     """
     known = replace(repo, signing_key=signing_key, identity_at=now)
     is_asked = bool(repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
-    if has_moved and not is_asked and repo.account_status is not AccountStatus.DENIED:
+    if has_moved and not is_asked and repo.state not in OUT_OF_BOUNDS:
         return replace(
             known,
             wanted=repo.wanted | Wanted.ACCOUNT | Wanted.CONTENT,

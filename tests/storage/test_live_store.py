@@ -381,6 +381,25 @@ async def test_a_repo_that_waits_to_be_read_under_another_scope_goes_on_with_the
     assert await world.rows("SELECT scope_id FROM repo") == [(None,)]
 
 
+@pytest.mark.parametrize("state", [RepoState.LIMITED, RepoState.TOO_LARGE])
+async def test_a_repo_that_only_an_operator_fetches_is_not_fetched_for_moving_to_and_fro(
+    world: World, state: RepoState
+):
+    await activate(world, "r1")
+    end = "UPDATE repo SET state = ?, wanted = 0, scope_id = NULL"
+    await world.database.write(lambda connection: connection.execute(end, (state,)).rowcount)
+    for number in range(4):
+        world.clock.at += 100
+        await world.apply(IdentitySeen(did=DID, seq=1, time=world.clock.at))
+        claim = await world.resyncs.claim_next()
+        assert claim is not None
+        moved = replace(IDENTITY, pds_url=f"https://{'ab'[number % 2]}.example")
+        await world.resyncs.save_identity(claim, moved)
+        await world.resyncs.finish(claim, None, None, (), upto_id=0, is_confirmed=False)
+        assert (await world.repo())[0] == state
+        assert await world.resyncs.claim_next() is None
+
+
 async def test_a_failing_transaction_leaves_nothing(world: World):
     def half(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO firehose_cursor VALUES ('x', 1, NULL, 'now')")
