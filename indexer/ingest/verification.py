@@ -152,12 +152,18 @@ class Verifier:
         return tuple(writes)
 
     def _sync(self, raw: RawFrame, key: str | None) -> SyncSeen:
-        frame = raw.frame
-        did, seq = str(frame.did), frame.seq or 0
+        did, seq = str(raw.frame.did), raw.frame.seq or 0
         try:
-            event = parse_sync(frame)
+            return self._judged_sync(raw, key)
         except InvalidUpstream as error:
             return SyncSeen(did=did, seq=seq, rev="", error=error)
+        except Exception as error:  # noqa: BLE001 - becomes a dead letter, see `bug`
+            return SyncSeen(did=did, seq=seq, rev="", error=bug(error))
+
+    def _judged_sync(self, raw: RawFrame, key: str | None) -> SyncSeen:
+        """Raises `InvalidUpstream` for what is none."""
+        event = parse_sync(raw.frame)
+        did, seq = event.did, event.seq
         if key is None:
             return SyncSeen(did=did, seq=seq, rev=event.rev)
         try:

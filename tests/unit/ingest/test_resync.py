@@ -16,12 +16,13 @@ from indexer.claims import CHUNK_ROWS
 from indexer.ingest.attempts import Result
 from indexer.ingest.merging import commit_portions
 from indexer.ingest.resync import GIVE_BACK_S
+from indexer.ingest.verification import RawFrame
 from indexer.model import RepoState, Wanted
-from indexer.planning import CommitSeen, RecordWrite
+from indexer.planning import CommitSeen, EventBatch, RecordWrite
 from indexer.records.projection import RecordContext, SqlType, Value, computed
 from tests.devnet import Account, Change, Devnet, FaultKind, realistic_record
 from tests.oracle import assert_heads_equal, assert_no_bugs, assert_store_equals
-from tests.unit.ingest.resync_rig import REGISTRY, Rig, open_rig
+from tests.unit.ingest.resync_rig import REGISTRY, AdvancedClock, Rig, open_rig
 
 TAG = "pub.chive.eprint.userTag"
 RNG = random.Random(7)
@@ -454,3 +455,23 @@ async def test_a_bug_over_one_repo_costs_that_repo_and_no_other(tmp_path: Path):
         culprits.clear()
         assert {each.result for each in await rig.work(ahead_s=86_400)} == {Result.FETCHED}
         assert_equal(rig)
+
+
+async def test_a_bug_over_a_sync_costs_its_repo_and_not_the_process(tmp_path: Path):
+    class BrokenClock(AdvancedClock):
+        def now(self) -> float:
+            raise IndexError("beyond the end")
+
+    async with Devnet(seed=5) as net, open_rig(net, tmp_path) as rig:
+        account = await net.create_account()
+        tag(rig, account)
+        await rig.hear()
+        await rig.work()
+        net.import_records(account, 1, [TAG])
+        raws = [RawFrame.decoded(each.frame) for each in net.relay.stream.after(rig.heard, 10)]
+        keys = await rig.live.signing_keys([account.did])
+        syncs = [raw for raw in raws if raw.frame.type == "#sync"]
+        events = replace(rig.verifier, clock=BrokenClock()).events(syncs, keys)
+        await rig.live.apply(EventBatch(url="ws://relay", events=events, seq=None, event_at=None))
+        assert (await rig.repo(account))[0] == "desynchronized"
+        assert await rig.rows("SELECT reason FROM dead_letter") == [("bug",)]
