@@ -183,7 +183,8 @@ class ResyncStore:
                 (repo.signing_key, pds_url) != (identity.signing_key, identity.pds_url)
                 or identity.handle not in {None, handle}  # a lost one may be the former one
             )
-            has_moved = pds_url is not None and identity.pds_url not in {None, pds_url}
+            was_known = pds_url is not None or repo.identity_at > 0.0  # though it named no host
+            has_moved = was_known and identity.pds_url not in {None, pds_url}
             known = looked_up(
                 repo, identity.signing_key, is_news=is_news, has_moved=has_moved, now=now
             )

@@ -400,6 +400,20 @@ async def test_a_repo_that_only_an_operator_fetches_is_not_fetched_for_moving_to
         assert await world.resyncs.claim_next() is None
 
 
+async def test_an_account_that_had_no_host_for_a_while_is_asked_about_at_its_next_one(
+    world: World,
+):
+    await activate(world, "r1")
+    for pds_url in (None, "https://new.example"):
+        world.clock.at += 100
+        await world.apply(IdentitySeen(did=DID, seq=1, time=world.clock.at))
+        claim = await world.resyncs.claim_next()
+        assert claim is not None and claim.repo.claimed == Wanted.IDENTITY
+        await world.resyncs.save_identity(claim, replace(IDENTITY, pds_url=pds_url))
+        await world.resyncs.finish(claim, None, None, (), upto_id=0, is_confirmed=False)
+    assert (await world.repo())[4] == Wanted.ACCOUNT | Wanted.CONTENT
+
+
 async def test_a_failing_transaction_leaves_nothing(world: World):
     def half(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO firehose_cursor VALUES ('x', 1, NULL, 'now')")
