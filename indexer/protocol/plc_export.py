@@ -20,6 +20,9 @@ from indexer.protocol.syntax import datetime_to_unix, is_did
 PAGE_OPERATIONS = 1000
 """The most that a directory gives at once."""
 
+LAST_MS = 253_402_300_799_999
+"""The last millisecond that can be written; fractions after it would be rounded to year 10000."""
+
 TOMBSTONE = "plc_tombstone"
 AT = "at://"
 
@@ -89,7 +92,7 @@ def _parsed(line: bytes) -> ExportedOperation | None:
     did, made_at = entry.get("did"), entry.get("createdAt")
     if not isinstance(did, str) or not is_did(did) or not isinstance(made_at, str):
         raise InvalidUpstream(Check.RESPONSE, "an operation without DID or time")
-    made_ms = round(datetime_to_unix(made_at) * 1000)
+    made_ms = min(round(datetime_to_unix(made_at) * 1000), LAST_MS)
     if entry.get("nullified") is True:
         return None
     operation = entry["operation"]

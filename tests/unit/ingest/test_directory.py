@@ -143,6 +143,19 @@ async def test_a_garbage_line_does_not_hide_the_lines_behind_it(rig: Rig, where:
     assert await is_stale(rig, account)
 
 
+async def test_an_operation_at_the_end_of_time_does_not_end_the_reading(rig: Rig):
+    account = await followed(rig)
+    last = json.loads(lines(rig, account)[-1]) | {"createdAt": "9999-12-31T23:59:59.9999Z"}
+    lie = rig.net.faults.schedule(
+        FaultKind.HTTP_BODY, endpoint=EXPORT, body=json.dumps(last).encode() + b"\n{"
+    )
+    await read_again(rig)
+    assert lie.fired == 1
+    asked = requests(rig)
+    await rig.directory.go_on()  # the page was cut off, so it is read on from exactly there
+    assert requests(rig) == asked + 1
+
+
 async def test_a_page_that_was_cut_off_is_read_on_from_its_last_whole_line(rig: Rig):
     account = await followed(rig)
     new_key(rig, account)
