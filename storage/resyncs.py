@@ -43,7 +43,12 @@ from indexer.model import (
 from indexer.planning import CommitSeen, Repo, plan_discovery
 from storage.buffers import drop_pending, has_pending, replay_buffer
 from storage.database import Database
-from storage.dead_letters import IS_TRIED_AGAIN, insert_dead_letters, settle_retried
+from storage.dead_letters import (
+    IS_TRIED_AGAIN,
+    insert_dead_letters,
+    is_to_be_read_again,
+    settle_retried,
+)
 from storage.denied import judged_by_host
 from storage.repos import COLUMNS, insert_repo, load_repo, update_repos
 from storage.room import untrack
@@ -333,6 +338,9 @@ class ResyncStore:
             is_done = not left or repo.state in {RepoState.DESYNCHRONIZED, RepoState.ERROR}
             if is_done:
                 repo = released(repo, look_again_at=look_again_at, now=now)
+                if repo.wanted & Wanted.CONTENT and is_to_be_read_again(connection, repo.id):
+                    # It was asked for during the fetch, which may have passed the place by then.
+                    repo = replace(repo, scope_id=None)
                 session.replace(repo)
             applied = session.flush()
             if is_confirmed and look_again_at is None:

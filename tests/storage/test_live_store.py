@@ -248,6 +248,27 @@ async def test_commits_that_come_while_a_letter_is_tried_again_are_none_the_wors
     assert (await world.apply(commit("r4", "r3", gone("c")))).outcomes == {"applied": 1}
 
 
+async def test_a_letter_retried_behind_a_fetch_is_read_again_by_the_next_one(world: World):
+    """The fetch has compared the refused record before anybody asked for it to be read again."""
+    await activate(world, "r1", ("a", "c1"))
+    await world.apply(commit("r2", "r1", put("b", "c2", "float")))
+    claim = await world.resyncs.claim_repo(DID)
+    claim = await world.resyncs.begin_fetch(await world.resyncs.save_identity(claim, IDENTITY))
+    ours = await world.resyncs.cids_between(claim, "", None)
+    letters = DeadLetterStore(
+        world.database, world.tracked, on_work=lambda: None, clock=world.clock
+    )
+    assert await letters.retry_all(None) == 1
+    chunk = SnapshotChunk(after="", upto=None, leaves=tuple(ours.items()), records={}, rev="r3")
+    fetched = Fetched(rev="r3", data="root-r3", host_rev="r3", scope_id="scope")
+    done = await world.resyncs.finish(claim, fetched, chunk, (), upto_id=0, is_confirmed=True)
+    assert done.is_done and done.repo.wanted & Wanted.CONTENT
+    assert done.repo.scope_id is None, "equal revs would pass for a look at the record"
+    world.clock.at += 1000
+    claim = await world.resyncs.claim_next()
+    assert claim is not None and "" in (await world.resyncs.cids_between(claim, "", None)).values()
+
+
 @pytest.mark.parametrize("is_finishing", [True, False])
 async def test_no_commit_is_judged_by_a_key_that_is_in_doubt_again(world: World, is_finishing):
     """The document was resolved, then the key rotated: the next look judges what came since."""
