@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -118,6 +119,7 @@ class Resyncer:
         self._metrics = metrics
         self._stream_at = stream_at  # time of the newest applied live event, unix seconds
         self._bells: list[asyncio.Event] = []
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by DID
         self._merge = RepoMerge(
             rows,
             verifier,
@@ -148,23 +150,35 @@ class Resyncer:
 
         With `accepts_rollback` the host's state counts even where ours is newer.
         """
-        claim = await self._queue.claim_repo(did)
-        return await self.attempt(
-            claim, is_operator=True, accepts_rollback=accepts_rollback, on_compared=on_compared
-        )
+        async with self._turn_at(did):
+            claim = await self._queue.claim_repo(did)
+            return await self.attempt(
+                claim, is_operator=True, accepts_rollback=accepts_rollback, on_compared=on_compared
+            )
 
     async def sync_listed(self, did: str, *, on_compared: Compared | None = None) -> Resync:
         """One attempt at a repo that a listing has made worth a look, tracked from now on.
 
         A new one is subject to the limits, whoever listed it.
         """
-        try:
-            claim = await self._queue.claim_repo(did, is_operator=False)
-        except RepoLimited as error:
-            return Resync(result=Result.LIMITED, reason=error.detail)
-        is_new = claim.repo.data is None
-        admission = self._admission if is_new else None
-        return await self.attempt(claim, admission=admission, on_compared=on_compared)
+        async with self._turn_at(did):
+            try:
+                claim = await self._queue.claim_repo(did, is_operator=False)
+            except RepoLimited as error:
+                return Resync(result=Result.LIMITED, reason=error.detail)
+            is_new = claim.repo.data is None
+            admission = self._admission if is_new else None
+            return await self.attempt(claim, admission=admission, on_compared=on_compared)
+
+    @asynccontextmanager
+    async def _turn_at(self, did: str) -> AsyncIterator[None]:
+        """Surrounds an operation's attempt: those at one repo come one after the other.
+
+        Each claims the repo whoever holds it. Two at once would void each other's claims in turn,
+        with a fetch from the beginning each time, until one of them gives up.
+        """
+        async with self._turns.setdefault(did, asyncio.Lock()):
+            yield
 
     async def attempt(
         self,

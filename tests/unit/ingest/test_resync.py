@@ -132,6 +132,23 @@ async def test_an_attempt_tells_how_many_records_it_has_compared(rig: Rig):
     assert told[-1] == 2 * CHUNK_ROWS  # the last of them end with the attempt
 
 
+async def test_operations_at_one_repo_take_turns_and_cost_one_fetch(rig: Rig):
+    """As governanceSync, didSync and a scan: none voids the claim of another."""
+    account = await rig.net.create_account()
+    tag(rig, account)
+    sent = rig.archives_sent()
+    async with asyncio.TaskGroup() as group:
+        attempts = [
+            group.create_task(step(account.did))
+            for step in (rig.resyncer.sync_now, rig.resyncer.sync_now, rig.resyncer.sync_listed)
+        ]
+    assert [attempt.result().result for attempt in attempts] == [
+        Result.FETCHED, Result.CURRENT, Result.CURRENT,
+    ]  # fmt: skip
+    assert rig.archives_sent() == sent + 1
+    assert await rig.rows("SELECT max(claim) FROM repo") == [(3,)]
+
+
 async def test_equal_revs_cost_no_archive(rig: Rig):
     account = await followed(rig)
     sent = rig.archives_sent()
