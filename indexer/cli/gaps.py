@@ -13,6 +13,9 @@ from indexer.cli.wording import printable, table
 
 LIST = "pub.chive.indexer.listGaps"
 RESET = "pub.chive.indexer.resetCursor"
+PAGE = "100"
+PAGES_MAX = 100
+"""Far more than the daemon keeps rows for."""
 
 
 class GapReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -33,7 +36,8 @@ class GapReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class ListedGaps(msgspec.Struct, frozen=True):
     """The answer of listGaps."""
 
-    gaps: tuple[GapReport, ...]
+    gaps: tuple[msgspec.Raw, ...]
+    cursor: str | None = None
 
 
 class ResetReport(msgspec.Struct, frozen=True):
@@ -49,10 +53,18 @@ class ResetReport(msgspec.Struct, frozen=True):
 def gaps(target: Target, *, is_json: bool) -> int:
     """List what was missed of the stream, newest first; exit code 1 while any is not repaired."""
     client = target.client()
-    answer = client.query(LIST, {"limit": "100"})
-    found = client.read(answer, ListedGaps).gaps
+    parts: list[msgspec.Raw] = []
+    cursor: str | None = None
+    for _ in range(PAGES_MAX):  # an old one may wait long after newer ones are repaired
+        asked = {"limit": PAGE} | ({} if cursor is None else {"cursor": cursor})
+        page = client.read(client.query(LIST, asked), ListedGaps)
+        parts += page.gaps
+        cursor = page.cursor
+        if cursor is None:
+            break
+    found = [client.read(bytes(part), GapReport) for part in parts]
     if is_json:
-        click.echo(msgspec.json.format(answer, indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode({"gaps": parts}), indent=2))
     elif not found:
         click.echo("Nothing was missed.")
     else:
@@ -87,7 +99,7 @@ def reset_cursor(
     return os.EX_OK
 
 
-def listed_gaps(found: tuple[GapReport, ...]) -> list[str]:
+def listed_gaps(found: list[GapReport]) -> list[str]:
     """Lines with aligned columns."""
     head = ("id", "status", "reason", "after", "before", "began", "without", "relay")
     rows = [

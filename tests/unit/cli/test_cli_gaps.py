@@ -32,6 +32,23 @@ def test_gaps_are_listed_and_one_that_is_not_repaired_is_said_by_the_exit_code(a
     assert (code, json.loads(out)) == (0, {"gaps": [repaired]})
 
 
+def test_an_old_gap_on_the_last_page_is_listed_and_said_by_the_exit_code(admin, client):
+    """One for which there is no room yet stays open while newer ones come and are repaired."""
+    repaired = GAP | {"status": "repaired", "repairedAt": "2026-11-25T12:09:00.000Z"}
+    waiting = GAP | {"id": "1", "status": "open", "reason": "discovery"}
+    pages = ((200, {"gaps": [repaired], "cursor": "3"}), (200, {"gaps": [waiting]}))
+    admin.answer("/xrpc/" + LIST, *pages)
+    code, out, _ = client("gaps")
+    assert code == 1
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [["3", "repaired"], ["1", "open"]]
+    assert [request.params for request in admin.asked] == [
+        {"limit": "100"}, {"limit": "100", "cursor": "3"},
+    ]  # fmt: skip
+    admin.answer("/xrpc/" + LIST, *pages)
+    code, out, _ = client("gaps", "--json")
+    assert (code, json.loads(out)) == (1, {"gaps": [repaired, waiting]})
+
+
 def test_a_stream_without_gaps_is_said_in_a_sentence(admin, client):
     admin.answer("/xrpc/" + LIST, (200, {"gaps": []}))
     assert client("gaps") == (0, "Nothing was missed.\n", "")
