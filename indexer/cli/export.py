@@ -63,6 +63,11 @@ def export(
 
 
 def _write_whole(output: Path, records: Iterable[ExportedRecord]) -> None:
+    if output.exists() and not output.is_file():  # a device or a pipe is there to be written to
+        with output.open("wb") as file:
+            file.writelines(map(_line, records))
+        return
+    output = output.resolve()  # a link stays one
     partial = output.with_name(output.name + ".partial")
     try:
         with partial.open("wb") as file:

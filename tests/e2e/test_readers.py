@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -80,6 +81,25 @@ async def test_export_to_a_file_is_complete_or_absent(tmp_path: Path):
         code, _, err = await ran("export", "--output", nowhere, "--config", config)
         assert code != 0 and "No such file" in err
     assert not list(tmp_path.glob("*.partial"))
+
+
+async def test_export_replaces_neither_a_device_nor_a_link(tmp_path: Path):
+    """For root `--output /dev/null` would make a plain file of it, for everybody."""
+    config = tmp_path / "config.toml"
+    config.write_text(f'[storage]\npath = "{tmp_path}/index.db"\n')
+    async with running_daemon(tmp_path, {"firehose": {"url": "ws://127.0.0.1:9"},
+                                         "network": {"allow_private_hosts": True}}):  # fmt: skip
+        pipe, link, target = (tmp_path / name for name in ("pipe", "link", "target"))
+        os.mkfifo(pipe)
+        target.write_text("of before")
+        link.symlink_to(target)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            for output in (pipe, link):
+                assert (await ran("export", "--output", output, "--config", config))[0] == 0
+        finally:
+            os.close(reader)
+        assert pipe.is_fifo() and link.is_symlink() and target.read_text() == ""
 
 
 @pytest.mark.parametrize("command", [("search", "x"), ("verify",), ("export",)])
