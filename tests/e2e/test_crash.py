@@ -40,4 +40,4 @@ async def test_a_loss_of_power_leaves_a_past_of_the_network_and_every_commit_tha
     assert losses.cuts == dict.fromkeys(LEFT, 4)
     assert losses.caught_up == 1
     assert losses.commits > 50
-    assert losses.states > 3
+    assert losses.states > 2  # of four places that were cut at
