@@ -131,7 +131,7 @@ class DirectoryFollower:
             first_ms = int(asked_at * 1000) - FIRST_REACH_MS
             reading = Reading(first_ms, first_ms, 0.0)
             await self._rows.begin(first_ms)
-        after_ms = max(reading.after_ms - (OVERLAP_MS if self._is_at_end else 0), 0)
+        after_ms = reading.after_ms - (OVERLAP_MS if self._is_at_end else 0)
         page = await self._log.page(after_ms, skips_bad=self._failures >= TRIES_MAX)
         if page is None:
             await self._stop_for_a_day()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
@@ -170,15 +170,13 @@ class Resyncer:
             admission = self._admission if is_new else None
             return await self.attempt(claim, admission=admission, on_compared=on_compared)
 
-    @asynccontextmanager
-    async def _turn_at(self, did: str) -> AsyncIterator[None]:
-        """Surrounds an operation's attempt: those at one repo come one after the other.
+    def _turn_at(self, did: str) -> asyncio.Lock:
+        """What an operation's attempt holds: those at one repo come one after the other.
 
         Each claims the repo whoever holds it. Two at once would void each other's claims in turn,
         with a fetch from the beginning each time, until one of them gives up.
         """
-        async with self._turns.setdefault(did, asyncio.Lock()):
-            yield
+        return self._turns.setdefault(did, asyncio.Lock())
 
     async def attempt(
         self,

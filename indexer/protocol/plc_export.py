@@ -75,8 +75,8 @@ def parse_export(data: bytes, *, skips_bad: bool = False) -> ExportPage:
 
 
 def time_text(unix_ms: int) -> str:
-    """The time as the directory writes it: UTC, milliseconds, `Z`."""
-    seconds, rest_ms = divmod(unix_ms, 1000)
+    """The time as the directory writes it: UTC, milliseconds, `Z`; the nearest that it could."""
+    seconds, rest_ms = divmod(min(max(unix_ms, 0), LAST_MS), 1000)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest_ms * 1000)
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
@@ -92,7 +92,7 @@ def _parsed(line: bytes) -> ExportedOperation | None:
     did, made_at = entry.get("did"), entry.get("createdAt")
     if not isinstance(did, str) or not is_did(did) or not isinstance(made_at, str):
         raise InvalidUpstream(Check.RESPONSE, "an operation without DID or time")
-    made_ms = min(round(datetime_to_unix(made_at) * 1000), LAST_MS)
+    made_ms = round(datetime_to_unix(made_at) * 1000)
     if entry.get("nullified") is True:
         return None
     operation = entry["operation"]

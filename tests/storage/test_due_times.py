@@ -124,13 +124,26 @@ async def test_what_is_noted_with_the_time_of_before_is_brought_forward_too(
     assert await world.resyncs.claim_next() is not None
 
 
+async def a_year_ahead(world: World, clock: SetClock) -> DueTimeUpkeep:
+    """The clock is fast from now on, and the upkeep has looked at it."""
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    clock.ahead_s += YEAR_S
+    assert await upkeep.step() == 0
+    return upkeep
+
+
+def detect_gap(connection: sqlite3.Connection, at: float) -> None:
+    connection.execute(
+        "INSERT INTO gap (url, reason, detected_at, surveyed_at) VALUES ('', 'cursor', ?1, ?1)",
+        (at,),
+    )
+
+
 async def test_a_key_that_a_fast_clock_has_dated_is_looked_up_again_when_it_changes(
     world: World, clock: SetClock
 ):
     """Otherwise an event that is older than the key would be taken for a replay for a year."""
-    upkeep = DueTimeUpkeep(world.database, clock=clock)
-    clock.ahead_s += YEAR_S
-    assert await upkeep.step() == 0
+    upkeep = await a_year_ahead(world, clock)
     await put_off(world, 1)
     await world.database.write(
         lambda connection: (
@@ -157,16 +170,11 @@ async def test_a_gap_that_a_fast_clock_has_dated_is_closed_by_the_next_reading_o
     world: World, clock: SetClock
 ):
     repair = GapRepairStore(world.database, world.tracked, clock=clock)
-    upkeep = DueTimeUpkeep(world.database, clock=clock)
-    clock.ahead_s += YEAR_S
-    assert await upkeep.step() == 0
+    upkeep = await a_year_ahead(world, clock)
 
     def change(connection: sqlite3.Connection) -> None:
         at = clock.now()
-        connection.execute(
-            "INSERT INTO gap (url, reason, detected_at, surveyed_at) VALUES ('', 'cursor', ?1, ?1)",
-            (at,),
-        )
+        detect_gap(connection, at)
         connection.execute("INSERT INTO directory_cursor VALUES ('', 0, 0, ?)", (at - 1.0,))
 
     await world.database.write(change)
@@ -187,18 +195,13 @@ async def test_a_repo_that_a_gap_awaits_since_a_fast_clock_is_let_go_and_compare
     world: World, clock: SetClock
 ):
     repair = GapRepairStore(world.database, world.tracked, clock=clock)
-    upkeep = DueTimeUpkeep(world.database, clock=clock)
-    clock.ahead_s += YEAR_S
-    assert await upkeep.step() == 0
+    upkeep = await a_year_ahead(world, clock)
     await put_off(world, 2)
 
     def change(connection: sqlite3.Connection) -> None:
         at = clock.now()
         connection.execute("DELETE FROM gap")
-        connection.execute(
-            "INSERT INTO gap (url, reason, detected_at, surveyed_at) VALUES ('', 'cursor', ?1, ?1)",
-            (at,),
-        )
+        detect_gap(connection, at)
         ids = connection.execute("SELECT id FROM repo").fetchall()
         await_repos(connection, [row[0] for row in ids], wanted_at=at, now=at)
         connection.execute("DELETE FROM gap_question")

@@ -94,3 +94,8 @@ def test_a_full_page_is_not_the_last():
 def test_any_bytes_are_a_page(data: bytes):
     parse_export(data)
     parse_export(data, skips_bad=True)
+
+
+def test_a_time_that_no_directory_could_write_becomes_the_nearest_one():
+    assert time_text(-62_135_596_805_000) == "1970-01-01T00:00:00.000Z"
+    assert time_text(253_402_300_800_000) == "9999-12-31T23:59:59.999Z"
