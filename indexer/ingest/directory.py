@@ -3,6 +3,10 @@
 One durable position, a thousand operations a request, in pauses. What concerns a tracked DID makes
 its key stale; the resync does the rest. A directory that keeps no such log is told once and asked
 again a day later. The repair of a gap waits until the log was read to its end after the gap.
+
+The log is in the order of the times in it, and a directory whose clock was fast has written some
+that are still to come: others will be written before those. Such lines count, but the position
+stays at the last one of the past, by the clock that the directory answers with.
 """
 
 from __future__ import annotations
@@ -35,6 +39,12 @@ RETRY_S_MAX = 3600.0
 NOT_OFFERED_S = 86_400.0
 TRIES_MAX = 3
 """A line that was unreadable so often is passed over."""
+
+SKEW_MS = 60_000
+"""A position further ahead of the directory's clock than this was set by a clock that was wrong."""
+
+AHEAD_MAX = 10_000
+"""Lines of the future that are remembered as taken; further ones count at every reading."""
 
 
 class Log(Protocol):
@@ -93,6 +103,9 @@ class DirectoryFollower:
         self._failures = 0
         self._is_offered = True
         self._is_at_end = True
+        self._beyond: tuple[int, int] | None = None
+        """(position, where to read on) in the midst of lines of the future."""
+        self._ahead: dict[tuple[str, int], None] = {}  # (did, made_ms) of those taken, oldest first
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -127,41 +140,74 @@ class DirectoryFollower:
     async def _read_on(self) -> None:
         asked_at = self._clock.now()
         reading = await self._rows.reading()
+        is_new = reading is None
         if reading is None:
             first_ms = int(asked_at * 1000) - FIRST_REACH_MS
             reading = Reading(first_ms, first_ms, 0.0)
             await self._rows.begin(first_ms)
         after_ms = reading.after_ms - (OVERLAP_MS if self._is_at_end else 0)
+        if self._beyond is not None and self._beyond[0] == reading.after_ms:
+            after_ms = self._beyond[1]
         page = await self._log.page(after_ms, skips_bad=self._failures >= TRIES_MAX)
         if page is None:
             await self._stop_for_a_day()
             return
-        if page.bad_lines and not page.operations:
+        now_ms = int(asked_at * 1000) if page.at_ms is None else page.at_ms
+        is_late = is_new and reading.after_ms < now_ms - FIRST_REACH_MS - SKEW_MS
+        if is_late or reading.after_ms > now_ms + SKEW_MS:
+            log.warning("directory.read_anew", reason="the position was by a clock that was wrong")
+            self._is_at_end, self._beyond = True, None
+            await self._rows.begin(now_ms - FIRST_REACH_MS)
+            return
+        if page.bad_lines and not page.made_ms:
             raise Unavailable("the log begins with a line that cannot be read")
         if not self._is_offered:
             log.info("directory.log_offered")
         self._is_offered, self._failures = True, 0
-        await self._take(page, reading, asked_at)
+        await self._take(page, reading, after_ms, asked_at=asked_at, now_ms=now_ms)
 
-    async def _take(self, page: ExportPage, reading: Reading, asked_at: float) -> None:
-        self._is_at_end = page.is_last
-        position_ms = reading.after_ms
-        if page.operations:
-            position_ms = page.operations[-1].made_ms
+    async def _take(
+        self, page: ExportPage, reading: Reading, after_ms: int, *, asked_at: float, now_ms: int
+    ) -> None:
+        end_ms = max(page.made_ms, default=after_ms)
         if not page.is_last:
             # Others of the same moment may be on the next page.
-            earlier = [op.made_ms for op in page.operations if op.made_ms < position_ms]
-            position_ms = max(earlier, default=position_ms)
+            end_ms = max((ms for ms in page.made_ms if ms < end_ms), default=end_ms)
+        past = (ms for ms in page.made_ms if ms <= min(end_ms, now_ms))
+        position_ms = max(past, default=reading.after_ms)
+        ahead = [op for op in page.operations if op.made_ms > now_ms]
+        if ahead:
+            await self._take_ahead(ahead, reading)
+        operations = [op for op in page.operations if op.made_ms <= now_ms]
         ended_at = asked_at if page.is_last else None
-        if await self._rows.take(page.operations, reading, position_ms, ended_at=ended_at):
+        if await self._rows.take(operations, reading, position_ms, ended_at=ended_at):
             self._on_work()
+        self._is_at_end, self._beyond = page.is_last, None
         if page.is_last:
             self._on_read(asked_at)
+        elif end_ms > now_ms:
+            self._beyond = (max(position_ms, reading.after_ms), end_ms)
         self._due_at = self._clock.monotonic() + (self._interval_s if page.is_last else 0.0)
+
+    async def _take_ahead(self, operations: Sequence[ExportedOperation], reading: Reading) -> None:
+        """Operations that are dated in the future, each once and apart from the others.
+
+        None of them says that it is later than one of its DID in the past.
+        """
+        fresh = {(op.did, op.made_ms): op for op in operations}
+        new = [op for key, op in fresh.items() if key not in self._ahead]
+        if new and await self._rows.take(new, reading, reading.after_ms, ended_at=None):
+            self._on_work()
+        for key in fresh:
+            self._ahead.pop(key, None)
+            self._ahead[key] = None
+        while len(self._ahead) > AHEAD_MAX:
+            del self._ahead[next(iter(self._ahead))]
 
     async def _stop_for_a_day(self) -> None:
         if self._is_offered:
             log.warning("directory.log_not_offered", retry_in_s=NOT_OFFERED_S)
         self._is_offered, self._is_at_end, self._failures = False, True, 0
+        self._beyond = None
         self._due_at = self._clock.monotonic() + NOT_OFFERED_S
         await self._rows.forget()

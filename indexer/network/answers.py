@@ -86,8 +86,8 @@ def requested_pause_s(headers: Mapping[str, str], *, now_s: float) -> float | No
     """
     after = headers.get("Retry-After", "").strip()
     pause_s = _number(after)
-    if pause_s is None:
-        pause_s = _until(after, now_s)
+    if pause_s is None and (until := _moment(after)) is not None:
+        pause_s = until - now_s
     if pause_s is not None and pause_s > 0:
         return pause_s
     return exhausted_s(headers, now_s=now_s)
@@ -107,15 +107,20 @@ def exhausted_s(headers: Mapping[str, str], *, now_s: float) -> float | None:
     return pause_s if pause_s > 0 else None
 
 
+def answered_at(headers: Mapping[str, str]) -> float | None:
+    """Unix seconds at the host when it answered, if it says so; whole ones."""
+    return _moment(headers.get("Date", ""))
+
+
 def _number(text: str) -> float | None:
     return float(text[:NUMBER_DIGITS_MAX]) if text.isascii() and text.isdigit() else None
 
 
-def _until(text: str, now_s: float) -> float | None:
+def _moment(text: str) -> float | None:
     if not text or len(text) > HEADER_CHARS_MAX:
         return None
     try:
         moment = parsedate_to_datetime(text)
-        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now_s
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
         return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
 
-from indexer.network.answers import XrpcFailure
+from indexer.network.answers import XrpcFailure, answered_at
 from indexer.network.http import HttpClient
 from indexer.protocol.plc_export import PAGE_OPERATIONS, ExportPage, parse_export, time_text
 
@@ -27,6 +29,13 @@ class DirectoryLog:
         With `skips_bad` lines that cannot be read do not end the page. Raises `Unavailable`, or
         `InvalidUpstream` for an answer that is not from a directory.
         """
+        at_ms: int | None = None
+
+        def note(headers: Mapping[str, str]) -> None:
+            nonlocal at_ms
+            at = answered_at(headers)
+            at_ms = None if at is None else int(at * 1000) + 999  # to the end of that second
+
         try:
             data = await self._http.get_bytes(
                 f"{self._plc_url}/export",
@@ -35,7 +44,9 @@ class DirectoryLog:
                 bytes_max=PAGE_BYTES_MAX,
                 timeout_s=PAGE_S,
                 is_configured=True,
+                on_headers=note,
             )
         except XrpcFailure:
             return None
-        return await asyncio.to_thread(parse_export, data, skips_bad=skips_bad)
+        page = await asyncio.to_thread(parse_export, data, skips_bad=skips_bad)
+        return replace(page, at_ms=at_ms)

@@ -191,8 +191,9 @@ class HttpClient:
         timeout_s: float = JSON_S,
         follow: bool = False,
         is_configured: bool = False,
+        on_headers: Callable[[Mapping[str, str]], None] = lambda _: None,
     ) -> bytes:
-        """GET a small body whole."""
+        """GET a small body whole. `on_headers` is given those that it came with."""
         async with self.stream(
             url,
             service=service,
@@ -202,6 +203,7 @@ class HttpClient:
             total_s=timeout_s,
             follow=follow,
             is_configured=is_configured,
+            on_headers=on_headers,
         ) as body:
             parts = [chunk async for chunk in body]
         return b"".join(parts)
@@ -239,6 +241,7 @@ class HttpClient:
         total_s: float,
         follow: bool = False,
         is_configured: bool = False,
+        on_headers: Callable[[Mapping[str, str]], None] = lambda _: None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """GET a body in decoded pieces, within `total_s` and without a pause above `idle_s`.
 
@@ -265,6 +268,7 @@ class HttpClient:
                     left_alone_s = exhausted_s(response.headers, now_s=self._clock.now())
                     if left_alone_s is not None:
                         self._pacing.close(origin_of(url), left_alone_s)
+                    on_headers(response.headers)
                     yield self._bounded(response, request)
                     # Only now: a host that answers and then stalls has not answered.
                     self._pacing.answered(origin_of(url))

@@ -44,8 +44,10 @@ class ExportPage:
     """The operations of an answer up to the first line that cannot be read."""
 
     operations: tuple[ExportedOperation, ...]
+    made_ms: tuple[int, ...]  # the time of each line that was read, nullified ones too
     lines: int  # that the answer had, readable or not
     bad_lines: int
+    at_ms: int | None = None  # the directory's clock when it answered, if it said so
 
     @property
     def is_last(self) -> bool:
@@ -60,18 +62,20 @@ def parse_export(data: bytes, *, skips_bad: bool = False) -> ExportPage:
     """
     lines = [line for line in data.split(b"\n") if line.strip()][:PAGE_OPERATIONS]
     found: list[ExportedOperation] = []
+    made: list[int] = []
     bad = 0
     for line in lines:
         try:
-            operation = _parsed(line)
+            made_ms, operation = _parsed(line)
         except InvalidUpstream:
             bad += 1
             if skips_bad:
                 continue
             break
+        made.append(made_ms)
         if operation is not None:
             found.append(operation)
-    return ExportPage(tuple(found), len(lines), bad)
+    return ExportPage(tuple(found), tuple(made), len(lines), bad)
 
 
 def time_text(unix_ms: int) -> str:
@@ -81,8 +85,8 @@ def time_text(unix_ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def _parsed(line: bytes) -> ExportedOperation | None:
-    """One line; None for an operation that a later one has nullified."""
+def _parsed(line: bytes) -> tuple[int, ExportedOperation | None]:
+    """When a line was made, and its operation; None for one that a later one has nullified."""
     try:
         entry: object = msgspec.json.decode(line)
     except (ValueError, RecursionError) as error:
@@ -94,10 +98,10 @@ def _parsed(line: bytes) -> ExportedOperation | None:
         raise InvalidUpstream(Check.RESPONSE, "an operation without DID or time")
     made_ms = round(datetime_to_unix(made_at) * 1000)
     if entry.get("nullified") is True:
-        return None
+        return made_ms, None
     operation = entry["operation"]
     key = signing_key_of(operation)
-    return ExportedOperation(
+    return made_ms, ExportedOperation(
         did=did,
         made_ms=made_ms,
         is_tombstone=operation.get("type") == TOMBSTONE,

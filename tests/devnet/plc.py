@@ -11,6 +11,8 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
 
 from aiohttp import web
 
@@ -175,9 +177,11 @@ class PlcDirectory:
             lines = [{"type": "sequenced_op", "seq": e.seq, **audit_entry(e)} for e in chosen]
         else:
             newer = [entry for entry in self._export if entry.created_at > after]
+            newer.sort(key=lambda entry: entry.created_at)
             lines = [audit_entry(entry) for entry in newer[:count]]
         text = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines)
-        return Reply([text.encode()], "application/jsonlines")
+        date = format_datetime(datetime.fromtimestamp(self.now(), UTC), usegmt=True)
+        return Reply([text.encode()], "application/jsonlines", headers={"Date": date})
 
     async def _serve_health(self, _request: web.Request) -> Reply:
         return json_reply({"version": "devnet"})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -156,6 +159,105 @@ async def test_an_operation_at_the_end_of_time_does_not_end_the_reading(rig: Rig
     assert requests(rig) == asked + 1
 
 
+HOUR_S = 3600.0
+YEARS_S = 20 * 365 * 86_400.0
+
+
+@contextmanager
+def fast_directory(rig: Rig, ahead_s: float) -> Iterator[None]:
+    """The directory's clock is fast, and is set right afterwards."""
+    rig.net.plc.now = lambda: time.time() + ahead_s
+    yield
+    rig.net.plc.now = time.time
+
+
+@pytest.mark.parametrize("ahead_s", [HOUR_S, YEARS_S])
+async def test_lines_of_the_future_do_not_hide_those_that_are_written_after_them(
+    rig: Rig, ahead_s: float
+):
+    account, other = await followed(rig), await followed(rig)
+    with fast_directory(rig, ahead_s):
+        new_key(rig, other)
+    await read_again(rig)
+    assert await is_stale(rig, other), "it may be true"
+    new_key(rig, account)
+    await read_again(rig)
+    assert await is_stale(rig, account)
+    await rig.work(ahead_s=61.0)
+    assert_store_equals(rig.net, rig.path)
+
+
+async def test_a_line_of_the_future_is_news_once_and_hides_no_other_of_its_did(rig: Rig):
+    account = await followed(rig)
+    held = rig.net.plc.identity(account.did)
+    with fast_directory(rig, HOUR_S):
+        rig.net.plc.publish(held)  # what we know already
+    key = new_key(rig, account)
+    await read_again(rig)
+    assert await is_stale(rig, account)
+    await rig.work(ahead_s=61.0)
+    assert await rig.rows("SELECT signing_key FROM repo") == [(key,)]
+    for _ in range(3):
+        await read_again(rig)
+        assert not await is_stale(rig, account)
+
+
+async def test_pages_full_of_the_future_are_read_to_their_end_at_each_reading(rig: Rig):
+    account = await followed(rig)
+    stranger = rig.net.plc.identity((await rig.net.create_account()).did)
+    with fast_directory(rig, HOUR_S):
+        for _ in range(2100):
+            rig.net.plc.publish(stranger)
+    for _ in range(2):
+        asked = requests(rig)
+        await rig.database.write(lambda c: c.execute("UPDATE directory_cursor SET read_at = 0"))
+        await read_again(rig)
+        for _ in range(4):
+            await rig.directory.go_on()
+        assert requests(rig) - asked <= 4
+        assert await rig.rows("SELECT read_at > 0 FROM directory_cursor") == [(1,)]
+    new_key(rig, account)
+    await read_again(rig)
+    assert await is_stale(rig, account)
+
+
+async def test_a_slow_clock_of_ours_does_not_hold_up_the_reading(rig: Rig):
+    account = await followed(rig)
+    rig.clock.ahead_s -= HOUR_S
+    new_key(rig, account)
+    await read_again(rig)
+    ((after_ms,),) = await rig.rows("SELECT after_ms FROM directory_cursor")
+    assert after_ms > (time.time() - 60.0) * 1000
+
+
+@pytest.mark.parametrize("ahead_s", [YEARS_S, -YEARS_S])
+async def test_a_reading_that_a_wrong_clock_of_ours_began_begins_again(rig: Rig, ahead_s: float):
+    rig.clock.ahead_s += ahead_s
+    await rig.directory.go_on()
+    rig.clock.ahead_s -= ahead_s
+    account = await followed(rig)
+    new_key(rig, account)
+    await read_again(rig)
+    assert await is_stale(rig, account)
+    ((since_ms,),) = await rig.rows("SELECT since_ms FROM directory_cursor")
+    assert abs(since_ms / 1000 - time.time()) < HOUR_S
+
+
+async def test_a_page_of_nullified_lines_is_read_past(rig: Rig):
+    account = await followed(rig)
+    stranger = await rig.net.create_account()
+    for _ in range(1100):
+        rig.net.plc.publish(rig.net.plc.identity(stranger.did))
+    for entry in rig.net.plc.logs[stranger.did]:
+        entry.nullified = True
+    await asyncio.sleep(0.002)
+    new_key(rig, account)
+    await read_again(rig)
+    for _ in range(3):
+        await rig.directory.go_on()
+    assert await is_stale(rig, account)
+
+
 async def test_a_page_that_was_cut_off_is_read_on_from_its_last_whole_line(rig: Rig):
     account = await followed(rig)
     new_key(rig, account)
@@ -216,7 +318,7 @@ async def test_a_gap_from_before_the_log_was_followed_has_it_read_from_there(rig
     account = await followed(rig)
     await rig.rows("SELECT 1")
     new_key(rig, account)
-    later_ms = int((rig.clock.now() + 60) * 1000)
+    later_ms = int((rig.clock.now() + 30) * 1000)
     await rig.database.write(
         lambda connection: connection.execute(
             "UPDATE directory_cursor SET since_ms = ?1, after_ms = ?1", (later_ms,)
