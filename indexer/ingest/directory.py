@@ -133,7 +133,6 @@ class DirectoryFollower:
             if isinstance(error, Unavailable):
                 delay_s = max(delay_s, min(error.retry_after_s or 0.0, RETRY_S_MAX))
             self._failures = min(self._failures + 1, 20)
-            self._is_at_end = True
             self._due_at = self._clock.monotonic() + delay_s
             log.warning("directory.not_read", reason=error.detail, retry_in_s=delay_s)
 
@@ -159,7 +158,7 @@ class DirectoryFollower:
             self._is_at_end, self._beyond = True, None
             await self._rows.begin(now_ms - FIRST_REACH_MS)
             return
-        if page.bad_lines and not page.made_ms:
+        if page.bad_lines and not page.made_ms and not page.is_last:
             raise Unavailable("the log begins with a line that cannot be read")
         if not self._is_offered:
             log.info("directory.log_offered")

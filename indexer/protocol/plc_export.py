@@ -47,12 +47,13 @@ class ExportPage:
     made_ms: tuple[int, ...]  # the time of each line that was read, nullified ones too
     lines: int  # that the answer had, readable or not
     bad_lines: int
+    is_cut: bool  # at a line that cannot be read
     at_ms: int | None = None  # the directory's clock when it answered, if it said so
 
     @property
     def is_last(self) -> bool:
         """Whether the directory had nothing more to give."""
-        return self.lines < PAGE_OPERATIONS and not self.bad_lines
+        return self.lines < PAGE_OPERATIONS and not self.is_cut
 
 
 def parse_export(data: bytes, *, skips_bad: bool = False) -> ExportPage:
@@ -75,7 +76,7 @@ def parse_export(data: bytes, *, skips_bad: bool = False) -> ExportPage:
         made.append(made_ms)
         if operation is not None:
             found.append(operation)
-    return ExportPage(tuple(found), tuple(made), len(lines), bad)
+    return ExportPage(tuple(found), tuple(made), len(lines), bad, bool(bad) and not skips_bad)
 
 
 def time_text(unix_ms: int) -> str:

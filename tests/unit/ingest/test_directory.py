@@ -258,6 +258,22 @@ async def test_a_page_of_nullified_lines_is_read_past(rig: Rig):
     assert await is_stale(rig, account)
 
 
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_a_line_that_stays_unreadable_is_passed_over_where_it_stands(rig: Rig, is_last: bool):
+    account = await followed(rig)
+    rig.net.plc.publish(rig.net.plc.identity(account.did))
+    await asyncio.sleep(0.002)
+    rig.net.plc.tombstone("did:plc:A?")
+    await asyncio.sleep(0.002)
+    if not is_last:
+        new_key(rig, account)
+    await rig.database.write(lambda c: c.execute("UPDATE directory_cursor SET read_at = 0"))
+    for _ in range(8):
+        await read_again(rig, after_s=300.0)
+    assert await is_stale(rig, account) is not is_last
+    assert await rig.rows("SELECT read_at > 0 FROM directory_cursor") == [(1,)]
+
+
 async def test_a_page_that_was_cut_off_is_read_on_from_its_last_whole_line(rig: Rig):
     account = await followed(rig)
     new_key(rig, account)
