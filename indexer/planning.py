@@ -48,7 +48,7 @@ class Repo:
     account_status: AccountStatus = AccountStatus.ACTIVE
     account_at: float = 0.0  # time of the applied #account event, unix seconds
     signing_key: str | None = None  # multibase
-    identity_at: float = 0.0  # when the DID document was last resolved
+    identity_at: float = 0.0  # when the DID document was last asked for
     rev: str | None = None  # of the last verified commit block
     data: str | None = None  # MST root of that commit, base32 text
     host_rev: str | None = None  # what the host called its rev when our rows were last complete

@@ -176,8 +176,11 @@ class RepoRows(Protocol):
     Every method that writes raises `StaleClaim` when it no longer is one.
     """
 
-    async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
-        """Keep what the DID document says now; the claim with it. Raises `HostDenied`."""
+    async def save_identity(self, claim: Claim, identity: Identity, *, age_s: float = 0.0) -> Claim:
+        """Keep what the DID document says that was asked for `age_s` ago; the claim with it.
+
+        Raises `HostDenied`.
+        """
 
     async def catch_up(
         self, claim: Claim, commits: Sequence[CommitSeen], *, upto_id: int

@@ -176,8 +176,11 @@ class ResyncStore:
 
         return await self._database.write(change, committed=lambda _: self._tracked.add((did,)))
 
-    async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
-        """Keep what the DID document says now; the claim with it. Raises `HostDenied`."""
+    async def save_identity(self, claim: Claim, identity: Identity, *, age_s: float = 0.0) -> Claim:
+        """Keep what the DID document says that was asked for `age_s` ago; the claim with it.
+
+        Raises `HostDenied`.
+        """
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
@@ -193,6 +196,7 @@ class ResyncStore:
             known = looked_up(
                 repo, identity.signing_key, is_news=is_news, has_moved=has_moved, now=now
             )
+            known = replace(known, identity_at=now - age_s)
             known = judged_by_host(connection, known, identity.pds_url)
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(

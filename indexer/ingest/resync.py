@@ -247,6 +247,7 @@ class Resyncer:
             return await self._retry(claim, bug(error))
 
     async def _attempt(self, claim: Claim, route: Route, *, is_operator: bool) -> Resync:
+        asked_at = self._clock.monotonic()
         try:
             document = await self._hosts.resolve(claim.did)
         except DidGone as gone:
@@ -268,7 +269,9 @@ class Resyncer:
         handle = None
         if is_seated or not is_about_host or claim.repo.rev is not None:
             handle = await self._hosts.verify_handle(document)
-        claim = await self._rows.save_identity(claim, replace(identity, handle=handle))
+        # A handle may take long to verify: what changed meanwhile is news to this document.
+        age_s = self._clock.monotonic() - asked_at
+        claim = await self._rows.save_identity(claim, replace(identity, handle=handle), age_s=age_s)
         if document.signing_key is None or document.pds_url is None:
             raise InvalidUpstream(Check.KEY, f"{claim.did} has no signing key or no PDS")
         key = VerifyingKey.parse(document.signing_key)

@@ -74,6 +74,29 @@ async def test_a_key_that_changed_without_an_event_becomes_stale_and_is_resolved
     assert not await is_stale(rig, account)  # the same operation is no news a second time
 
 
+async def test_what_changes_while_a_handle_is_verified_is_news_to_the_document_from_before(
+    rig: Rig,
+):
+    account = await rig.net.create_account()
+    rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+    await rig.hear()
+    changed = []
+
+    def verified_slowly(handle: str) -> str | None:
+        if not changed:
+            changed.append(new_key(rig, account))
+            rig.clock.ahead_s += 10.0
+            rig.clock.monotonic_ahead_s += 10.0
+        return rig.net.resolve_handle(handle)
+
+    for pds in rig.net.pds:
+        pds._resolve = verified_slowly
+    await rig.work()
+    assert changed
+    await rig.directory.go_on()
+    assert await is_stale(rig, account)
+
+
 async def test_a_tombstone_in_the_log_ends_in_a_purge_once_the_directory_confirms_it(rig: Rig):
     account = await followed(rig)
     rig.net.plc.tombstone(account.did)
