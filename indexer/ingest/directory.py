@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -177,7 +178,13 @@ class DirectoryFollower:
         ahead = [op for op in page.operations if op.made_ms > now_ms]
         if ahead:
             await self._take_ahead(ahead, reading)
-        operations = [op for op in page.operations if op.made_ms <= now_ms]
+        # Documents have the time of our clock: where that is fast, these are to be as late by it.
+        fast_ms = max(int(asked_at * 1000) - now_ms, 0)
+        operations = [
+            replace(op, made_ms=op.made_ms + fast_ms)
+            for op in page.operations
+            if op.made_ms <= now_ms
+        ]
         ended_at = asked_at if page.is_last else None
         if await self._rows.take(operations, reading, position_ms, ended_at=ended_at):
             self._on_work()

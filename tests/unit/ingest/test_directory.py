@@ -253,6 +253,14 @@ async def test_a_slow_clock_of_ours_does_not_hold_up_the_reading(rig: Rig):
     assert after_ms > (time.time() - 60.0) * 1000
 
 
+async def test_a_fast_clock_of_ours_does_not_make_a_change_older_than_our_document(rig: Rig):
+    rig.clock.ahead_s += 600.0
+    account = await followed(rig)
+    new_key(rig, account)
+    await read_again(rig)
+    assert await is_stale(rig, account)
+
+
 @pytest.mark.parametrize("ahead_s", [YEARS_S, -YEARS_S])
 async def test_a_reading_that_a_wrong_clock_of_ours_began_begins_again(rig: Rig, ahead_s: float):
     rig.clock.ahead_s += ahead_s
