@@ -39,7 +39,8 @@ RETRY_S_MIN = 30.0
 RETRY_S_MAX = 3600.0
 NOT_OFFERED_S = 86_400.0
 TRIES_MAX = 3
-"""A line that was unreadable so often is passed over."""
+"""A line that was unreadable so often is passed over, and a log that was not there so often is not
+asked for before the next day."""
 
 SKEW_MS = 60_000
 """A position further ahead of the directory's clock than this was set by a clock that was wrong."""
@@ -104,6 +105,7 @@ class DirectoryFollower:
         self._failures = 0
         self._is_offered = True
         self._is_at_end = True
+        self._left_ms: int | None = None  # where to go on once the log is offered again
         self._beyond: tuple[int, int] | None = None
         """(position, where to read on) in the midst of lines of the future."""
         self._ahead: dict[tuple[str, int], None] = {}  # (did, made_ms) of those taken, oldest first
@@ -140,9 +142,9 @@ class DirectoryFollower:
     async def _read_on(self) -> None:
         asked_at = self._clock.now()
         reading = await self._rows.reading()
-        is_new = reading is None
+        is_new = reading is None and self._left_ms is None
         if reading is None:
-            first_ms = int(asked_at * 1000) - FIRST_REACH_MS
+            first_ms = self._left_ms or int(asked_at * 1000) - FIRST_REACH_MS
             reading = Reading(first_ms, first_ms, 0.0)
             await self._rows.begin(first_ms)
         after_ms = reading.after_ms - (OVERLAP_MS if self._is_at_end else 0)
@@ -150,8 +152,11 @@ class DirectoryFollower:
             after_ms = self._beyond[1]
         page = await self._log.page(after_ms, skips_bad=self._failures >= TRIES_MAX)
         if page is None:
-            await self._stop_for_a_day()
+            if not is_new and self._is_offered and self._failures < TRIES_MAX:
+                raise Unavailable("the log that was there is not")
+            await self._stop_for_a_day(None if is_new else reading.after_ms)
             return
+        self._left_ms = None
         now_ms = int(asked_at * 1000) if page.at_ms is None else page.at_ms
         is_late = is_new and reading.after_ms < now_ms - FIRST_REACH_MS - SKEW_MS
         if is_late or reading.after_ms > now_ms + SKEW_MS:
@@ -210,10 +215,10 @@ class DirectoryFollower:
         while len(self._ahead) > AHEAD_MAX:
             del self._ahead[next(iter(self._ahead))]
 
-    async def _stop_for_a_day(self) -> None:
+    async def _stop_for_a_day(self, position_ms: int | None) -> None:
         if self._is_offered:
             log.warning("directory.log_not_offered", retry_in_s=NOT_OFFERED_S)
         self._is_offered, self._is_at_end, self._failures = False, True, 0
-        self._beyond = None
+        self._beyond, self._left_ms = None, position_ms
         self._due_at = self._clock.monotonic() + NOT_OFFERED_S
         await self._rows.forget()

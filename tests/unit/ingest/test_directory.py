@@ -349,6 +349,23 @@ async def test_a_directory_without_a_log_is_asked_once_a_day_and_no_gap_waits_fo
     assert none.fired == 2
 
 
+async def test_a_log_that_was_away_for_a_day_is_read_on_from_where_it_was_left(rig: Rig):
+    account = await followed(rig)
+    await read_again(rig)
+    away = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, times=4, endpoint=EXPORT, status=404, error="NotFound"
+    )
+    for _ in range(4):
+        await read_again(rig, after_s=600.0)
+    assert away.fired == 4
+    new_key(rig, account)
+    real = rig.net.plc.now
+    rig.net.plc.now = lambda: real() + NOT_OFFERED_S
+    await read_again(rig, after_s=NOT_OFFERED_S)
+    await rig.directory.go_on()
+    assert await is_stale(rig, account)
+
+
 async def test_a_gap_waits_until_the_log_was_read_behind_it_and_asks_for_that_at_once(rig: Rig):
     account = await followed(rig)
     new_key(rig, account)
