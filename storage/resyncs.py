@@ -176,10 +176,18 @@ class ResyncStore:
 
         return await self._database.write(change, committed=lambda _: self._tracked.add((did,)))
 
-    async def save_identity(self, claim: Claim, identity: Identity, *, age_s: float = 0.0) -> Claim:
+    async def save_identity(
+        self,
+        claim: Claim,
+        identity: Identity,
+        *,
+        age_s: float = 0.0,
+        is_handle_unasked: bool = False,
+    ) -> Claim:
         """Keep what the DID document says that was asked for `age_s` ago; the claim with it.
 
-        Raises `HostDenied`.
+        A handle that nobody could be asked about (`is_handle_unasked`) counts if it is the one that
+        is held. Raises `HostDenied`.
         """
         now = self._clock.now()
 
@@ -187,9 +195,12 @@ class ResyncStore:
             handle, pds_url = connection.execute(
                 "SELECT handle, pds_url FROM repo WHERE id = ?", (repo.id,)
             ).fetchone()
+            verified = identity.handle
+            if is_handle_unasked and verified != handle:
+                verified = None
             is_news = (
                 (repo.signing_key, pds_url) != (identity.signing_key, identity.pds_url)
-                or identity.handle not in {None, handle}  # a lost one may be the former one
+                or verified not in {None, handle}  # a lost one may be the former one
             )
             was_known = pds_url is not None or repo.identity_at > 0.0  # though it named no host
             has_moved = was_known and identity.pds_url not in {None, pds_url}
@@ -201,7 +212,7 @@ class ResyncStore:
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(
                 "UPDATE repo SET handle = ?, pds_url = ?, host_group = ? WHERE id = ?",
-                (identity.handle, identity.pds_url, identity.host_group, repo.id),
+                (verified, identity.pds_url, identity.host_group, repo.id),
             )
             return replace(claim, repo=known, pds_url=identity.pds_url)
 

@@ -110,7 +110,10 @@ class RepoHosts(Protocol):
         """
 
     async def verify_handle(self, document: DidDocument) -> str | None:
-        """The document's handle if it points back to the DID."""
+        """The document's handle if it points back to the DID.
+
+        Raises `Unavailable` where nobody could be asked.
+        """
 
     async def fetch_status(
         self, pds_url: str, did: str, *, is_hurried: bool = False

@@ -215,14 +215,21 @@ class IdentityResolver:
     async def verify_handle(self, document: DidDocument) -> str | None:
         """The document's handle if it resolves to the same DID; None otherwise.
 
-        A handle that cannot be resolved now is not verified now: it never fails the caller.
+        Raises `Unavailable` where nobody could be asked, which says nothing of the handle. One
+        whose own host does not answer is not verified now.
         """
         handle = document.handle
         if handle is None or not self._may_exist(handle):
             return None
         try:
             found = await self._resolve_handle(handle)
-        except (InvalidUpstream, Unavailable, XrpcFailure):
+        except NotAsked:
+            raise
+        except Unavailable:
+            if self._handle_resolver_url is not None:
+                raise
+            return None
+        except (InvalidUpstream, XrpcFailure):
             return None
         return handle if found == document.did else None
 

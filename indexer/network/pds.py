@@ -91,7 +91,10 @@ class RepoNetwork:
         return replace(document, pds_url=pds_url)
 
     async def verify_handle(self, document: DidDocument) -> str | None:
-        """The document's handle if it points back to the DID."""
+        """The document's handle if it points back to the DID.
+
+        Raises `Unavailable` where nobody could be asked.
+        """
         return await self._identities.verify_handle(document)
 
     async def former_keys(self, did: str) -> tuple[FormerKey, ...]:

@@ -183,3 +183,27 @@ async def test_a_host_that_the_document_does_not_name_has_no_say(rig: Rig):
     await rig.work()
     assert former.server.requests["com.atproto.sync.getRepo"] == asked
     assert_equal(rig)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_handle_is_not_lost_because_its_resolver_does_not_answer(rig: Rig, status: int):
+    account = await followed(rig)
+    assert await rig.rows("SELECT handle FROM accounts") == [(account.handle,)]
+    away = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS,
+        times=None,
+        endpoint="com.atproto.identity.resolveHandle",
+        status=status,
+        error="Away",
+    )
+    rig.net.rotate_key(account)
+    await rig.hear()
+    await rig.work()
+    assert away.fired
+    assert await rig.rows("SELECT handle FROM accounts") == [(account.handle,)]
+    rig.net.change_handle(account, "another.pds1.test")
+    await rig.hear()
+    await rig.work()
+    assert await rig.rows("SELECT handle FROM accounts") == [(None,)], (
+        "the former one is not theirs"
+    )

@@ -429,7 +429,6 @@ async def verified(identities, handle="alice.example.com", did=DID):
         (sent({"did": 5}), None),
         (sent([]), None),
         (answer('{"error":"HandleNotFound"}', status=400), None),
-        (answer("", status=500), None),
         (answer("<html>", kind="text/html"), None),
         (answer("x" * 10_000), None),
     ],
@@ -444,6 +443,16 @@ async def test_a_handle_counts_only_if_the_configured_host_names_the_same_did(
         identities = await resolving(host.url, handle_resolver_url=host.url)
         assert await verified(identities) == result
         assert host.paths == ["/xrpc/com.atproto.identity.resolveHandle?handle=alice.example.com"]
+
+
+async def test_a_configured_host_that_does_not_answer_says_nothing_of_a_handle(resolving):
+    async def script(wire):
+        await wire.send(answer("", status=500))
+
+    async with Loopback(script) as host:
+        identities = await resolving(host.url, handle_resolver_url=host.url)
+        with pytest.raises(Unavailable):
+            await verified(identities)
 
 
 @pytest.mark.parametrize(
