@@ -140,7 +140,7 @@ class GapReason(StrEnum):
     OUTDATED_CURSOR = "outdated_cursor"
     """The relay no longer has what followed our cursor."""
     SEQ_REGRESSION = "seq_regression"
-    """A sequence number came after higher ones that had been applied."""
+    """A sequence number of a new event came after higher ones that had been applied."""
     QUARANTINED = "quarantined"
     """A frame that cannot be decoded was passed over."""
     RELAY_CHANGED = "relay_changed"

@@ -71,12 +71,16 @@ def save_batch_gaps(
     """The gaps that a batch reveals, before its cursor is saved; how many of each are new.
 
     A stream that begins where it is now, and not at a cursor of its own, is a gap of its own where
-    another was followed before.
+    another was followed before. So is one that goes on below its cursor with what is new.
     """
     before = connection.execute(
         "SELECT seq, event_at FROM firehose_cursor WHERE url = ?", (batch.url,)
     ).fetchone()
     gaps = list(batch.gaps)
+    if before is not None and _begins_anew(batch, *before):
+        gaps.append(
+            GapSeen(reason=GapReason.SEQ_REGRESSION, after_seq=batch.seq, before_seq=before[0])
+        )
     other = connection.execute(_OTHER, (batch.url, FROM_NOW_ON)).fetchone()
     if before is None or other is not None:
         before = (None, None if other is None else other[0])
@@ -93,6 +97,16 @@ def save_batch_gaps(
     if batch.seq is not None and batch.seq != FROM_NOW_ON:
         connection.execute(_BOUND, (batch.seq, batch.event_at, batch.url, now))
     return +opened
+
+
+def _begins_anew(batch: EventBatch, seq: int, event_at: float | None) -> bool:
+    """Whether a relay has begun to count anew, and says nothing of what came before it did.
+
+    One that brings what is no newer than what was applied only repeats its window.
+    """
+    if batch.seq is None or not FROM_NOW_ON < batch.seq < seq:
+        return False
+    return batch.event_at is None or event_at is None or batch.event_at > event_at
 
 
 def open_gap(

@@ -65,6 +65,7 @@ async def test_a_window_replayed_on_another_connection_changes_nothing(stage: St
     stage.script.connection += 1
     await stage.send_all()
     assert await stage.rig.rows(everything) == before
+    assert await stage.gaps() == []
     assert_store_equals(stage.rig.net, stage.rig.path)
 
 
@@ -275,6 +276,20 @@ async def test_a_number_below_what_is_applied_is_a_gap_and_ends_the_connection(s
     await stage.drained()
     assert stage.script.reconnects == [ReconnectReason.OUT_OF_ORDER]
     assert await stage.gaps() == [("seq_regression", before, before + 2)]
+
+
+async def test_a_relay_that_begins_anew_at_lower_numbers_without_a_word_is_a_gap(stage: Stage):
+    account = await followed(stage)
+    held = await stage.cursor() or 0
+    stage.rig.net.relay.stream.rewind(0)
+    tag(stage, account)  # is lost with the relay that it was sent to
+    tag(stage, account)
+    newest = stage.rig.net.relay.stream.last_seq
+    stage.script.connection += 1
+    await stage.script.send([stage.rig.net.relay.stream.after(newest - 1)[-1].frame])
+    await stage.drained()
+    assert newest < held and await stage.cursor() == newest
+    assert await stage.gaps() == [("seq_regression", newest, held)]
 
 
 async def test_a_relay_that_never_keeps_the_order_is_followed_all_the_same(stage: Stage):
