@@ -146,7 +146,8 @@ class GapReason(StrEnum):
     RELAY_CHANGED = "relay_changed"
     """A stream without a cursor of its own is followed after another one."""
     FUTURE_CURSOR = "future_cursor"
-    """The relay's numbers ended before our cursor, and its present is followed."""
+    """The relay's numbers ended before our cursor; what is followed are those behind it, or its
+    present."""
     DISCOVERY = "discovery"
     """New repos were more than may wait, or than there is space for."""
     CURSOR_RESET = "cursor_reset"

@@ -24,7 +24,7 @@ from indexer.clock import Clock
 from indexer.errors import Check, InvalidUpstream, LocalBusy
 from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.continuity import Patience, SeqOrder
-from indexer.ingest.decoded import DecodedBatch
+from indexer.ingest.decoded import DecodedBatch, event_at
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.portions import portions
 from indexer.ingest.verification import RawFrame, is_relevant
@@ -184,10 +184,11 @@ class LiveIngest:
             self._weigh(batch)
             return None
         decoded = DecodedBatch(batch.url, self._era, self._clock.now())
+        was_ahead = batch.url in self._future_since
         self._take_in(batch.frames, decoded)
         decoded.close()
-        if decoded.taken:
-            self._future_since.pop(batch.url, None)
+        if was_ahead and decoded.taken:
+            self._come_past_cursor(decoded)
         self._order.handed_on = decoded.seq or self._order.handed_on
         return decoded
 
@@ -323,6 +324,19 @@ class LiveIngest:
             decoded.seq = FROM_NOW_ON
         is_overdue = self._clock.monotonic() - since >= FUTURE_CURSOR_S
         self._drop_connection(ReconnectReason.FUTURE_CURSOR, next_url=is_overdue)
+
+    def _come_past_cursor(self, decoded: DecodedBatch) -> None:
+        """The relay's numbers are past our cursor again: those below it were of other events."""
+        del self._future_since[decoded.url]
+        if not self._skips_future_cursor:  # else its present is followed, and the gap is there
+            seq, time = decoded.taken[0]
+            decoded.gaps.append(
+                GapSeen(
+                    reason=GapReason.FUTURE_CURSOR,
+                    before_seq=seq,
+                    before_at=event_at(time, now=decoded.now),
+                )
+            )
 
     def _drop_connection(self, reason: ReconnectReason, *, next_url: bool = False) -> None:
         self._dropped_connection = self._connection

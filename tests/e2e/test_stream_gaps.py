@@ -140,6 +140,25 @@ async def test_a_relay_set_back_is_held_until_the_cursor_is_reset(tmp_path: Path
             assert ("ok",) in outcomes
 
 
+async def test_a_relay_set_back_that_has_come_past_our_cursor_again_is_a_gap(tmp_path: Path):
+    async with Devnet(seed=8) as net:
+        accounts = await accounts_with_records(net, 2)
+        clock = ShiftedClock(time.time())
+        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            ((held,),) = daemon.rows("SELECT cursor FROM firehose")
+            drop = net.faults.schedule(FaultKind.DROP_CONNECTION)
+            net.relay.stream.rewind(2)
+            tag(net, accounts[0])  # under a number that we hold already
+            await net.faults.wait_fired(drop)
+            await wait_until(
+                lambda: net.relay.subscriptions.connections > 1, what="another connection"
+            )
+            while net.relay.stream.last_seq <= held:
+                tag(net, accounts[1])
+            await repaired(net, daemon, clock, "future_cursor")
+
+
 async def test_a_relay_set_back_is_followed_at_once_where_the_settings_say_so(tmp_path: Path):
     async with Devnet(seed=6) as net:
         accounts = await accounts_with_records(net, 2)
