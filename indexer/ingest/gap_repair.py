@@ -33,6 +33,7 @@ LAG_S_MAX = 60.0
 
 RETRY_S_MIN = 60.0
 RETRY_S_MAX = 3600.0
+DOUBLINGS_MAX = 10  # a relay may be away for so long that no float is twice as much any more
 TRIES_MAX = 5
 """A host that failed so often has its repos left to the resync, one by one."""
 
@@ -237,7 +238,8 @@ class GapRepair:
     async def _failed(self, question: Question, reason: str) -> None:
         log.warning("gaps.not_answered", kind=question.kind, target=question.target, reason=reason)
         if question.kind == "collection" or question.failures + 1 < TRIES_MAX:
-            delay_s = min(RETRY_S_MIN * 2.0**question.failures, RETRY_S_MAX)
+            doublings = min(question.failures, DOUBLINGS_MAX)
+            delay_s = min(RETRY_S_MIN * 2.0**doublings, RETRY_S_MAX)
             await self._questions.put_off(question, delay_s=delay_s)
             return
         if question.kind == NEWCOMERS:

@@ -318,6 +318,28 @@ async def test_a_host_without_an_answer_is_asked_again_later_and_the_gap_waits(r
     assert_equal(rig)
 
 
+async def test_a_relay_whose_list_is_away_for_months_is_asked_every_hour(rig: Rig):
+    await followed(rig, 1)
+    away = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS,
+        times=None,
+        endpoint="com.atproto.sync.listReposByCollection",
+        status=503,
+    )
+    await lose(rig)
+    await rig.repair.go_on()
+    await rig.database.write(
+        lambda connection: connection.execute(
+            "UPDATE gap_question SET failures = 1500, retry_at = 0 WHERE kind = 'collection'"
+        )
+    )
+    await rig.repair.go_on()
+    assert away.fired and not await repaired(rig)
+    put_off = await rig.rows("SELECT failures, retry_at FROM gap_question")
+    assert put_off and {failures for failures, _ in put_off} == {1501}
+    assert min(at for _, at in put_off) > rig.clock.now() + 3500.0
+
+
 async def test_a_dead_host_leaves_its_repos_to_the_resync(rig: Rig):
     accounts = await followed(rig, 2)
     dead = rig.net.faults.schedule(FaultKind.HTTP_STATUS, times=None, service="pds", status=503)
