@@ -15,6 +15,9 @@ from storage.room import open_discovery_gap
 from storage.session import Sessions
 from storage.tracked import TrackedRepos
 
+BACK_S_MAX = 86_400.0
+"""The time of the newest event goes back by no more than this from one batch to the next."""
+
 
 class LiveStore:
     """Applies live batches. Satisfies what `indexer.ingest.live` needs."""
@@ -114,12 +117,14 @@ def save_cursor(
 ) -> None:
     """Move the cursor of a stream, inside the transaction of the events up to it.
 
-    The time of the newest event does not go back: one event may have any, by its host's word.
+    An event may have any time, by its host's word. One that is too old makes the next gap no more
+    than `BACK_S_MAX` longer. One that is too new, while the stream is late, counts only until the
+    next: a gap that began then would leave out what was missed before.
     """
     connection.execute(
         "INSERT INTO firehose_cursor (url, seq, event_at, updated_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (url) DO UPDATE SET seq = excluded.seq, updated_at = excluded.updated_at,"
-        " event_at = coalesce(max(excluded.event_at, min(event_at, ?)), excluded.event_at,"
+        " event_at = coalesce(max(excluded.event_at, min(event_at, ?) - ?), excluded.event_at,"
         " event_at)",
-        (url, seq, event_at, utc_text(now), now),
+        (url, seq, event_at, utc_text(now), now, BACK_S_MAX),
     )

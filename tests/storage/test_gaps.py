@@ -8,6 +8,7 @@ from indexer.model import FROM_NOW_ON, GapReason, GapSeen
 from indexer.planning import EventBatch
 from storage.gap_repair import GapRepairStore
 from storage.gaps import OPEN_GAPS_MAX, GapListing
+from storage.live import BACK_S_MAX
 from tests.storage.conftest import World
 
 
@@ -47,13 +48,24 @@ async def test_a_stream_that_goes_on_from_its_present_after_another_is_a_gap(
     assert not (await world.live.apply(batch("ws://two", 200_001))).gaps
 
 
-async def test_one_event_with_an_old_time_does_not_make_the_next_gap_a_longer_one(world: World):
+async def test_one_event_with_an_old_time_makes_the_next_gap_a_day_longer_at_most(world: World):
     now = world.clock.at
     await world.live.apply(batch("ws://one", 7, at=now - 60))
     await world.live.apply(batch("ws://one", 8, at=now - 80_000_000))
-    assert await world.rows("SELECT event_at FROM firehose_cursor") == [(now - 60,)]
+    assert await world.rows("SELECT event_at FROM firehose_cursor") == [(now - 60 - BACK_S_MAX,)]
     await world.live.apply(batch("ws://one", 30, GapSeen(reason=GapReason.OUTDATED_CURSOR)))
-    assert await world.rows("SELECT after_at FROM gap") == [(now - 60,)]
+    assert await world.rows("SELECT after_at FROM gap") == [(now - 60 - BACK_S_MAX,)]
+
+
+async def test_one_event_ahead_of_a_late_stream_does_not_cut_the_beginning_of_a_gap(world: World):
+    """Nor does the place where the stream is pass for its present."""
+    late = world.clock.at - 36_000
+    await world.live.apply(batch("ws://one", 7, at=late))
+    await world.live.apply(batch("ws://one", 8, at=world.clock.at))
+    await world.live.apply(batch("ws://one", 9, at=late + 1))
+    assert await world.rows("SELECT event_at FROM firehose_cursor") == [(late + 1,)]
+    await world.live.apply(batch("ws://one", 30, GapSeen(reason=GapReason.OUTDATED_CURSOR)))
+    assert await world.rows("SELECT after_at FROM gap") == [(late + 1,)]
 
 
 async def test_a_time_that_a_fast_clock_has_let_pass_is_brought_back(world: World):
@@ -62,7 +74,7 @@ async def test_a_time_that_a_fast_clock_has_let_pass_is_brought_back(world: Worl
     await world.live.apply(batch("ws://one", 7, at=world.clock.at))
     world.clock.at = now
     await world.live.apply(batch("ws://one", 8, at=now - 5))
-    assert await world.rows("SELECT event_at FROM firehose_cursor") == [(now,)]
+    assert await world.rows("SELECT event_at FROM firehose_cursor") == [(now - 5,)]
 
 
 async def test_a_gap_and_the_cursor_behind_it_are_one_transaction(world: World):
