@@ -73,7 +73,8 @@ DELETE FROM gap WHERE repaired_at IS NOT NULL AND id <= (
 _AWAIT = f"""
 INSERT INTO gap_repo (repo_id, wanted_at, put_at, let_go_at, claim, attempts)
 SELECT id, ?2, ?3, ?3 + {LET_GO_S}, claim, attempts FROM repo WHERE id = ?1
-ON CONFLICT DO UPDATE SET put_at = excluded.put_at, claim = excluded.claim
+ON CONFLICT DO UPDATE SET wanted_at = min(wanted_at, excluded.wanted_at),
+                          put_at = excluded.put_at, claim = excluded.claim
 """  # noqa: S608 - a constant
 
 

@@ -33,8 +33,10 @@ WITH RECURSIVE host(url) AS (
 """
 
 # A list that is being read is read to its end, for the gaps that wait for it, and then once more.
+# A gap that comes later waits too, though the first one was surveyed by a clock that was ahead.
 _OR_AGAIN = """
 ON CONFLICT DO UPDATE SET
+    wanted_at = min(wanted_at, excluded.wanted_at),
     since = iif(pages = 0 AND after_id IS NULL, excluded.since, since),
     again_at = iif(pages = 0 AND after_id IS NULL, again_at,
                    coalesce(again_at, excluded.wanted_at))

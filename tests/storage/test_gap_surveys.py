@@ -104,6 +104,30 @@ async def surveyed_again(world: World, repair: GapRepairStore) -> None:
     assert await repair.survey([])
 
 
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_a_gap_is_not_repaired_while_it_waits_for_what_a_fast_clock_has_asked(
+    world: World, repair: GapRepairStore, is_begun: bool
+):
+    await follow(world)
+    now = world.clock.at
+    world.clock.at += 80_000_000
+    question = await surveyed(world, repair)
+    if is_begun:
+        await repair.compare([ahead()], replace(question, cursor="c1", pages=1))
+    world.clock.at = now
+    await surveyed_again(world, repair)
+    assert await repair.close_gaps() == [] and await gaps(world) == [(0, 0), (0, 0)]
+    (question,) = await repair.questions()
+    await repair.compare([ahead()], replace(question, cursor="c1", pages=1))
+    await repair.settle(question)
+    for again in await repair.questions():
+        await repair.settle(again)
+    assert await repair.close_gaps() == [] and await gaps(world) == [(0, 0), (0, 0)]
+    await fetch(world, await world.resyncs.claim_repo(DID), rev="r9")
+    world.clock.at += 1
+    assert await repair.close_gaps() == [0, 0]
+
+
 async def test_gaps_that_come_in_a_flood_are_surveyed_together(
     world: World, repair: GapRepairStore
 ):
