@@ -62,10 +62,11 @@ COPIED_BYTES = 100_000
 """Of one piece of copying, whichever comes first: most rows are pages of 1 kB, but some are all
 that an eprint is found by. A piece ends with the row that brings it to so much."""
 
+# As in `storage.search_texts`, the marks of the record come first.
 _LABELS = """
 coalesce((SELECT substr(group_concat(text, ' '), 1, {chars}) FROM (
     SELECT named.text AS text FROM store."{mark}" AS named_by
-    JOIN store."{mark}" AS named
+    CROSS JOIN store."{mark}" AS named
         ON named.name = '{label}' AND named.subject = named_by.subject AND named.text <> ''
     JOIN store.record AS node ON node.id = named.record_id
     JOIN store.repo AS holder ON holder.id = node.repo_id AND holder.account_status = 'active'
@@ -122,21 +123,12 @@ def append(
     added; None after the last of the part. `table` is named after its generation, and so are the
     marks. Raises `sqlite3.Error`.
     """
-    mark = f"mark__{table.rpartition('__')[2]}"
+    rows = select_rows(table, search)
     names = (*search.own, *search.labels, *search.received)
-    values = {"chars": SEARCH_TEXT_CHARS_MAX, "mark": mark, "label": LABEL_MARK}
-    others = [_LABELS.format(name=name, **values) for name in search.labels.values()]
-    others += [
-        _RECEIVED.format(name=name, received_max=RECEIVED_MAX, **values)
-        for name in search.received.values()
-    ]
     with closing(_opened(file)) as connection:
         for name, path in (("store", source.index), ("part", source.part)):
             uri = f"{path.absolute().as_uri()}?mode=ro"
             connection.execute(f"ATTACH DATABASE ? AS {name}", (uri,))
-        rows = _ROWS.format(
-            own=", ".join(f'own."{name}"' for name in search.own), others=", ".join(others)
-        )
         columns = ", ".join(("rowid", *(f'"{name}"' for name in names)))
         insert = f'INSERT INTO "{table}" ({columns}) VALUES (?{", ?" * len(names)})'  # noqa: S608 - declared names
         upto: int | None = source.after_id
@@ -154,6 +146,19 @@ def append(
             is_over = added(len(piece))
         connection.execute("COMMIT")
         return upto
+
+
+def select_rows(table: str, search: SearchIndex) -> str:
+    """The query for whole rows, of records above the first parameter; at most the second."""
+    mark = f"mark__{table.rpartition('__')[2]}"
+    values = {"chars": SEARCH_TEXT_CHARS_MAX, "mark": mark, "label": LABEL_MARK}
+    others = [_LABELS.format(name=name, **values) for name in search.labels.values()]
+    others += [
+        _RECEIVED.format(name=name, received_max=RECEIVED_MAX, **values)
+        for name in search.received.values()
+    ]
+    own = ", ".join(f'own."{name}"' for name in search.own)
+    return _ROWS.format(own=own, others=", ".join(others))
 
 
 def merge_some(file: str, table: str, *, is_first: bool) -> bool:

@@ -19,10 +19,12 @@ RECEIVED_SLICE = 4
 RECEIVED_CHARS = 50_000
 """Received texts read in one transaction, about: some 40 ms with the rows that hold them."""
 
+# From the nodes that a record names to their labels: left to itself, SQLite reads the labels of all
+# nodes that there are, for each record, and looks which of them it names.
 _LABELS = f"""
 SELECT named.text
 FROM mark{GENERATION} AS own
-JOIN mark{GENERATION} AS named ON named.name = ? AND named.subject = own.subject
+CROSS JOIN mark{GENERATION} AS named ON named.name = ? AND named.subject = own.subject
 JOIN record ON record.id = named.record_id
 JOIN repo ON repo.id = record.repo_id
 WHERE own.record_id = ? AND own.name = ? AND repo.account_status = 'active'

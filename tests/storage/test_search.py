@@ -17,9 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from indexer.cli import commands, main
-from indexer.records.projection import SEARCH_TEXT_CHARS_MAX
+from indexer.records.projection import SEARCH, SEARCH_TEXT_CHARS_MAX
+from storage.generations import current_generation
 from storage.search import BEGIN_MARK, END_MARK, RANKED_MAX, SearchFilter, search_eprints
+from storage.search_build import select_rows
 from storage.search_rows import INLINE_CHARS, OWN_CHARS
+from storage.search_texts import TextsOfOthers
 from tests.storage.column_reference import DOCUMENT
 from tests.storage.query_plans import plan_of, scans, scans_in_loops
 from tests.storage.typed_world import ALICE, BOB, GOVERNANCE, typed_world
@@ -319,6 +322,29 @@ async def test_long_texts_of_many_records_wait_for_their_turn(tmp_path: Path):
         await world.settle()
         assert await world.one(found, "egret") == 0
         assert await world.one(found, "stork") == len(paths)
+
+
+async def test_a_row_costs_what_its_record_names_however_many_nodes_there_are(tmp_path: Path):
+    nodes = {f"{NODE}/n{n}": minimal(NODE) | {"label": f"label {n}"} for n in range(300)}
+    named = [f"at://{BOB}/{NODE}/n{n}" for n in (7, 5)]
+    async with typed_world(tmp_path) as world:
+        await world.fetch(BOB, nodes)
+        await world.commit(ALICE, {f"{EPRINT}/n": eprint("heron", fieldUris=named)})
+        record_id = await world.one("SELECT rowid FROM eprint_search")
+        steps = itertools.count()
+        with closing(sqlite3.connect(world.path)) as connection:
+            others = TextsOfOthers(SEARCH, current_generation(connection))
+            connection.execute("ATTACH DATABASE ? AS store", (str(world.path),))
+            connection.execute("ATTACH DATABASE '' AS part")
+            own = ", ".join(f'"{name}"' for name in SEARCH.own)
+            connection.execute(f"CREATE TABLE part.own (record_id INTEGER PRIMARY KEY, {own})")
+            connection.execute("INSERT INTO part.own (record_id) VALUES (?)", (record_id,))
+            connection.set_progress_handler(lambda: next(steps) < 0, 1)
+            assert others.labels(connection, record_id, "field") == "label 7 label 5"
+            assert next(steps) < 300
+            [row] = connection.execute(select_rows("eprint_search__1", SEARCH), (0, 9)).fetchall()
+            assert "label 7 label 5" in row
+            assert next(steps) < 600
 
 
 async def test_no_record_is_found_by_the_text_of_a_deleted_one(tmp_path: Path):
