@@ -56,10 +56,13 @@ UPDATE host SET operation_id = ?, is_open = 1, is_listed = 0, cursor = NULL, pag
 WHERE id = ? AND NOT (operation_id IS ?1 AND is_open = 1)
 """
 
-_LEASE = """
-UPDATE host SET leased_until = ? WHERE id = ?
-RETURNING url, cursor, pages, is_listed,
-          EXISTS (SELECT 1 FROM repo WHERE repo.pds_url = host.url), source = 'relay', outcomes
+_LEASE = "UPDATE host SET leased_until = ? WHERE id = ?"
+
+# By itself: in a RETURNING clause SQLite looks through all repos for one of the host.
+_LEASED = """
+SELECT url, cursor, pages, is_listed,
+       EXISTS (SELECT 1 FROM repo WHERE repo.pds_url = host.url), source = 'relay', outcomes
+FROM host WHERE id = ?
 """
 
 _SCANNED = """
@@ -153,7 +156,8 @@ class HostStore:
             if row is None:
                 return None
             connection.execute(_BEGIN, (operation_id, row[0]))
-            held = connection.execute(_LEASE, (now + LEASE_S, row[0])).fetchone()
+            connection.execute(_LEASE, (now + LEASE_S, row[0]))
+            held = connection.execute(_LEASED, row).fetchone()
             return HostPass(
                 operation_id=operation_id,
                 host_id=row[0],

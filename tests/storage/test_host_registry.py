@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from indexer.hosts import (
@@ -40,6 +42,15 @@ LIMITS = ScanLimits(
     ask_again_days=30,
     remembered_max=1000,
 )
+
+
+_REPOS = """
+WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT ?1)
+INSERT INTO repo (did, pds_url, state, account_status, account_at, identity_at, wanted, claimed,
+                  claim, priority, retry_at, attempts, desyncs, synced_at, verified_at,
+                  tracked_since, updated_at)
+SELECT 'did:plc:' || value, ?2, 'active', 'active', 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, '', '' FROM n
+"""
 
 
 async def change(world: World, sql: str, *parameters: object) -> None:
@@ -94,6 +105,18 @@ async def registry(world: World) -> Registry:
     made = Registry(world)
     await made.hosts.register([URL], HostSource.RELAY)
     return made
+
+
+async def test_holding_a_host_costs_the_same_however_many_repos_are_elsewhere(world: World):
+    registry, steps = Registry(world), itertools.count()
+    await change(world, _REPOS, 1000, OTHER)
+    await registry.hosts.register([URL, OTHER], HostSource.RELAY)
+    operation = await registry.operation("one")
+    await world.database.write(lambda c: c.set_progress_handler(lambda: next(steps) < 0, 1))
+    held = [await registry.claim(operation, url) for url in (URL, OTHER)]
+    await world.database.write(lambda c: c.set_progress_handler(None, 1))
+    assert [each.has_repos for each in held] == [False, True]
+    assert next(steps) < 1000
 
 
 async def test_a_host_is_held_by_one_operation_until_it_lets_go(registry: Registry):
