@@ -31,6 +31,9 @@ ROLLED_BACK = "rolled_back"
 ROLLBACK_S = 86_400.0
 """So long a host must have shown nothing newer before it counts as set back."""
 
+GIVE_BACK_S = 2.0
+"""Time for a cancelled attempt to release its claim; a stop must not wait for a busy store."""
+
 CHUNK_ROWS = 240
 """Leaves of a snapshot, and rows of ours beside them, that are compared and made ready at once."""
 

@@ -55,7 +55,7 @@ from storage.room import untrack
 from storage.session import Sessions
 from storage.snapshots import PATH_MAX, SnapshotRows, current_row, ignored, row_id
 from storage.tracked import TrackedRepos
-from storage.turns import TurnQueue, claim_from_row, give_back_all
+from storage.turns import TurnQueue, claim_for, claim_from_row, give_back_all
 
 T = TypeVar("T")
 
@@ -174,7 +174,9 @@ class ResyncStore:
             ).fetchone()
             return replace(claim_from_row(row), is_new=is_new)
 
-        return await self._database.write(change, committed=lambda _: self._tracked.add((did,)))
+        return await claim_for(
+            self._database, change, committed=lambda _: self._tracked.add((did,)), now=now
+        )
 
     async def save_identity(
         self,

@@ -9,17 +9,22 @@ nothing that is known of the host holds them up.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 
-from indexer.claims import Claim
+from indexer.claims import GIVE_BACK_S, Claim, StaleClaim, given_back
 from indexer.clock import Clock
+from indexer.errors import LocalBusy
 from indexer.lanes import DOUBT, TRACKED, Lane, Standing
-from indexer.model import Wanted
+from indexer.model import Wanted, utc_text
+from storage.buffers import drop_pending
 from storage.database import Database, Row
-from storage.repos import COLUMNS, repo_from_row
+from storage.repos import COLUMNS, repo_from_row, update_repos
 from storage.room import Room
+from storage.snapshots import current_row
 
 NEVER = 1e12
 """When nothing of a host is due that we remember only because it answers."""
@@ -130,6 +135,37 @@ class TurnQueue:
     async def judge(self, host: str, standing: Standing, *, until: float = 0.0) -> None:
         """Note how a host (or group) did last; no repo of it is claimed before `until`."""
         await self._database.write(lambda connection: judge(connection, host, standing, until))
+
+
+async def claim_for(
+    database: Database,
+    change: Callable[[sqlite3.Connection], Claim],
+    *,
+    committed: Callable[[Claim], None],
+    now: float,
+) -> Claim:
+    """The claim that `change` makes, for a caller who holds nothing once it is cancelled."""
+    made: list[Claim] = []
+
+    def make(connection: sqlite3.Connection) -> Claim:
+        made.append(change(connection))
+        return made[-1]
+
+    def give_back(connection: sqlite3.Connection) -> None:
+        for claim in made:
+            repo = current_row(connection, claim)
+            update_repos(connection, [(repo, given_back(repo))], at=utc_text(now))
+            if not repo.is_key_stale:
+                drop_pending(connection, repo)
+
+    try:
+        return await database.write(make, committed=committed)
+    except asyncio.CancelledError:
+        # The repo is claimed all the same, by a transaction that is not torn and comes before this.
+        with suppress(TimeoutError, StaleClaim, LocalBusy):
+            async with asyncio.timeout(GIVE_BACK_S):
+                await database.write(give_back)
+        raise
 
 
 def claim_from_row(row: Row) -> Claim:

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from indexer.claims import (
+    GIVE_BACK_S,
     ROLLBACK_S,
     Claim,
     Ending,
@@ -59,9 +60,6 @@ from indexer.ports import Compared, RepoRows, WorkQueue, insist_on
 from indexer.protocol.keys import VerifyingKey
 
 log = structlog.get_logger(__name__)
-
-GIVE_BACK_S = 2.0
-"""Time for a cancelled attempt to release its claim; a stop must not wait for a busy store."""
 
 LOOKS_MAX = 3
 """Answers about a repo that must be wrong in a row before it counts as invalid: a directory that

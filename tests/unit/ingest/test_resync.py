@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from indexer.claims import CHUNK_ROWS
+from indexer.claims import CHUNK_ROWS, GIVE_BACK_S
 from indexer.ingest.attempts import Result
 from indexer.ingest.merging import commit_portions
-from indexer.ingest.resync import GIVE_BACK_S
 from indexer.ingest.verification import RawFrame
 from indexer.model import RepoState, Wanted
 from indexer.planning import CommitSeen, EventBatch, RecordWrite
@@ -425,6 +425,32 @@ async def test_a_cancelled_attempt_does_not_wait_for_a_store_that_stays_busy(
         async with asyncio.timeout(GIVE_BACK_S + 1.0):
             with pytest.raises(asyncio.CancelledError):
                 await attempt
+
+
+@pytest.mark.parametrize("method", ["sync_now", "sync_listed"])
+async def test_an_operation_that_is_cancelled_over_its_claim_leaves_its_work_to_others(
+    rig: Rig, method: str
+):
+    """Else the repo would be nobody's, and stay as it is until the next start."""
+    account = await followed(rig)
+    goes_on = threading.Event()
+    busy = asyncio.create_task(rig.database.write(lambda _: goes_on.wait(10.0)))
+    attempt = asyncio.create_task(getattr(rig.resyncer, method)(account.did))
+    await asyncio.sleep(0.05)
+    attempt.cancel()
+    await asyncio.sleep(0.05)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    await busy
+    rig.net.faults.schedule(FaultKind.SWALLOW_FRAME, did=account.did)
+    for _ in range(2):
+        tag(rig, account)
+    await rig.hear()
+    for _ in range(2):
+        await rig.work(ahead_s=4000.0)
+    assert_equal(rig)
+    assert (await rig.repo(account))[3:] == (0, 0)
 
 
 def test_buffered_commits_come_in_portions_of_one_transaction():
