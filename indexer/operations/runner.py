@@ -135,7 +135,7 @@ class Runner:
             error=None,
             cancel_requested=False,
         )
-        operation = await self._rows.insert(wanted, running_max=QUEUED_MAX)
+        operation = await self._inserted(wanted)
         if operation is None:
             raise RequestRefused(
                 "RateLimitExceeded", "too many operations wait already", status=429
@@ -152,6 +152,20 @@ class Runner:
         else:
             _check_joins(operation, request.params)
         return operation
+
+    async def _inserted(self, wanted: Operation) -> Operation | None:
+        """The row, or that of the running one with its key; None where too many wait.
+
+        One that is being cancelled is waited for: who asks anew does not ask for its end.
+        """
+        while True:
+            operation = await self._rows.insert(wanted, running_max=QUEUED_MAX)
+            if operation is None or not operation.cancel_requested:
+                return operation
+            ending = self._tasks.get(operation.id)
+            if ending is None:  # the process stops, and the next start ends it
+                return operation
+            await asyncio.wait((ending,))
 
     async def cancel(self, operation_id: str) -> bool:
         """Ask a running operation to stop; False when it has already ended."""

@@ -508,6 +508,25 @@ async def test_a_second_cancel_does_not_interrupt_what_the_first_has_begun(world
         assert kind.is_clean
 
 
+async def test_what_is_asked_for_during_a_cancel_is_another_operation(world: World):
+    """Who cancels one to start it anew would be told of the old one, and nothing would be done."""
+    kind = Cleaning()
+    async with engine(world, kind) as one:
+        first = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        assert await one.runner.cancel(first.id)
+        await asyncio.wait_for(kind.cleans.wait(), 5)
+        anew = {"did": "a"}
+        starting = asyncio.create_task(one.runner.start("didSync", anew, started_by=None))
+        await asyncio.sleep(0.05)
+        kind.goes_on.set()
+        second = await starting
+        assert second.id != first.id
+        kind.permits.release()
+        assert (await one.ended(first)).status is OperationStatus.CANCELLED
+        assert (await one.ended(second)).status is OperationStatus.COMPLETED
+
+
 class Ordered(Steps):
     """Tells in which order operations get their turn."""
 
