@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from indexer.freshness import Outcome
 from indexer.planning import Repo
 
 RETRY_S_MIN = 600.0
@@ -142,10 +143,14 @@ class HostRow:
 
 
 def is_failure_of_hosts(outcomes: Mapping[str, int], *, units: int, failed: int) -> bool:
-    """Whether all has failed: every unit, or every host and list, or every repo of the hosts."""
+    """Whether all has failed: every unit, or every host and list, or every repo of the hosts.
+
+    Those do not count that only wait, mostly for a host that has failed too often to be asked.
+    """
     lost = sum(outcomes.get(each, 0) for each in (HostOutcome.UNREACHABLE, HostOutcome.UNLISTED))
     hosts = lost + sum(outcomes.get(each, 0) for each in (HostOutcome.SCANNED, HostOutcome.COVERED))
-    return failed == units or 0 < lost == hosts or 0 < units - hosts == failed - lost
+    waiting = outcomes.get(Outcome.PUT_OFF, 0)
+    return failed == units - waiting or 0 < lost == hosts or 0 < units - hosts == failed - lost
 
 
 def retry_s(failures: int) -> float:

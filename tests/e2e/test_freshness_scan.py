@@ -254,6 +254,24 @@ async def test_a_host_that_is_gone_fails_its_own_repos_and_those_that_moved_are_
             await wait_until_equal(net, daemon.database, 10.0)
 
 
+async def test_a_scan_that_no_host_has_answered_has_failed(tmp_path: Path):
+    """Though of most repos only those could be asked that were asked first."""
+    clock = ShiftedClock(time.time())
+    async with Devnet(seed=6, now=clock.now) as net:
+        await some_accounts(net)
+        async with running_daemon(tmp_path, settings(tmp_path, net), clock=clock) as daemon:
+            await wait_until_equal(net, daemon.database, 15.0, heads=True)
+            clock.advance(LONG_S)
+            for pds in net.pds:
+                await pds.server.stop()
+            await daemon.call(ADMIN + "triggerFreshnessScan")
+            operation = await ended(daemon)
+            found = outcomes(operation)
+            assert found.keys() == {"failed", "put_off"} and sum(found.values()) == REPOS
+            assert operation["status"] == "failed"
+            assert f"{found['failed']} of {REPOS} repos failed" in operation["error"]
+
+
 @pytest.mark.parametrize(
     ("kind", "params"),
     [
