@@ -2,7 +2,8 @@
 
 An account or record is hidden in the transaction that stores its denial. So is a host, with the
 first `STEP_REPOS` of its repos: no transaction may hold the writer for longer, so the others follow
-in further ones before the call is answered. A start takes up what a kill has left.
+in further ones before the call is answered. A start takes up what a kill has left, and the upkeep
+what a call had to leave because the store was busy.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class DenialStore:
         self._turn = asyncio.Lock()
         self._hosts = DeniedHosts(())
         self._purging = (0, 0)  # denial, and the repo up to which its host is purged
+        self._is_owing = False  # whether repos are not yet as the stored denials say
         self.on_work: Callable[[], None] = lambda: None
 
     async def load(self) -> None:
@@ -121,13 +123,14 @@ class DenialStore:
                     case DenialKind.HOST:
                         return 0, self._hide_some(connection, urls)
 
-            hidden, _ = await self._database.write(
-                change, committed=lambda done: self._tracked.deny(done[1])
-            )
+            def note(done: tuple[int, list[str]]) -> None:
+                self._tracked.deny(done[1])
+                self._is_owing |= subject.kind is DenialKind.HOST
+
+            hidden, _ = await self._database.write(change, committed=note)
             if subject.kind is not DenialKind.HOST:
                 return hidden
-            await self._load_hosts()
-            await self._carry_out()
+            await self._follow()
             return None
 
     async def allow(self, text: str) -> bool:
@@ -145,14 +148,15 @@ class DenialStore:
 
             # An account may be denied besides one of its records.
             allowed = (subject.did,) if subject.kind is DenialKind.ACCOUNT else ()
-            was_denied = await self._database.write(
-                change,
-                committed=lambda done: self._tracked.allow(allowed) if done else None,
-            )
+
+            def note(was_denied: bool) -> None:  # noqa: FBT001 - what `change` gives
+                if was_denied:
+                    self._tracked.allow(allowed)
+                    self._is_owing = True
+
+            was_denied = await self._database.write(change, committed=note)
             if was_denied:
-                await self._load_hosts()
-                await self._carry_out()
-                self.on_work()
+                await self._follow()
             return was_denied
 
     async def denials(self, *, before: int | None, limit: int) -> Sequence[Denial]:
@@ -176,7 +180,14 @@ class DenialStore:
         ]
 
     async def step(self) -> int:
-        """Remove the next rows of a denial that wants it; 0 when none does."""
+        """Remove the next rows of a denial that wants it; 0 when none does.
+
+        What a call has stored and not carried out comes first: nobody could ask for it again.
+        """
+        if self._is_owing:
+            async with self._turn:
+                await self._follow()
+            return 1
         waiting = await self._database.read(
             "SELECT id, subject, kind FROM denial WHERE purge = 'wanted' ORDER BY id LIMIT 1"
         )
@@ -202,6 +213,13 @@ class DenialStore:
         upto = await self._database.write(change)
         self._purging = (denial_id, upto or 0)
         return 1
+
+    async def _follow(self) -> None:
+        """Go by the denials as they are stored now, and have done with it."""
+        await self._load_hosts()
+        await self._carry_out()
+        self._is_owing = False
+        self.on_work()
 
     async def _load_hosts(self) -> None:
         rows = await self._database.read(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from indexer.claims import DELETED_ROWS, Fetched, HostDenied, Identity, SnapshotChunk, StaleClaim
 from indexer.denials import DeniedHosts, parse_subject
-from indexer.errors import RequestRefused
+from indexer.errors import LocalBusy, RequestRefused
 from indexer.model import Priority
 from indexer.planning import IdentitySeen, SyncSeen
 from storage.dead_letter_queue import DeadLetterStore
@@ -325,6 +327,50 @@ async def test_a_host_with_many_repos_is_hidden_in_short_transactions_and_resume
     await world.denials.load()
     assert await world.one(hidden) == 0
     assert await world.one("SELECT count(*) FROM repo WHERE wanted <> 0") == count
+
+
+@pytest.mark.parametrize("subject", [ALICE, "pds.example", URI])
+async def test_what_a_call_could_not_carry_out_is_made_up_for(world: Denying, subject: str):
+    """Another program takes the write lock as soon as the denial itself is lifted, or stored."""
+    for did in (ALICE, BOB):
+        await world.database.write(
+            lambda c, did=did: (
+                c.execute(
+                    "UPDATE repo SET pds_url = 'https://pds.example' WHERE did = ?", (did,)
+                ).rowcount
+            )
+        )
+    await world.database.write(lambda c: c.execute("PRAGMA busy_timeout=50").fetchall())
+    with closing(
+        sqlite3.connect(world.path, isolation_level=None, check_same_thread=False)
+    ) as other:
+
+        def lock(point: str) -> None:
+            if point == "after-commit":
+                other.execute("BEGIN IMMEDIATE")
+
+        async def interrupted(call: Awaitable[object]) -> None:
+            world.database._reach = lock
+            with pytest.raises(LocalBusy):
+                await call
+            world.database._reach = lambda _: None
+            other.execute("ROLLBACK")
+
+        if subject == "pds.example":
+            await interrupted(world.deny(subject))
+        else:
+            await world.deny(subject)
+        await world.denials.step()
+        assert world.denials.is_denied_host("https://pds.example") == (subject == "pds.example")
+        assert (await world.seen(ALICE))["typed"] == 0
+        await interrupted(world.denials.allow(subject))
+    assert not await world.denials.allow(subject), "nothing is left to lift"
+    woken = world.woken
+    assert await world.denials.step() and not await world.denials.step()
+    assert world.woken > woken
+    assert not await world.one("SELECT count(*) FROM repo WHERE account_status = 'denied'")
+    assert (await world.repo(ALICE))[2] != 0, "it is wanted"
+    assert not world.denials.is_denied_host("https://pds.example")
 
 
 async def test_denials_outlive_the_process(world: Denying):
