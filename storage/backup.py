@@ -1,7 +1,8 @@
 """Copies of the store while it is written to: consistent, checked, complete or absent.
 
 `VACUUM INTO` reads one snapshot on a connection of its own, so that live writes go on; they grow
-the WAL meanwhile, which is watched. A copy gets its name only when it is checked and on disk.
+the WAL meanwhile, which is watched. A copy gets its name only when it is checked and on disk. One
+that nobody waits for any more is given up, so that a stop does not take as long as a copy does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import threading
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,18 +54,22 @@ class BackupFolder:
         async with self._is_free:
             at = datetime.fromtimestamp(self._clock.now(), UTC)
             name = f"index-{at:%Y%m%dT%H%M%S}-{at.microsecond // 1000:03d}Z.db"
-            size_bytes = await asyncio.to_thread(
-                _copy_into_folder, self._database, self._folder / name
-            )
+            left = threading.Event()
+            try:
+                size_bytes = await asyncio.to_thread(
+                    _copy_into_folder, self._database, self._folder / name, left.is_set
+                )
+            finally:
+                left.set()  # a thread is not cancelled with whoever waits for it
         return name, size_bytes
 
 
-def _copy_into_folder(database: Path, target: Path) -> int:
+def _copy_into_folder(database: Path, target: Path, is_over: Callable[[], bool]) -> int:
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in target.parent.glob(f"index-*{PARTIAL}"):
             left.unlink(missing_ok=True)  # by a process that was killed: there is no other writer
-        return copy_store(database, target, place="storage.backup_dir")
+        return copy_store(database, target, place="storage.backup_dir", is_over=is_over)
     except OSError as error:
         raise LocalBusy(f"storage.backup_dir: {error.strerror}") from error
     except LocalFault as error:
@@ -72,17 +79,20 @@ def _copy_into_folder(database: Path, target: Path) -> int:
         raise LocalBusy(f"storage.backup_dir: {error}") from error
 
 
-def copy_store(database: Path, target: Path, *, place: str) -> int:
+def copy_store(
+    database: Path, target: Path, *, place: str, is_over: Callable[[], bool] = lambda: False
+) -> int:
     """Write a checked copy of a store that may be in use; its size in bytes.
 
-    `target` is complete or absent. `place` is how the operator knows its folder. Raises
-    `RequestRefused` (InsufficientSpace), OSError, and what `translated` makes of SQLite's errors.
+    `target` is complete or absent. `place` is how the operator knows its folder. The copy is given
+    up once it `is_over`. Raises `RequestRefused` (InsufficientSpace), OSError, and what
+    `translated` makes of SQLite's errors.
     """
     partial = target.with_name(target.name + PARTIAL)
     try:
         _check_space(database, target.parent, place)
         try:
-            _vacuum_into(database, partial)
+            _vacuum_into(database, partial, is_over)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.rename(target)
@@ -108,7 +118,7 @@ def _check_space(database: Path, folder: Path, place: str) -> None:
         )
 
 
-def _vacuum_into(database: Path, partial: Path) -> None:
+def _vacuum_into(database: Path, partial: Path, is_over: Callable[[], bool]) -> None:
     wal = database.with_name(database.name + "-wal")
 
     def is_too_costly() -> bool:
@@ -118,7 +128,7 @@ def _vacuum_into(database: Path, partial: Path) -> None:
     partial.touch(mode=0o600)
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as source:
         source.execute("PRAGMA busy_timeout=5000")
-        source.set_progress_handler(is_too_costly, WATCHED_STEPS)
+        source.set_progress_handler(lambda: is_over() or is_too_costly(), WATCHED_STEPS)
         try:
             source.execute("VACUUM INTO ?", (str(partial),))
         except sqlite3.OperationalError as error:
@@ -126,6 +136,7 @@ def _vacuum_into(database: Path, partial: Path) -> None:
                 raise LocalBusy("the WAL has grown too large while the copy was made") from error
             raise
     with closing(sqlite3.connect(partial)) as copy:
+        copy.set_progress_handler(is_over, WATCHED_STEPS)
         problems = copy.execute("PRAGMA integrity_check").fetchall()
     if problems != [("ok",)]:
         raise LocalBusy(f"the copy is not sound: {problems[0][0]}")

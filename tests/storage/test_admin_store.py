@@ -201,6 +201,24 @@ async def test_a_backup_of_a_damaged_store_blames_the_store(world: World, tmp_pa
         await BackupFolder(damaged, tmp_path / "copies", clock=world.clock).create()
 
 
+async def test_a_backup_that_nobody_waits_for_any_more_is_given_up(world: World, tmp_path: Path):
+    """A stop would wait for the thread that writes it, which may take minutes."""
+    for _ in range(40):
+        await add_letters(world, 5_000)
+    folder = tmp_path / "copies"
+    copying = asyncio.create_task(BackupFolder(world.path, folder, clock=world.clock).create())
+    async with asyncio.timeout(10.0):
+        while not list(folder.glob("*.partial")):
+            await asyncio.sleep(0.001)
+    copying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    async with asyncio.timeout(10.0):
+        while list(folder.glob("*.partial")):
+            await asyncio.sleep(0.001)
+    assert not list(folder.iterdir()), "it was finished all the same"
+
+
 async def test_a_backup_has_all_that_was_committed_before_it(world: World, tmp_path: Path):
     await add_letters(world, 5)
     folder = tmp_path / "deep" / "copies"
