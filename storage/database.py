@@ -36,6 +36,9 @@ IsOver = Callable[[], bool]
 """Whether a change that can be ended anywhere has to end, after its next piece at the latest."""
 
 BUSY_TIMEOUT_S = 5.0
+LAST_BUSY_TIMEOUT_S = 0.1
+"""The same for what is still to be done at the end: a stop has ten seconds in all."""
+
 READ_S_MAX = 5.0
 ORDINARY_READERS = 2
 LIVE_S = 1.0
@@ -174,6 +177,8 @@ class Database:
 
         def job() -> None:
             outcome: tuple[T] | BaseException
+            if self._closing and future.cancelled():
+                return
             self._is_rest_due = is_rest_due and not urgent
             try:
                 outcome = (run(),)
@@ -268,7 +273,11 @@ class Database:
         return time.monotonic() - self._progress_at
 
     async def stop(self) -> None:
-        """Finish what is queued and take nothing more."""
+        """Finish what is queued and somebody waits for, and take nothing more.
+
+        The lock of another program is hardly waited for any longer: it may have been all the while.
+        """
+        await self._submit(lambda: self._directly(_busy_timeout(LAST_BUSY_TIMEOUT_S)), urgent=True)
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -400,8 +409,12 @@ def _refused(error: sqlite3.Error, path: Path) -> Exception:
     return translated(error)
 
 
+def _busy_timeout(timeout_s: float) -> str:
+    return f"PRAGMA busy_timeout={int(timeout_s * 1000)}"
+
+
 def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+    connection.execute(_busy_timeout(BUSY_TIMEOUT_S))
     _refuse_foreign(connection, path)
     for pragma in (
         "journal_mode=WAL",

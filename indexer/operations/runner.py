@@ -42,6 +42,10 @@ log = structlog.get_logger(__name__)
 QUEUED_MAX = 1000
 """Running and waiting operations together; beyond it a request is refused with 429."""
 
+PUT_DOWN_S = 2.0
+"""Time to note that the process stops, and has not crashed, in the midst of an operation: where the
+store is busy for longer, the next start takes what was under way for interrupted."""
+
 JOINING_PARAMS = frozenset({"batchSize"})
 """Parameters that say how something is done, not what: the running operation keeps its own."""
 
@@ -236,8 +240,9 @@ class Runner:
                 status, error = await self._work(operation)
             except asyncio.CancelledError:
                 if operation.id not in self._cancelled:
-                    with suppress(LocalBusy):
-                        await asyncio.shield(self._units.put_down(operation.id))
+                    with suppress(LocalBusy, TimeoutError):
+                        async with asyncio.timeout(PUT_DOWN_S):
+                            await asyncio.shield(self._units.put_down(operation.id))
                     raise  # the process stops; the next boot resumes
                 status, error = OperationStatus.CANCELLED, None
             await asyncio.shield(self._end(operation, status, error))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 
-from tests.devnet import Activity, Devnet
-from tests.e2e.daemon import RunningDaemon, running_daemon
+from tests.devnet import Activity, Devnet, FaultKind, realistic_record
+from tests.e2e.daemon import RunningDaemon, running_daemon, wait_until
 from tests.e2e.test_operation_runs import metric
-from tests.e2e.test_stream_gaps import settings
+from tests.e2e.test_stream_gaps import TAG, settings
 from tests.oracle import wait_until_equal
 
 LOCK = """
@@ -25,6 +27,8 @@ print("locked", flush=True)
 sys.stdin.read()
 """
 PATIENCE_S = 30.0
+STOP_S = 20.0
+"""Those promised, and some for the transaction that waits for the lock when the stop comes."""
 
 
 @asynccontextmanager
@@ -75,3 +79,32 @@ async def test_a_store_that_another_program_keeps_locked_costs_time_and_no_event
                 assert received > saved, "how far the cursor lags is not shown"
             await wait_until_equal(net, daemon.database, 30.0, heads=True)
             assert not daemon.task.done()
+
+
+@pytest.mark.slow
+async def test_a_stop_does_not_wait_for_who_keeps_the_store_locked(tmp_path: Path):
+    """An operation is under way, and admins have called while the store was locked."""
+    async with Devnet(seed=24) as net:
+        account = await net.create_account()
+        net.create(account, TAG, realistic_record(random.Random(24), TAG, did=account.did))
+        async with AsyncExitStack() as stack:
+            daemon = await stack.enter_async_context(running_daemon(tmp_path, settings(net)))
+            await wait_until_equal(net, daemon.database, heads=True)
+            hang = net.faults.schedule(
+                FaultKind.HTTP_HANG, times=None, endpoint="com.atproto.sync.getRepoStatus"
+            )
+            await daemon.call("pub.chive.admin.triggerBackfill", type="didSync", did=account.did)
+            await wait_until(lambda: hang.fired > 0, what="the host to be asked")
+            async with locked(daemon.database), asyncio.TaskGroup() as group:
+
+                async def denying(number: int) -> None:
+                    with suppress(aiohttp.ClientError):
+                        subject = f"did:plc:{number:024}"
+                        await daemon.call("pub.chive.indexer.deny", subject=subject, reason="spam")
+
+                for number in range(10):
+                    group.create_task(denying(number))
+                await asyncio.sleep(0.5)
+                began = asyncio.get_running_loop().time()
+                await stack.aclose()
+                assert asyncio.get_running_loop().time() - began < STOP_S
