@@ -8,9 +8,11 @@ been read and judged anew: it may be the same, while what we know of lexicons is
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from indexer.clock import Clock
@@ -20,6 +22,7 @@ from indexer.planning import plan_discovery
 from storage.database import Database
 from storage.dead_letters import is_to_be_read_again
 from storage.repos import insert_repo, load_repos, update_repos
+from storage.rows import delete_rows
 from storage.tracked import TrackedRepos
 
 _T = TypeVar("_T")
@@ -31,10 +34,15 @@ LETTER_ID_MAX = 2**63 - 1
 
 _NOTE = "UPDATE dead_letter SET retry_count = retry_count + 1, last_retry_at = ? WHERE id = ?"
 
-_PURGE = """
-DELETE FROM dead_letter WHERE id IN (
-    SELECT id FROM dead_letter WHERE created_at < ? ORDER BY id LIMIT ?)
+# All letters are looked at for these: by a reader, which holds nobody up.
+_OLDER = "SELECT id FROM dead_letter WHERE created_at < ? ORDER BY id LIMIT ?"
+_RETRIED = """
+SELECT id FROM dead_letter
+WHERE id > ?1 AND id <= ?2 AND did IS NOT NULL AND (?3 IS NULL OR reason = ?3)
+ORDER BY id LIMIT ?4
 """
+
+_THOSE = "SELECT id, did FROM dead_letter WHERE id IN (SELECT value FROM json_each(?))"
 
 
 class DeadLetterStore:
@@ -83,20 +91,18 @@ class DeadLetterStore:
     async def _retry_some(self, reason: str | None, after: int, newest: int) -> tuple[int, int]:
         """The id up to which letters have been looked at, and how many were retried."""
         now = self._clock.now()
+        found = await self._database.read(_RETRIED, (after, newest, reason, LETTERS_MAX))
+        letters = [row[0] for row in found]
 
-        def change(connection: sqlite3.Connection) -> tuple[int, list[str]]:
-            rows = connection.execute(
-                "SELECT id, did FROM dead_letter WHERE id > ?1 AND id <= ?2 AND did IS NOT NULL"
-                " AND (?3 IS NULL OR reason = ?3) ORDER BY id LIMIT ?4",
-                (after, newest, reason, LETTERS_MAX),
-            ).fetchall()
+        def change(connection: sqlite3.Connection) -> list[str]:
+            rows = connection.execute(_THOSE, (json.dumps(letters),)).fetchall()
             connection.executemany(_NOTE, [(now, row[0]) for row in rows])
             dids = [row[1] for row in rows]
             _want(connection, set(dids), Priority.REPAIR, now)
-            return (rows[-1][0] if len(rows) == LETTERS_MAX else newest), dids
+            return dids
 
-        upto, dids = await self._write_work(change, lambda done: done[1])
-        return upto, len(dids)
+        dids = await self._write_work(change, lambda done: done)
+        return (letters[-1] if len(letters) == LETTERS_MAX else newest), len(dids)
 
     async def dismiss(self, letter_id: int) -> None:
         """Drop one letter. Raises `RequestRefused` for an unknown id."""
@@ -114,10 +120,11 @@ class DeadLetterStore:
         """Drop the letters that are older; their number."""
         before = self._clock.now() - older_than_s
         total = 0
-        while deleted := await self._database.write(
-            lambda connection: connection.execute(_PURGE, (before, LETTERS_MAX)).rowcount
-        ):
-            total += deleted
+        while rows := await self._database.read(_OLDER, (before, LETTERS_MAX)):
+            letters = [row[0] for row in rows]
+            total += await self._database.write(
+                partial(delete_rows, table="dead_letter", column="id", keys=letters)
+            )
         return total
 
     async def _write_work(

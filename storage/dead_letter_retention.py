@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from indexer.clock import Clock
 from storage.database import Database
+from storage.rows import delete_rows
 
 STEP_LETTERS = 250
 """Letters dropped in one transaction."""
 
 DAY_S = 86_400.0
 
-_TOO_OLD = """
-DELETE FROM dead_letter WHERE id IN (
-    SELECT id FROM dead_letter WHERE created_at < ? ORDER BY id LIMIT ?)
-"""
+_TOO_OLD = "SELECT id FROM dead_letter WHERE created_at < ? ORDER BY id LIMIT ?"
 
 _TOTAL = "SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'dead_letter'"
 
 _LARGEST = "SELECT did, count(*) FROM dead_letter GROUP BY did ORDER BY 2 DESC, did LIMIT 2"
 
-_OLDEST_OF = """
-DELETE FROM dead_letter WHERE id IN (
-    SELECT id FROM dead_letter WHERE did IS ? ORDER BY id LIMIT ?)
-"""
+_OLDEST_OF = "SELECT id FROM dead_letter WHERE did IS ? ORDER BY id LIMIT ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +36,22 @@ class DeadLetterRetention:
 
     async def step(self) -> int:
         """Drop some letters that are too old or too many; how many, 0 when none is."""
-        oldest = self.clock.now() - self.age_s_max
+        letters = await self._superfluous()
+        if not letters:
+            return 0
+        return await self.database.write(
+            partial(delete_rows, table="dead_letter", column="id", keys=letters),
+            committed=self.on_dropped,
+        )
 
-        def change(connection: sqlite3.Connection) -> int:
-            dropped = connection.execute(_TOO_OLD, (oldest, STEP_LETTERS)).rowcount
-            excess = connection.execute(_TOTAL).fetchone()[0] - self.letters_max
-            if dropped or excess <= 0:
-                return dropped
-            (did, most), *others = connection.execute(_LARGEST).fetchall()
+    async def _superfluous(self) -> list[int]:
+        """Ids of what is to be dropped next, looked up by a reader: all letters are looked at."""
+        oldest = self.clock.now() - self.age_s_max
+        rows = await self.database.read(_TOO_OLD, (oldest, STEP_LETTERS))
+        excess = (await self.database.read(_TOTAL))[0][0] - self.letters_max
+        if not rows and excess > 0:
+            (did, most), *others = await self.database.read(_LARGEST)
             lead = most - (others[0][1] if others else 0)
             share = min(excess, max(lead, 1), STEP_LETTERS)
-            return connection.execute(_OLDEST_OF, (did, share)).rowcount
-
-        return await self.database.write(change, committed=self.on_dropped)
+            rows = await self.database.read(_OLDEST_OF, (did, share))
+        return [row[0] for row in rows]

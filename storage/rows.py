@@ -54,11 +54,12 @@ def insert_at_once(
 
 def delete_rows(
     connection: sqlite3.Connection, table: str, column: str, keys: Iterable[int | str]
-) -> None:
-    """Delete the rows of `table` in which `column` is one of `keys`."""
+) -> int:
+    """Delete the rows of `table` in which `column` is one of `keys`; how many there were."""
     listed = json.dumps(list(keys))
-    if listed != "[]":
-        connection.execute(
-            f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - declared names
-            (listed,),
-        )
+    if listed == "[]":
+        return 0
+    return connection.execute(
+        f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))",  # noqa: S608 - declared names
+        (listed,),
+    ).rowcount

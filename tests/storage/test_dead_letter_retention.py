@@ -5,8 +5,10 @@ from pathlib import Path
 from indexer.errors import Check
 from indexer.model import DeadLetterDraft
 from storage.database import open_database
+from storage.dead_letter_queue import DeadLetterStore
 from storage.dead_letter_retention import DAY_S, STEP_LETTERS, DeadLetterRetention
 from storage.dead_letters import insert_dead_letters
+from storage.tracked import TrackedRepos
 from tests.storage.conftest import SteppedClock
 
 
@@ -52,3 +54,23 @@ async def test_whoever_has_most_letters_loses_the_oldest(tmp_path: Path, clock: 
         ]  # fmt: skip
         assert kept[1][2] == newest[0][0]
         assert await drop_all(retention) == 0
+
+
+async def test_looking_through_a_full_queue_holds_no_writer(tmp_path: Path, clock: SteppedClock):
+    """Whatever has to look at each letter is asked of a reader, as the steps of the writer show."""
+    async with open_database(tmp_path / "index.db") as database:
+        drafts = [DeadLetterDraft(Check.MST, "m", did=f"did:plc:{n}") for n in range(5000)]
+        await database.write(lambda c: insert_dead_letters(c, drafts, now=clock.at))
+        retention = DeadLetterRetention(database, clock, age_s_max=DAY_S, letters_max=5000)
+        queue = DeadLetterStore(database, TrackedRepos(database), on_work=lambda: None, clock=clock)
+        steps = 0
+
+        def count() -> None:
+            nonlocal steps
+            steps += 1
+
+        await database.write(lambda c: c.set_progress_handler(count, 100))
+        assert await retention.step() == 0
+        assert await queue.retry_all("no such reason") == 0
+        assert await queue.purge(DAY_S) == 0
+        assert steps < 20
