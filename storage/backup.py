@@ -28,6 +28,8 @@ WATCHED_STEPS = 100_000
 """Steps of SQLite's machine between two looks at the WAL: some milliseconds."""
 
 PARTIAL = ".partial"
+NAMES = "index-*-[0-9][0-9][0-9]Z.db"
+"""Of copies by `BackupFolder`; those of the command `backup` name no milliseconds."""
 
 
 class BackupFolder:
@@ -67,7 +69,7 @@ class BackupFolder:
 def _copy_into_folder(database: Path, target: Path, is_over: Callable[[], bool]) -> int:
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in target.parent.glob(f"index-*{PARTIAL}"):
+        for left in target.parent.glob(NAMES + PARTIAL):
             left.unlink(missing_ok=True)  # by a process that was killed: there is no other writer
         return copy_store(database, target, place="storage.backup_dir", is_over=is_over)
     except OSError as error:
@@ -135,7 +137,8 @@ def _vacuum_into(database: Path, partial: Path, is_over: Callable[[], bool]) -> 
             if is_too_costly():
                 raise LocalBusy("the WAL has grown too large while the copy was made") from error
             raise
-    with closing(sqlite3.connect(partial)) as copy:
+    # Not made anew where somebody has removed it: an empty file is sound.
+    with closing(sqlite3.connect(f"{partial.absolute().as_uri()}?mode=rw", uri=True)) as copy:
         copy.set_progress_handler(is_over, WATCHED_STEPS)
         problems = copy.execute("PRAGMA integrity_check").fetchall()
     if problems != [("ok",)]:

@@ -219,6 +219,15 @@ async def test_a_backup_that_nobody_waits_for_any_more_is_given_up(world: World,
     assert not list(folder.iterdir()), "it was finished all the same"
 
 
+async def test_a_backup_leaves_alone_what_the_command_is_writing_in_its_folder(
+    world: World, tmp_path: Path
+):
+    written = tmp_path / "index-20260101T000000Z.db.partial"
+    written.write_text("by chive-indexer backup")
+    await BackupFolder(world.path, tmp_path, clock=world.clock).create()
+    assert written.exists()
+
+
 async def test_a_backup_has_all_that_was_committed_before_it(world: World, tmp_path: Path):
     await add_letters(world, 5)
     folder = tmp_path / "deep" / "copies"

@@ -52,6 +52,20 @@ sys.addaudithook(refuse)
 restore_store(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
+ROBBED_COPY = """
+import os, sys
+from pathlib import Path
+from storage.backup import copy_store
+
+def rob(event, arguments):
+    if event == "sqlite3.connect" and ".partial" in str(arguments[0]):
+        os.unlink(sys.argv[2] + ".partial")
+
+sys.addaudithook(rob)
+copy_store(Path(sys.argv[1]), Path(sys.argv[2]), place="there")
+"""
+"""Has its file removed by another program once it is written and before it is checked."""
+
 
 @contextmanager
 def store(path: Path) -> Iterator[sqlite3.Connection]:
@@ -124,6 +138,20 @@ def test_a_copy_into_a_folder_is_named_by_its_date_and_told_in_json(
     assert told["cursors"] == [{"url": RELAY, "cursor": 7}]
     code, out, _ = here("restore", told["path"], "--json")
     assert json.loads(out)["path"] == str(database)
+
+
+def test_a_copy_that_somebody_removes_while_it_is_made_is_absent(database: Path, tmp_path: Path):
+    database.parent.mkdir()
+    copy = tmp_path / "copies" / "x.db"
+    copy.parent.mkdir()
+    with store(database) as daemon:
+        put(daemon, 7)
+        result = subprocess.run(
+            (sys.executable, "-c", ROBBED_COPY, str(database), str(copy)),
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert "LocalBusy" in result.stderr
+    assert not list(copy.parent.iterdir())
 
 
 def test_nothing_is_written_over_and_no_store_is_no_copy(here, database: Path, tmp_path: Path):
