@@ -150,7 +150,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
     hosts = host_store(settings, database, clock)
     install_host_gauge(metrics, hosts.totals)
     bootstrap = first_scan(settings, hosts, runner, firehose)
-    install_gauges(metrics, status, runner.running, runner.queued, settings.storage.path)
+    install_gauges(metrics, status, runner.running, runner.queued, settings.storage.file)
     hold = OperatorHold(firehose, drained=live.drained, status=status.firehose, clock=clock)
     audit = AuditStore(database, clock=clock)
     await audit.end_interrupted()
@@ -158,7 +158,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         backfills=runner, status=status, audit=audit, stream=hold, documents=network.identities,
         letters=DeadLetterStore(database, tracked, on_work=resyncer.wake, clock=clock),
         denials=store.denials, authors=_authors(settings, store, hosts, resyncer.wake, clock),
-        backups=BackupFolder(settings.storage.path, settings.storage.backup_dir, clock=clock),
+        backups=BackupFolder(settings.storage.file, settings.storage.backup_dir, clock=clock),
         repos=RepoListing(database), tokens=AcceptedTokens(database), gaps=GapListing(database),
         cursors=_cursor_reset(settings, stream, store.live, metrics), hosts=hosts,
         notes=lambda: {**bootstrap.notes(), **store.room.notes()},

@@ -70,7 +70,7 @@ async def open_network(
         clock=clock,
     )
     folder = SpoolFolder(
-        settings.storage.path.with_name(settings.storage.path.name + ".spool"),
+        settings.storage.file.with_name(settings.storage.file.name + ".spool"),
         bytes_max=settings.resync.spool_bytes_max,
         archive_bytes_max=settings.resync.repo_bytes_max,
     )

@@ -6,6 +6,7 @@ The docstring under a setting is what it means; `indexer.settings` reads them, a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,6 +66,11 @@ class StorageSettings(Section):
     """Dead letters are dropped after so many days."""
     dead_letters_max: Annotated[int, Field(ge=100)] = 100_000
     """Dead letters kept; beyond it the oldest of the account with most of them are dropped."""
+
+    @property
+    def file(self) -> Path:
+        """Where the file is that `path` leads to: what lies beside it must be found by any link."""
+        return Path(os.path.realpath(self.path))
 
 
 class FirehoseSettings(Section):

@@ -73,7 +73,7 @@ async def open_store(
     Raises `ConfigurationError` for a file that is not ours to open, `LocalFault` for a broken one,
     `LocalBusy` while there is no space or another program keeps it locked.
     """
-    room, reserve = Room(_limits(settings)), Reserve(settings.storage.path)
+    room, reserve = Room(_limits(settings)), Reserve(settings.storage.file)
     database = await _open_file(settings, world, metrics, stack, room=room, reserve=reserve)
     projections = Projections(registry.types, SEARCH, basis=settings.governance.did)
     judged_by = registry.lexicon_id
@@ -152,7 +152,7 @@ async def _open_file(
     try:
         return await stack.enter_async_context(
             open_database(
-                settings.storage.path,
+                settings.storage.file,
                 observe_s=metrics.sqlite_transaction_duration_seconds.observe,
                 on_error=on_error,
                 reach=world.reach,
@@ -216,5 +216,5 @@ def _rebuilds(
         search=SEARCH,
         judged_by=registry.lexicon_id,
     )
-    worker_settings = WorkerSettings(index=str(settings.storage.path), registry=registry.source)
-    return Rebuilds(database, settings.storage.path, projections, preparing, worker_settings)
+    worker_settings = WorkerSettings(index=str(settings.storage.file), registry=registry.source)
+    return Rebuilds(database, settings.storage.file, projections, preparing, worker_settings)

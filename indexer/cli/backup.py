@@ -36,7 +36,7 @@ def backup(*, path: Path, is_json: bool, config: Path | None) -> int:
     or absent. It needs twice the size of the store in free space. Where PATH is a folder the copy
     gets a name with its date there.
     """
-    database = load_settings(config).storage.path
+    database = load_settings(config).storage.file
     if not database.is_file():
         raise ConfigurationError(f"storage.path: there is no store at {database} to be copied")
     if path.is_dir():
@@ -65,7 +65,7 @@ def restore(*, path: Path, is_json: bool, config: Path | None) -> int:
     foreign or of a newer version. The old store is kept beside the new one. A daemon that is
     started then goes on from the copy's cursor, and repairs what the relay no longer has.
     """
-    database = load_settings(config).storage.path
+    database = load_settings(config).storage.file
     with _explained(path):
         found, aside = restore_store(path, database)
     if is_json:

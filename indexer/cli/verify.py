@@ -62,7 +62,7 @@ def verify(*, did: str | None, is_json: bool, config: Path | None) -> int:
     is_search_checked = did is None
     if is_search_checked:
         try:
-            broken = check_search_index(settings.storage.path, SEARCH)
+            broken = check_search_index(settings.storage.file, SEARCH)
         except ConfigurationError:
             is_search_checked = False
             click.echo("The index of words was not checked: a daemon uses the file.", err=True)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from indexer.errors import ConfigurationError
+from storage.file_lock import file_lock
 from tests.devnet import Devnet
 from tests.e2e.daemon import RunningDaemon, running_daemon
 from tests.e2e.test_operation_runs import metric
@@ -33,6 +37,21 @@ async def test_gauges_are_the_same_after_a_restart_without_a_new_event(tmp_path:
         assert all(before.values()), before
         async with running_daemon(tmp_path, settings(net)) as daemon:
             assert await gauges(daemon) == before
+
+
+async def test_a_store_behind_a_link_is_measured_and_locked_where_it_lies(tmp_path: Path):
+    disk = tmp_path / "another disk"
+    disk.mkdir()
+    (tmp_path / "index.db").symlink_to(disk / "index.db")
+    async with Devnet(seed=3) as net:
+        await accounts_with_records(net, 1)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            assert await metric(daemon, "chive_sqlite_wal_bytes") > 0
+            assert (disk / "index.db.reserve").exists()
+            with pytest.raises(ConfigurationError, match="another process uses"):
+                file_lock(disk / "index.db").__enter__()
+            assert {path.name for path in tmp_path.glob("index.db*")} == {"index.db"}
 
 
 async def test_calls_of_every_method_are_counted_from_nothing(tmp_path: Path):

@@ -240,6 +240,21 @@ def test_a_copy_that_cannot_be_used_changes_nothing(
     assert not list(database.parent.glob("*.before-*")) + list(database.parent.glob("*.incoming*"))
 
 
+def test_a_store_behind_a_link_is_replaced_where_it_lies(here, database: Path, tmp_path: Path):
+    disk = tmp_path / "another disk"
+    disk.mkdir()
+    database.symlink_to(disk / "index.db")
+    with store(database) as daemon:
+        put(daemon, 7)
+        assert here("backup", tmp_path / "copy.db")[0] == 0
+        put(daemon, 8)
+    code, _, err = here("restore", tmp_path / "copy.db")
+    assert code == 0, err
+    assert database.is_symlink() and cursor(database) == 7
+    [aside] = disk.glob("index.db.before-*Z")
+    assert not aside.is_symlink() and cursor(aside) == 8
+
+
 def test_the_store_is_no_copy_of_itself(here, database: Path):
     with store(database) as daemon:
         put(daemon, 7)
