@@ -4,9 +4,10 @@ The names, defaults and limits are those of `indexer.setting_sections`; no secre
 (files hold those). `CHIVE_INDEXER_<SECTION>__<KEY>` overrides `[section] key`; a list is written
 as JSON there, or plainly where it has one entry.
 
-Invariant: what `load_settings` returns can be run. An unknown key or variable, a value out of
-range or a file that cannot be read is a `ConfigurationError`: one line with the key, the value and
-what is allowed.
+Invariant: what `load_settings` returns can be run, once `read_passwords` has found the credentials:
+those that the service manager holds are there for the daemon alone, not for other commands. An
+unknown key or variable, a value out of range or a file that cannot be read is a
+`ConfigurationError`: one line with the key, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -92,11 +93,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Settings:
-        bind, is_development = self.admin.bind, self.network.allow_private_hosts
-        is_public = not ipaddress.ip_address(bind).is_loopback
-        if is_public and is_development:
+        is_development = self.network.allow_private_hosts
+        if _is_public(self.admin) and is_development:
             raise ValueError(
-                f"admin.bind = {bind!r}: must be a loopback address while"
+                f"admin.bind = {self.admin.bind!r}: must be a loopback address while"
                 " network.allow_private_hosts = true, which is for development"
             )
         if self.admin.dids and self.admin.service_did is None:
@@ -108,11 +108,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 "admin.author_methods = true: needs admin.service_did, the DID that tokens of"
                 " authors are made out for"
-            )
-        if is_public and self.admin.password_file is None and not self.admin.dids:
-            raise ValueError(
-                f"admin.bind = {bind!r}: must be a loopback address unless admin.password_file"
-                " or admin.dids is set"
             )
         insecure = [url for url in self.firehose.url if url.startswith("ws:")]
         if insecure and not is_development:
@@ -222,9 +217,21 @@ def _apply_service_manager(values: dict[str, Any], environment: Mapping[str, str
             admin.setdefault("password_file", str(file))
 
 
+def _is_public(admin: AdminSettings) -> bool:
+    return not ipaddress.ip_address(admin.bind).is_loopback
+
+
 def read_passwords(admin: AdminSettings) -> tuple[str, ...]:
-    """The valid admin passwords, none when no file is set. Raises as `read_password_file`."""
+    """The valid admin passwords, none when no file is set.
+
+    Raises as `read_password_file`, and for a public listener that nobody could be let in by.
+    """
     path = admin.password_file
+    if path is None and not admin.dids and _is_public(admin):
+        raise refusal(
+            f"admin.bind = {admin.bind!r}: must be a loopback address unless admin.password_file"
+            " or admin.dids is set"
+        )
     return () if path is None else read_password_file(path, f"admin.password_file = {str(path)!r}")
 
 

@@ -124,6 +124,17 @@ def test_a_copy_is_made_while_the_store_is_written_and_comes_back_with_its_curso
     )
 
 
+def test_a_copy_is_made_where_only_the_daemon_is_handed_the_password(
+    cli, database: Path, tmp_path: Path
+):
+    config = tmp_path / "config.toml"
+    text = f'storage = {{path = "{database}"}}\nadmin = {{bind = "0.0.0.0"}}'
+    config.write_text(text)
+    database.parent.mkdir()
+    with store(database):
+        assert cli("backup", tmp_path / "copy.db", "--config", config)[0] == 0
+
+
 def test_a_copy_into_a_folder_is_named_by_its_date_and_told_in_json(
     here, database: Path, tmp_path: Path
 ):

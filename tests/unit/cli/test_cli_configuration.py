@@ -61,6 +61,10 @@ def test_the_daemon_refuses_a_missing_file_in_one_line(tmp_path: Path):
             "admin.bind = '0.0.0.0': must be a loopback address while",
         ),
         (
+            'admin = {bind = "0.0.0.0"}',
+            "admin.bind = '0.0.0.0': must be a loopback address unless admin.password_file",
+        ),
+        (
             '[admin]\npassword_file = "{folder}/absent"',
             "admin.password_file = '{folder}/absent': cannot be read: No such file or directory",
         ),
