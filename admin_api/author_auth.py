@@ -70,7 +70,8 @@ class Authors:
         self._addresses = addresses
         self._metrics = metrics
         self._clock = clock
-        self._used = UsedTokens(int(clock.now()) - 1, clock=clock)
+        self._used = UsedTokens(0, clock=clock)
+        self._began_at = clock.monotonic()
         self._of_client = RequestLimit(ASKED_PER_CLIENT_S, clock=clock, burst=ASKED_BURST)
         self._of_all = RequestLimit(ASKED_PER_S, clock=clock, burst=ASKED_BURST)
 
@@ -100,12 +101,19 @@ class Authors:
         """
         try:
             _check_signature(token, await self._key(request, token.iss))
+            self._check_age(token)
             self._used.use(token)
         except TokenRefused as error:
             raise self._refused(request, error.flaw) from error
         if self._index.is_denied(token.iss):
             raise AccountDenied
         return Actor(token.iss, is_password=False)
+
+    def _check_age(self, token: Token) -> None:
+        """By the time since the process began: the clock may have been set since then."""
+        uptime_s = self._clock.monotonic() - self._began_at
+        if token.iat < int(self._clock.now() - uptime_s):
+            raise TokenRefused(Flaw.STALE)
 
     async def _key(self, request: web.BaseRequest, did: str) -> VerifyingKey:
         known = await self._index.signing_key(did)

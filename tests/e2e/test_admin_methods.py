@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from indexer.clock import Clock
 from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.devnet.account import Account
 from tests.e2e.daemon import RunningDaemon, running_daemon, wait_until
@@ -77,7 +78,9 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(folder: Path, **sections: dict[str, Any]) -> AsyncIterator[Stage]:
+async def staged(
+    folder: Path, *, clock: Clock | None = None, **sections: dict[str, Any]
+) -> AsyncIterator[Stage]:
     async with Devnet(seed=6) as net:
         admin = await net.create_account()
         values = {
@@ -93,7 +96,7 @@ async def staged(folder: Path, **sections: dict[str, Any]) -> AsyncIterator[Stag
         }
         for section, keys in sections.items():
             values.setdefault(section, {}).update(keys)
-        async with running_daemon(folder, values) as daemon:
+        async with running_daemon(folder, values, clock=clock) as daemon:
             yield Stage(net, daemon, admin)
 
 

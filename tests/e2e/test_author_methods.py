@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.devnet.account import Account
-from tests.e2e.daemon import PASSWORD, wait_until
+from tests.e2e.daemon import PASSWORD, ShiftedClock, wait_until
 from tests.e2e.test_admin_methods import ADMIN, INDEXER, SYNC, TAG, Stage, staged
 from tests.e2e.test_denying import metric
 from tests.unit.admin.tokens import mint
@@ -206,6 +206,19 @@ async def test_a_key_that_may_have_changed_is_not_believed(tmp_path: Path):
         claims = {"iss": account.did, "iat": now, "exp": now + 60, "lxm": SYNC + "verify"}
         old = mint(key=revoked, jti="old", **claims)
         assert (await ask(stage, "verify", old, uri=uri))[0] == 401
+        assert (await ask(stage, "verify", token(account, "verify"), uri=uri))[0] == 200
+
+
+async def test_a_token_that_was_made_before_the_start_is_not_accepted(tmp_path: Path):
+    """Whatever the clock was at the start: a token of now is good once it is set."""
+    clock = ShiftedClock(time.time() + 3600)
+    async with staged(tmp_path, clock=clock) as stage:
+        account, uri = await published(stage)
+        clock.advance(-3600)
+        now = int(time.time())
+        before = token(account, "verify", iat=now - 60, exp=now + 60)
+        assert (await ask(stage, "verify", before, uri=uri))[0] == 401
+        assert (await refusals(stage))["token_stale"] == 1
         assert (await ask(stage, "verify", token(account, "verify"), uri=uri))[0] == 200
 
 
