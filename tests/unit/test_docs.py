@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from indexer.cli import commands
 from indexer.metrics import Metrics
 from indexer.records.registry import load_registry
+from indexer.settings import CLIENT_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -30,6 +31,12 @@ def test_every_link_leads_to_a_file(document: Path):
 def test_every_command_that_is_named_exists(document: Path):
     for command in re.findall(r"chive-indexer ([a-z][a-z-]+)", document.read_text()):
         assert command in commands.commands, command
+
+
+def test_an_installed_command_is_told_where_the_daemon_is():
+    """Else the runbook's own commands find neither the store nor the password."""
+    text = (ROOT / "docs" / "running.md").read_text()
+    assert set(re.findall(r"export (\w+)=", text)) == CLIENT_VARIABLES
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
