@@ -144,7 +144,8 @@ def _firehose_rows(firehose: _Firehose) -> Iterator[tuple[str, str]]:
     yield "stream", f"{'paused, ' if firehose.paused else ''}{state} {firehose.url}"
     if firehose.cursor is not None:
         lag = firehose.lag_seconds
-        yield "cursor", firehose.cursor + ("" if lag is None else f", {duration(lag)} behind")
+        age = "" if lag is None else f", newest event {duration(lag)} old"
+        yield "cursor", firehose.cursor + age
     if firehose.last_received_at is not None:
         seconds = (firehose.timestamp - firehose.last_received_at).total_seconds()
         yield "received", f"{duration(seconds)} ago"

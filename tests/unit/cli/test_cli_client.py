@@ -109,7 +109,7 @@ def test_status_tells_everything_on_one_screen(admin, client):
         "  ready      no; firehose: not connected to wss://relay.example",
         "  bootstrap  the first scan of all hosts is under way: 7 repos",
         "  stream     not connected to wss://relay.example",
-        "  cursor     4294967297, 2 min 5 s behind",
+        "  cursor     4294967297, newest event 2 min 5 s old",
         "  received   2 min ago",
         "  refused    1 dead letter",
         "  store      sqlite works, answers in 2 ms",
