@@ -12,6 +12,7 @@ from indexer.model import OperationStatus
 
 BAR_CELLS = 24
 PERCENT = 100
+FAILURES_SHOWN = 10
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -19,6 +20,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
     name: str
     units: int
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A unit that failed, and how."""
+
+    unit: str
+    outcome: str
+    message: str = ""
 
 
 class OperationReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -33,6 +42,7 @@ class OperationReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     completed_at: datetime | None = None
     total_records: int | None = None
     error: str | None = None
+    note: str | None = None
     phase: str | None = None
     progress: int | None = None  # percent
     rate: int | None = None  # units a minute
@@ -43,6 +53,7 @@ class OperationReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     cancel_requested: bool = False
     is_scheduled: bool = False
     outcomes: tuple[Outcome, ...] = ()
+    failures: tuple[Failure, ...] = ()  # the first of them, where one operation was asked for
 
     @property
     def subject(self) -> str:
@@ -98,6 +109,14 @@ def summary(operation: OperationReport) -> list[str]:
         lines.append("  begun by itself, as scheduled")
     if operation.error is not None:
         lines.append(f"  error  {operation.error}")
+    if operation.note is not None:
+        lines.append(f"  note  {operation.note}")
+    lines += [
+        f"  failed  {failure.unit}: {failure.outcome}, {failure.message}"
+        for failure in operation.failures[:FAILURES_SHOWN]
+    ]
+    if len(operation.failures) > FAILURES_SHOWN:
+        lines.append("  failed  and more: --json lists the first hundred")
     return [printable(line) for line in lines]
 
 

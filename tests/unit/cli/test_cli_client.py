@@ -374,6 +374,22 @@ def test_operations_can_be_narrowed_and_shown_one_by_one(admin, client):
     assert [asked.params for asked in admin.asked] == [{"status": "failed"}, {"id": ID}, {"id": ID}]
 
 
+def test_an_operation_is_shown_with_what_failed_and_what_there_is_to_know(admin, client):
+    failures = [
+        {"unit": f"did:plc:{number}", "outcome": "unreachable", "message": "no answer"}
+        for number in range(11)
+    ]
+    note = "the live stream went on beside it"
+    made = operation(status="failed", error="11 of 11 repos failed", note=note, failures=failures)
+    admin.answer(STATUS, (200, {"operation": made}))
+    assert client("operations", ID)[1].splitlines()[-13:] == [
+        "  error  11 of 11 repos failed",
+        "  note  the live stream went on beside it",
+        *(f"  failed  did:plc:{number}: unreachable, no answer" for number in range(10)),
+        "  failed  and more: --json lists the first hundred",
+    ]
+
+
 def test_cancel_says_whether_there_was_something_to_stop(admin, client):
     admin.answer(
         CANCEL,

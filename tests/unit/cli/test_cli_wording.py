@@ -105,7 +105,11 @@ NUMBERS = st.integers(0, 2**53)
             "unitsProcessed": NUMBERS,
             "eta": st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
             "completedAt": st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+            "note": TEXTS,
             "outcomes": st.lists(st.fixed_dictionaries({"name": TEXTS, "units": NUMBERS})),
+            "failures": st.lists(
+                st.fixed_dictionaries({"unit": TEXTS, "outcome": TEXTS, "message": TEXTS})
+            ),
         },
     )
 )
