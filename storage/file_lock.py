@@ -1,4 +1,8 @@
-"""The lock beside the SQLite file, which keeps a second daemon away from it."""
+"""The lock beside the SQLite file, which keeps a second daemon away from it.
+
+A daemon has it exclusively. A command that needs the file for itself shares what it has, which is
+how a daemon that starts meanwhile knows to wait: to be refused would end it for good.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,18 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from indexer.errors import ConfigurationError
+from indexer.errors import ConfigurationError, LocalBusy
 
 
 class file_lock:  # noqa: N801 - used as a statement, not as a type
-    """Holds an exclusive lock beside the file for as long as the block runs."""
+    """Keeps all others from the file for as long as the block runs, which is short for a command.
 
-    def __init__(self, path: Path) -> None:
+    Raises `ConfigurationError` while a daemon has the file, `LocalBusy` while a command has.
+    """
+
+    def __init__(self, path: Path, *, is_command: bool = False) -> None:
         self._path = path.with_name(path.name + ".lock")
+        self._is_command = is_command
 
     def __enter__(self) -> None:
         try:
@@ -25,13 +33,20 @@ class file_lock:  # noqa: N801 - used as a statement, not as a type
             raise ConfigurationError(
                 f"storage.path: cannot write in {self._path.parent}: {error.strerror}"
             ) from error
+        if self._takes(fcntl.LOCK_EX) and (not self._is_command or self._takes(fcntl.LOCK_SH)):
+            return
+        has_command = self._takes(fcntl.LOCK_SH)
+        os.close(self._descriptor)
+        if has_command:
+            raise LocalBusy(f"storage.path: a command uses {self._path}")
+        raise ConfigurationError(f"storage.path: another process uses {self._path}; stop it first")
+
+    def _takes(self, kind: int) -> bool:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise ConfigurationError(
-                f"storage.path: another process uses {self._path}; stop it first"
-            ) from error
+            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)

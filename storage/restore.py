@@ -80,7 +80,7 @@ def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
     Raises `ConfigurationError` while another process has the store and for an unusable copy,
     OSError and what `copy_store` raises where it cannot be written.
     """
-    with file_lock(database):
+    with file_lock(database, is_command=True):
         found = inspect_copy(copy)
         if database.exists() and copy.samefile(database):
             raise ConfigurationError(f"{copy} is the store itself; name a copy of it")

@@ -304,9 +304,13 @@ def is_known(connection: sqlite3.Connection, did: str) -> bool:
 def check_search_index(path: Path, search: SearchIndex) -> Difference | None:
     """Whether the index of words agrees with the texts beside it, by FTS5's own check.
 
-    It needs the file for itself. Raises `ConfigurationError` while a daemon has it.
+    It needs the file for itself. Raises `ConfigurationError` while a daemon has it, `LocalBusy`
+    while another command has.
     """
-    with file_lock(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    with (
+        file_lock(path, is_command=True),
+        closing(sqlite3.connect(path, isolation_level=None)) as connection,
+    ):
         try:
             connection.execute(
                 f'INSERT INTO "{search.table}" ("{search.table}") VALUES (\'integrity-check\')'  # noqa: S608 - a declared name

@@ -13,7 +13,7 @@ import msgspec
 
 from indexer.cli.options import config_option, json_option
 from indexer.cli.wording import counted, printable
-from indexer.errors import ConfigurationError
+from indexer.errors import ConfigurationError, LocalBusy
 from indexer.records.prepare import prepare_stored
 from indexer.records.projection import SEARCH
 from indexer.records.registry import load_registry
@@ -63,9 +63,11 @@ def verify(*, did: str | None, is_json: bool, config: Path | None) -> int:
     if is_search_checked:
         try:
             broken = check_search_index(settings.storage.file, SEARCH)
-        except ConfigurationError:
+        except (ConfigurationError, LocalBusy):
             is_search_checked = False
-            click.echo("The index of words was not checked: a daemon uses the file.", err=True)
+            click.echo(
+                "The index of words was not checked: a daemon or a command uses the file.", err=True
+            )
         else:
             if broken is not None:
                 findings.note(broken)

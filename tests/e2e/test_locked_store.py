@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import random
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from indexer.records.projection import SEARCH
+from storage.verification import check_search_index
 from tests.devnet import Activity, Devnet, FaultKind, realistic_record
 from tests.e2e.daemon import RunningDaemon, running_daemon, wait_until
 from tests.e2e.test_operation_runs import metric
@@ -52,6 +55,39 @@ async def readiness(daemon: RunningDaemon) -> int:
     """The status of `/readyz`."""
     async with daemon.session.get(f"{daemon.addresses.admin_url}/readyz") as answer:
         return answer.status
+
+
+async def test_a_start_waits_for_a_command_that_checks_the_store(tmp_path: Path):
+    """As while the service manager starts a daemon again and again: refused, it would stay down."""
+    async with Devnet(seed=23) as net:
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            database = daemon.database
+        async with asyncio.TaskGroup() as group:
+            async with locked(database):  # so that the check takes long
+                checking = group.create_task(
+                    asyncio.to_thread(check_search_index, database, SEARCH)
+                )
+                lock = database.with_name("index.db.lock")
+                await wait_until(lambda: is_held(lock), what="the check")
+                starting = group.create_task(start(tmp_path, net))
+                await asyncio.sleep(1.5)
+                assert not checking.done() and not starting.done()
+            assert await checking is None
+            await starting
+
+
+def is_held(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+async def start(folder: Path, net: Devnet) -> None:
+    async with running_daemon(folder, settings(net)):
+        pass
 
 
 @pytest.mark.slow
