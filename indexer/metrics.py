@@ -111,7 +111,9 @@ class Metrics:
         self.firehose_gaps = _counter(
             "firehose_gaps", "Losses noticed", registry, reason=tuple(GapReason)
         )
-        self.firehose_gaps_open = _gauge("firehose_gaps_open", "Losses not yet repaired", registry)
+        self.firehose_gaps_open = _gauge(
+            "firehose_gaps_open", "Losses due to be repaired, and not yet", registry
+        )
         self.event_outcomes = Counter(
             "chive_event_outcomes",
             "What became of events of tracked repos",

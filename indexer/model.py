@@ -379,7 +379,7 @@ class StoreCounts:
     records: dict[str, int]  # collection -> rows
     dead_letters: dict[str, int]  # reason -> rows
     rolled_back: int = 0  # repos whose hosts were set back
-    open_gaps: int = 0  # of the streams, not repaired yet
+    open_gaps: int = 0  # of the streams, not repaired yet and due to be
     verified: dict[str, int] = field(default_factory=dict)  # name of `VERIFIED_AGES` -> repos
 
 

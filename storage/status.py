@@ -34,7 +34,8 @@ _VERIFIED = "SELECT count(*) FROM repo WHERE verified_at > ? AND verified_at <= 
 
 _ROLLED_BACK = f"SELECT count(*) FROM repo WHERE state = 'error' AND reason = '{ROLLED_BACK}'"  # noqa: S608 - a constant
 
-_OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL"
+# What a day's quota refused is nobody's concern until the day is over.
+_OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL AND not_before <= ?"
 
 
 class StatusStore:
@@ -55,7 +56,7 @@ class StatusStore:
             records=totals.get("collection", {}),
             dead_letters=totals.get("dead_letter", {}),
             rolled_back=(await self._database.read(_ROLLED_BACK))[0][0],
-            open_gaps=(await self._database.read(_OPEN_GAPS))[0][0],
+            open_gaps=(await self._database.read(_OPEN_GAPS, (self._clock.now(),)))[0][0],
             verified=await self._verified(),
         )
 

@@ -20,6 +20,7 @@ from storage.author_index import AuthorIndex
 from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
 from storage.room import WALK_S_MIN
 from storage.room_upkeep import EMPTY_S_MAX, Reserve, RoomUpkeep
+from storage.status import StatusStore
 from tests.storage.conftest import DID, KEY, POST, World, commit, gone, put
 
 HOST = Identity(handle=None, signing_key=KEY, pds_url="https://one.pds.example")
@@ -273,9 +274,12 @@ async def test_what_a_days_quota_refused_is_looked_for_on_the_next_day_and_not_b
         ]
         assert not await repair.survey([POST])
         world.clock.at += SURVEY_S_MIN
+    status = StatusStore(world.database, clock=world.clock)
     world.clock.at = tomorrow - 1
     assert not await repair.survey([POST])
+    assert (await status.counts()).open_gaps == 0, "nobody is alarmed by it meanwhile"
     world.clock.at = tomorrow
+    assert (await status.counts()).open_gaps == 1
     assert await repair.survey([POST])
 
 
