@@ -19,6 +19,7 @@ TERMS_MAX = 32
 """Words and phrases of a query that count; a person types no more."""
 
 TERM_CHARS_MAX = 100
+"""Of a longer one, such as a title in quotation marks, the beginning is looked for."""
 
 RANKED_MAX = 1_000
 """Matches that are ranked, those indexed last. Ranking all with a common word takes seconds."""
@@ -202,9 +203,11 @@ def _terms(query: str) -> Iterator[str]:
         text, is_prefix = found["phrase"], bool(found["phrase_star"])
         if text is None:
             text, is_prefix = found["word"].rstrip("*"), found["word"].endswith("*")
+        begin = text[:TERM_CHARS_MAX]
         # A string without a letter or digit holds no token, and FTS5 then finds nothing at all.
-        if any(character.isalnum() for character in text):
-            yield f'"{text[:TERM_CHARS_MAX]}"' + (" *" if is_prefix else "")
+        if any(character.isalnum() for character in begin):
+            is_cut = len(begin) < len(text)  # perhaps within a word
+            yield f'"{begin}"' + (" *" if is_prefix or is_cut else "")
 
 
 def _storable(text: str) -> str:

@@ -121,6 +121,24 @@ def test_words_are_found_however_they_are_written(find, query, found):
     assert find(query) == found
 
 
+LONG = (
+    "Coffee, conversation and the conduct of everyday life along the middle and lower Danube:"
+    " a comparative ethnography of eleven river towns"
+)
+
+
+async def test_a_long_title_in_quotation_marks_is_found(tmp_path):
+    word = "methionylthreonyl" * 9
+    async with typed_world(tmp_path) as world:
+        await world.commit(ALICE, {f"{EPRINT}/3klong2222222": eprint(LONG, word)})
+        with closing(sqlite3.connect(f"file:{world.path}?mode=ro", uri=True)) as reader:
+            for query in (f'"{LONG}"', f'"{LONG[:-3]}"', word):
+                [found] = search_eprints(reader, query, SearchFilter(), limit=10)
+                assert found.uri == f"at://{ALICE}/{EPRINT}/3klong2222222"
+            others = f'"{LONG[:90]} and tea"'
+            assert search_eprints(reader, others, SearchFilter(), limit=10) == []
+
+
 def test_matches_in_the_title_rank_first(find):
     assert find("danube")[0] == "herons"
     assert sorted(find("danube")) == ["cafe", "evil", "herons"]
