@@ -13,7 +13,7 @@ from indexer.citations.packages import docx_lines, epub_lines, notebook_lines, o
 from indexer.citations.parsing import is_reference, parse_reference
 from indexer.citations.reference import Reference
 
-EXTRACTOR_VERSION = 1
+EXTRACTOR_VERSION = 2
 """Raised whenever a document would give other references: then all are read again."""
 
 LINES_MAX = 400_000

@@ -21,7 +21,15 @@ TITLE_KEY_CHARS_MAX = 200
 DENSE_CHARS_MIN = 6
 """A title in a script whose characters are words or syllables says as much in fewer."""
 
-_DOI = re.compile(r"(?<![\w.])10\.\d{4,9}(?:\.\d{1,9})*/[^\s\"<>{}|\\^`«»“”]{1,200}", re.IGNORECASE)
+_SICI_END = r"<[^\s\"<>]{1,60}>\d\.\d\.[a-z]{2};\d(?:-[\w#])?"
+"""How DOIs made of a serial item identifier end, as in `<0130:DNF>2.0.CO;2`.
+
+All that stands before it is the same for every article of an issue.
+"""
+_DOI = re.compile(
+    r"(?<![\w.])10\.\d{4,9}(?:\.\d{1,9})*/[^\s\"<>{}|\\^`«»“”]{1,200}" + f"(?:{_SICI_END})?",
+    re.IGNORECASE,
+)
 _ENCODED_DOI = re.compile(r"10\.\d{4,9}%2f[^\s\"<>]{1,300}", re.IGNORECASE)
 _TRAILING = ".,;:'’*"
 _PAIRS = {")": "(", "]": "["}

@@ -139,7 +139,7 @@ class SearchIndex:
     received: Mapping[str, str]  # column -> mark of other records on this URI
 
 
-PROJECTION_REVISION = 4
+PROJECTION_REVISION = 5
 """Raised whenever a record would give other rows in the same columns: then all are made again."""
 
 LABEL_MARK = "label"

@@ -29,6 +29,15 @@ from indexer.citations.reference import work_keys
         ("(see 10.1000/xyz)", "10.1000/xyz"),
         ("https://dx.doi.org/10.1000%2Fxyz, 2020", "10.1000/xyz"),
         ("DOI 10.1000.12/a;b<c", "10.1000.12/a;b"),
+        (
+            "J. Atmos. Sci., 20, 130–141, doi:10.1175/1520-0469(1963)020<0130:DNF>2.0.CO;2.",
+            "10.1175/1520-0469(1963)020<0130:dnf>2.0.co;2",
+        ),
+        (
+            "<https://doi.org/10.1002/(SICI)1099-1573(199905)13:3<236::AID-PTR443>3.0.CO;2-9>",
+            "10.1002/(sici)1099-1573(199905)13:3<236::aid-ptr443>3.0.co;2-9",
+        ),
+        ("<https://doi.org/10.1000/xyz>", "10.1000/xyz"),
         ("version 210.1000/abc", None),
         ("10.12/too-short", None),
         ("10.1000/", None),
