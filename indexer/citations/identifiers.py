@@ -54,11 +54,10 @@ _TAG = re.compile(r"<[^<>]{0,100}>")
 def find_doi(text: str) -> str | None:
     """The first DOI in a text, in its normal form."""
     text = text[:TEXT_CHARS_MAX]
-    found = _DOI.search(text)
-    if found is not None:
-        return _trimmed(found.group())
-    encoded = _ENCODED_DOI.search(text)
-    return _trimmed(unquote(encoded.group())) if encoded is not None else None
+    found = _DOI.search(text) or _ENCODED_DOI.search(text)
+    if found is not None and "%" in found.group():  # as in a link
+        found = _DOI.search(unquote(found.group()))
+    return _trimmed(found.group()) if found is not None else None
 
 
 def normal_doi(text: str) -> str | None:
