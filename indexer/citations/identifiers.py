@@ -1,8 +1,8 @@
 """Identifiers of works inside free text, and the forms in which they compare.
 
-DOIs compare in lower case, without resolver or trailing punctuation; arXiv ids without version;
-titles by their letters and digits alone, of every script, so that hyphens, line breaks, case and
-accents make no difference.
+DOIs compare in lower case, without resolver or trailing punctuation; arXiv ids without version and
+subject class; titles by their letters and digits alone, of every script, so that hyphens, line
+breaks, case and accents make no difference.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ _ENCODED_DOI = re.compile(r"10\.\d{4,9}%2f[^\s\"<>]{1,300}", re.IGNORECASE)
 _TRAILING = ".,;:'’*"
 _PAIRS = {")": "(", "]": "["}
 
-_ARXIV_NUMBER = r"(\d{4}\.\d{4,5}|[a-z-]{2,20}(?:\.[a-z]{2})?/\d{7})(?:v\d{1,3})?(?![\d.]*\d)"
+_ARXIV_NUMBER = r"(\d{4}\.\d{4,5}|[a-z-]{2,20}(?:\.[a-z-]{2,10})?/\d{7})(?:v\d{1,3})?(?![\d.]*\d)"
 _ARXIV = re.compile(  # what repeats is possessive: else a run of spaces would take cubic time
     r"(?:\barxiv(?:\.org)?(?:\s++(?:preprint|e-?print))?(?:\s++arxiv)?\s*+[:/]?\s*+(?:abs/|pdf/)?"
     r"|\babs/|\bcorr,?\s++abs/)\s*+\[?" + _ARXIV_NUMBER,
     re.IGNORECASE,
 )
+_SUBJECT_CLASS = re.compile(r"\.[a-z-]+(?=/)")
+"""Older ids are given with it or without: math.DG/0211159 is math/0211159."""
 _ARXIV_WHOLE = re.compile(_ARXIV_NUMBER, re.IGNORECASE)
 _ARXIV_DOI = "10.48550/arxiv."
 _PMID = re.compile(
@@ -81,7 +83,7 @@ def find_arxiv_id(text: str) -> str | None:
     """The first arXiv id in a text, without its version."""
     found = _ARXIV.search(text[:TEXT_CHARS_MAX])
     if found is not None:
-        return found[1].lower()
+        return _arxiv_id(found)
     return arxiv_id_of_doi(find_doi(text) or "")
 
 
@@ -89,7 +91,7 @@ def normal_arxiv_id(text: str) -> str | None:
     """An arXiv id however it is written, as it compares; None for anything else."""
     text = text.strip()[:TEXT_CHARS_MAX]
     whole = _ARXIV_WHOLE.fullmatch(text)
-    return whole[1].lower() if whole is not None else find_arxiv_id(text)
+    return _arxiv_id(whole) if whole is not None else find_arxiv_id(text)
 
 
 def arxiv_id_of_doi(doi: str) -> str | None:
@@ -97,7 +99,11 @@ def arxiv_id_of_doi(doi: str) -> str | None:
     if not doi.startswith(_ARXIV_DOI):
         return None
     found = _ARXIV_WHOLE.fullmatch(doi.removeprefix(_ARXIV_DOI))
-    return found[1].lower() if found is not None else None
+    return _arxiv_id(found) if found is not None else None
+
+
+def _arxiv_id(found: re.Match[str]) -> str:
+    return _SUBJECT_CLASS.sub("", found[1].lower())
 
 
 def find_pmid(text: str) -> str | None:

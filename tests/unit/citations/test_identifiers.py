@@ -60,6 +60,8 @@ def test_a_doi_is_found_without_what_surrounds_it(text: str, doi: str | None):
         ("https://arxiv.org/pdf/2101.00001v2.pdf", "2101.00001"),
         ("CoRR, abs/1412.6980", "1412.6980"),
         ("arXiv:hep-th/9901001 [hep-th]", "hep-th/9901001"),
+        ("G. Perelman, arXiv:math.DG/0211159v1", "math/0211159"),
+        ("https://arxiv.org/abs/cond-mat.mes-hall/0101001", "cond-mat/0101001"),
         ("https://doi.org/10.48550/arXiv.2005.14165", "2005.14165"),
         ("pp. 1706.03762", None),
     ],
