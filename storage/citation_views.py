@@ -53,6 +53,9 @@ SELECT eprint_uri, source, title, doi, arxiv_id, year, venue, authors,
             WHEN (SELECT count(DISTINCT known.record_id)
                   FROM citation_key AS key
                   JOIN eprint_match_key{GENERATION} AS known ON known.key = key.key
+                  JOIN record AS cited ON cited.id = known.record_id
+                  JOIN repo AS holder
+                      ON holder.id = cited.repo_id AND holder.account_status = 'active'
                   WHERE key.extraction_id = link.extraction_id AND key.position = link.position
                     AND key.rank = 4 AND known.record_id <> citing_id) > 1
             THEN {CONFIDENCE["ambiguous title"]}

@@ -145,6 +145,18 @@ async def test_the_strongest_key_decides_and_a_shared_title_is_doubted(world):
     assert (await world.citations())[0][1:] == (second, "doi", 1.0)
 
 
+async def test_a_title_that_only_a_hidden_account_shares_is_not_doubted(world):
+    title = "One title for two eprints"
+    first = await world.add(BOB, "3kfirst222222", title)
+    await world.add(CAROL, "3ksecond22222", title)
+    citing = await world.add(ALICE, "3kciting22222", "A survey of quiet places and their limits")
+    await world.cite(citing, work(title))
+    await world.world.set_account(CAROL, active=False)
+    assert (await world.citations())[0][1:] == (first, "title", 0.8)
+    await world.world.set_account(CAROL, active=True)
+    assert (await world.citations())[0][1:] == (first, "title", 0.5)
+
+
 async def test_no_eprint_is_its_own_citation(world):
     title = "A survey of quiet places and their limits"
     citing = await world.add(ALICE, "3kciting22222", title)
