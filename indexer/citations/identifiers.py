@@ -36,7 +36,7 @@ _PAIRS = {")": "(", "]": "["}
 
 _ARXIV_NUMBER = r"(\d{4}\.\d{4,5}|[a-z-]{2,20}(?:\.[a-z-]{2,10})?/\d{7})(?:v\d{1,3})?(?![\d.]*\d)"
 _ARXIV = re.compile(  # what repeats is possessive: else a run of spaces would take cubic time
-    r"(?:\barxiv(?:\.org)?(?:\s++(?:preprint|e-?print))?(?:\s++arxiv)?\s*+[:/]?\s*+(?:abs/|pdf/)?"
+    r"(?:\barxiv(?:\.org)?(?:\s++(?:preprint|e-?print))?(?:\s++arxiv)?\s*+[:/]?\s*+(?:abs/|pdf/|html/)?"
     r"|\babs/|\bcorr,?\s++abs/)\s*+\[?" + _ARXIV_NUMBER,
     re.IGNORECASE,
 )

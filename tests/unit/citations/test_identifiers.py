@@ -58,6 +58,7 @@ def test_a_doi_is_found_without_what_surrounds_it(text: str, doi: str | None):
     [
         ("arXiv preprint arXiv:1706.03762v5, 2017", "1706.03762"),
         ("https://arxiv.org/pdf/2101.00001v2.pdf", "2101.00001"),
+        ("https://arxiv.org/html/2405.00001v2", "2405.00001"),
         ("CoRR, abs/1412.6980", "1412.6980"),
         ("arXiv:hep-th/9901001 [hep-th]", "hep-th/9901001"),
         ("G. Perelman, arXiv:math.DG/0211159v1", "math/0211159"),
