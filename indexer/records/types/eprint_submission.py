@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from indexer.citations.eprint import submission_keys
+from indexer.citations.identifiers import normal_doi
 from indexer.derived import Mark, SqlValue
 from indexer.protocol.syntax import is_at_uri
 from indexer.records.projection import (
@@ -43,7 +44,6 @@ _FORMATS = {
     "application/epub+zip": "epub",
     "text/plain": "txt",
 }
-_DOI = re.compile(r"10\.\d{4,9}/\S+")
 FIELDS_MAX = 10
 """As many as `fieldUris` may have."""
 
@@ -76,8 +76,7 @@ def _version(value: Value, _: RecordContext) -> SqlValue:
 
 def _doi(value: Value, _: RecordContext) -> SqlValue:
     """The published DOI alone and in lower case, which is how DOIs compare."""
-    found = _DOI.search(str(pick(value, "publishedVersion", "doi") or ""))
-    return found.group().rstrip(".,;)").lower() if found else None
+    return normal_doi(str(pick(value, "publishedVersion", "doi") or ""))
 
 
 def _is_paper_account(value: Value, context: RecordContext) -> SqlValue:

@@ -180,6 +180,21 @@ def test_submission_columns_come_from_the_lexicon_fields():
     assert row_of(nsid, value, did=OTHER_DID)["is_paper_account"] == 0
 
 
+@pytest.mark.parametrize(
+    ("written", "doi"),
+    [
+        ("10.1016/0370-2693(91)90061-(A)", "10.1016/0370-2693(91)90061-(a)"),
+        ("https://doi.org/10.1016/S0140-6736%2820%2930183-5", "10.1016/s0140-6736(20)30183-5"),
+        ("(10.1234/abc.5).", "10.1234/abc.5"),
+    ],
+)
+def test_the_doi_of_an_eprint_is_the_one_that_it_is_recognised_by(written, doi):
+    nsid = "pub.chive.eprint.submission"
+    value = full(nsid) | {"publishedVersion": {"doi": written}}
+    assert row_of(nsid, value)["doi"] == doi
+    assert (f"doi:{doi}",) in projected(nsid, value).side_rows["eprint_match_key"]
+
+
 def test_submission_falls_back_where_the_lexicon_leaves_fields_open():
     nsid = "pub.chive.eprint.submission"
     value = minimal(nsid)
