@@ -121,6 +121,17 @@ def test_words_are_found_however_they_are_written(find, query, found):
     assert find(query) == found
 
 
+async def test_a_run_of_letters_without_spaces_is_found_by_its_beginning(tmp_path):
+    async with typed_world(tmp_path) as world:
+        await world.commit(ALICE, {f"{EPRINT}/3khan22222222": eprint("机器学习的基础")})
+        with closing(sqlite3.connect(f"file:{world.path}?mode=ro", uri=True)) as reader:
+            found = {
+                query: len(search_eprints(reader, query, SearchFilter(), limit=10))
+                for query in ("机器*", "机器学习的基础", "机器", "学习*")
+            }
+    assert found == {"机器*": 1, "机器学习的基础": 1, "机器": 0, "学习*": 0}
+
+
 LONG = (
     "Coffee, conversation and the conduct of everyday life along the middle and lower Danube:"
     " a comparative ethnography of eleven river towns"
