@@ -164,6 +164,22 @@ async def test_a_superseded_claim_writes_nothing(world: World):
     assert await cids(world) == {"b": "cb"}
 
 
+async def test_rows_of_two_states_of_a_repo_pass_for_no_state_of_it(world: World):
+    """A fetch that ends half-way leaves them: what the host says is equal then proves nothing."""
+    await activate(world, "r1", ("a", "c1"), ("z", "c2"))
+    await world.apply(commit("r3", "r2"))
+    claim = await world.resyncs.begin_fetch(await world.resyncs.claim_next())
+    upto = f"{POST}/m"
+    half = SnapshotChunk(after="", upto=upto, leaves=(), records={}, rev="r3")
+    assert await world.resyncs.apply_chunk(claim, half) == {(POST, "delete"): 1}
+    assert await cids(world) == {"z": "c2"}
+    late = commit("r4", "r3", gone("z"))
+    assert (await world.apply(late)).outcomes == {"buffered": 1}
+    await world.resyncs.give_back_all()
+    again = await world.resyncs.claim_next()
+    assert again is not None and (again.repo.rev, again.repo.scope_id) == ("r1", None)
+
+
 async def test_a_trigger_during_the_fetch_keeps_the_repo_out_of_active(world: World):
     await activate(world, "r1", ("a", "c1"))
     await world.apply(commit("r3", "r2"))
