@@ -224,6 +224,7 @@ async def test_a_directory_that_lags_behind_a_rotation_makes_no_repo_invalid(rig
 
 async def test_a_deleted_account_is_purged_after_its_host_confirms_and_may_come_back(rig: Rig):
     account = await followed(rig)
+    hosting = rig.net.hosting(account)
     rig.net.set_account_status(account, "deleted")
     await rig.hear()
     assert await rig.rows("SELECT count(*) FROM records") == [(0,)]
@@ -231,6 +232,13 @@ async def test_a_deleted_account_is_purged_after_its_host_confirms_and_may_come_
     assert [done.result for done in await rig.work()] == [Result.DELETED]
     assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
     assert (await rig.repo(account))[:3] == ("deleted", "deleted", None)
+    hosting.is_deactivated = True  # as whoever is brought in from a copy begins
+    rig.net.pds[account.pds].hosted[account.did], account.is_deleted = hosting, False
+    rig.net.set_account_status(account, "active")
+    await rig.hear()
+    assert [done.result for done in await rig.work(ahead_s=61.0)] == [Result.FETCHED]
+    assert_equal(rig)
+    assert await rig.rows("SELECT count(*) FROM records") == [(3,)]
 
 
 async def test_a_repo_unknown_to_its_host_is_hidden_and_purged_only_the_second_time(rig: Rig):
