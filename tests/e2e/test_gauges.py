@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from indexer.errors import ConfigurationError
 from storage.file_lock import file_lock
-from tests.devnet import Devnet
+from tests.devnet import Account, Devnet
 from tests.e2e.daemon import RunningDaemon, running_daemon
 from tests.e2e.test_operation_runs import metric
 from tests.e2e.test_stream_gaps import EQUAL_S, accounts_with_records, settings
@@ -61,3 +62,37 @@ async def test_calls_of_every_method_are_counted_from_nothing(tmp_path: Path):
         for nsid in ("pub.chive.admin.triggerBackfill", "pub.chive.indexer.listGaps"):
             for code in ("200", "500"):
                 assert f'chive_xrpc_requests_total{{code="{code}",nsid="{nsid}"}} 0.0' in lines
+
+
+async def series(daemon: RunningDaemon) -> set[str]:
+    """Names and labels of everything that is exposed."""
+    async with daemon.session.get(daemon.addresses.metrics_url) as response:
+        text = await response.text()
+    return {line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+
+
+async def test_whatever_strangers_name_no_series_is_made_for_it(tmp_path: Path):
+    """Collections, hosts, accounts and methods may have any name, as often as somebody likes."""
+    async with Devnet(seed=3, pds_count=3) as net:
+        accounts = [await net.create_account(pds) for pds in range(3)]
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+
+            async def strange(account: Account, number: int) -> None:
+                name = f"pub.chive.strange.n{account.number}x{number}"
+                net.create(account, name, {"$type": name, "text": "of no type of ours"})
+                status, _ = await daemon.query(name)
+                assert status == 501
+                await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+
+            await strange(accounts[0], 0)
+            await strange(accounts[0], 1)  # by the stream
+            before = await series(daemon)
+            for account in accounts:
+                for number in range(2, 6):
+                    await strange(account, number)
+            names = "".join(await series(daemon) - before)
+            assert not names
+            everything = "".join(before)
+            assert not re.search(r"strange|did:plc|127[.]0[.]0[.]1", everything)
+            assert 'chive_records_total{action="create",collection="other"' in everything
+            assert 'chive_xrpc_requests_total{code="501",nsid="other"}' in everything
