@@ -133,6 +133,27 @@ def test_urls_that_are_not_even_looked_up(url):
 
 
 @pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("HTTPS://PDS.Example.com:443/xrpc/x?y#z", "https://pds.example.com"),
+        ("ws://relay.example.com:80", "ws://relay.example.com"),
+        ("http://pds.example.com:443", "http://pds.example.com:443"),
+        ("https://pds.example.com:80", "https://pds.example.com:80"),
+        ("https://[2606:4700::1111]:8443/", "https://[2606:4700::1111]:8443"),
+    ],
+)
+def test_an_origin_has_one_spelling(url, origin):
+    """What the settings name is exempt by it."""
+    assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize("url", ["https://", "https:///x", "https://:443", "x", "https://a@b.c"])
+def test_what_names_no_host_or_a_user_has_no_origin(url):
+    with pytest.raises(HostRefused):
+        origin_of(url)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "https://pds.example.com",
