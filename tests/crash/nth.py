@@ -82,6 +82,7 @@ async def _run(
     database = config.with_name("index.db")
     requests = Requests(net, rng)
     case = f"{name}, call {number}"
+    goes_on = False
     async with Life(config, fail_nth, name, number) as life:
         url = await life.started()
         if url is not None:
@@ -93,11 +94,14 @@ async def _run(
             )  # fmt: skip
             hurrying.cancel()
             await asyncio.wait([hurrying])
+            goes_on = life.is_alive
             life.terminate()
         code = await life.ended(STOPPED_S + RUN_S)
         has_failed = MARKER in life.text
+        # An end that nobody asked for is none that may be called clean.
+        clean = {EXIT_CLEAN} if goes_on else set()
         is_declared = code in (
-            {EXIT_CLEAN, EXIT_STORAGE} if url is not None else {EXIT_STORAGE, EXIT_CONFIGURATION}
+            {EXIT_STORAGE, *clean} if url is not None else {EXIT_STORAGE, EXIT_CONFIGURATION}
         )
         assert is_declared, f"{case}: exit code {code}: {life.text[-OUTPUT_SHOWN:]}"
         assert has_failed or code == EXIT_CLEAN, f"{case}: {life.text[-OUTPUT_SHOWN:]}"
