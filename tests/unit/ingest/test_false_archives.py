@@ -11,6 +11,7 @@ import pytest
 from indexer.ingest.attempts import Result
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.car import car_header, varint
+from tests.devnet.clock import TidClock
 from tests.devnet.keys import derive_key
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.resync_rig import Rig, open_rig
@@ -55,6 +56,23 @@ async def test_an_archive_of_another_account_or_of_another_key_brings_nothing(
     assert await rig.rows("SELECT count(*) FROM record") == [(0,)]
     await rig.hear()
     await rig.work(ahead_s=4000.0)
+    assert_store_equals(rig.net, rig.path)
+    assert_heads_equal(rig.net, rig.path)
+
+
+async def test_an_archive_from_the_future_brings_nothing(rig: Rig):
+    """What it says would outrank whatever the account writes until then."""
+    account = await written(rig)
+    await rig.resyncer.sync_now(account.did)
+    before = await rig.rows("SELECT uri, cid FROM records ORDER BY uri")
+    now, account.tids = rig.net.now, TidClock(lambda: now() + 86_400.0, 7)
+    rig.net.repo(account).tids = account.tids
+    rig.net.create(account, TAG, realistic_record(RNG, TAG, did=account.did))
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.FAILED
+    assert await rig.rows("SELECT uri, cid FROM records ORDER BY uri") == before
+    assert await rig.rows("SELECT state FROM repo") == [("error",)]
+    rig.clock.ahead_s += 86_400.0
+    assert (await rig.resyncer.sync_now(account.did)).result is Result.FETCHED
     assert_store_equals(rig.net, rig.path)
     assert_heads_equal(rig.net, rig.path)
 
