@@ -95,3 +95,20 @@ async def test_a_restart_knows_every_tracked_repo(world: World):
     await again.load()
     assert all(did in again for did in dids)
     assert DID not in again
+
+
+async def test_who_is_tracked_while_all_are_read_again_stays_known(world: World):
+    """The set is read anew beside the stream, to be rid of those that are tracked no more."""
+    await world.apply(commit("r0", None, put("a", "c1"), key=None))
+    read, late = world.database.read, "did:plc:" + "b" * 24
+
+    async def read_before_another_commit(sql: str, parameters: tuple[object, ...] = ()):
+        rows = await read(sql, parameters)
+        if not rows:  # behind the last page
+            await world.apply(commit("r0", None, put("a", "c1"), did=late, key=None))
+        return rows
+
+    world.database.read = read_before_another_commit
+    await world.tracked.load()
+    assert DID in world.tracked and late in world.tracked
+    assert len(world.tracked) == 2
