@@ -37,7 +37,7 @@ from indexer.protocol.commit import (
     verify_commit_block,
     verify_sync,
 )
-from indexer.protocol.events import CommitEvent, RepoOp, parse_sync
+from indexer.protocol.events import COMMIT_BLOCKS_BYTES_MAX, CommitEvent, RepoOp, parse_sync
 from indexer.protocol.frame import decode_frame
 from indexer.protocol.mst import MissingBlock
 from indexer.protocol.mst_inversion import NetOp
@@ -142,6 +142,15 @@ def test_blocks_that_nobody_needs_do_no_harm():
     commit = repo.commit([Write("create", path_of(100), record())])
     extra = {cid_of(b"\xff garbage"): b"\xff garbage"} | commit.blocks
     assert prove(with_blocks(event_of(commit), commit, extra)).rev == commit.rev
+
+
+def test_ten_thousand_blocks_that_nobody_needs_do_no_harm():
+    repo = new_repo(30)
+    commit = repo.commit([Write("create", path_of(100), record())])
+    extra = {cid_of(b"%d" % number): b"%d" % number for number in range(10_000)} | commit.blocks
+    event = with_blocks(event_of(commit), commit, extra)
+    assert len(event.blocks) < COMMIT_BLOCKS_BYTES_MAX
+    assert prove(event).rev == commit.rev
 
 
 def test_writes_to_one_path_in_a_batch_are_folded():
