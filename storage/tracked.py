@@ -97,17 +97,17 @@ class TrackedRepos:
         self._changes = 0  # of keys: what was read before one must not be kept after it
 
     async def load(self) -> None:
-        """Read all tracked DIDs: at start, or to be rid of those that are tracked no more."""
+        """Read all tracked DIDs: at start, or to be rid of those that are tracked no more.
+
+        Not who is denied: that changes meanwhile, in both directions, and `storage.denials` tells.
+        """
         [(count,)] = await self._database.read("SELECT count(*) FROM repo")
         self._loading = loading = HashSet(count)
         last = 0
         while rows := await self._database.read(
-            "SELECT id, did, account_status = 'denied' FROM repo WHERE id > ?"
-            " ORDER BY id LIMIT 10000",
-            (last,),
+            "SELECT id, did FROM repo WHERE id > ? ORDER BY id LIMIT 10000", (last,)
         ):
             loading.update([row[1] for row in rows])
-            self.deny(row[1] for row in rows if row[2])
             last = rows[-1][0]
         self._dids, self._loading = loading, None
 

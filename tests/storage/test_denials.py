@@ -481,3 +481,22 @@ def test_what_is_no_subject_is_refused_with_what_is_allowed(text: str):
 )
 def test_a_host_stands_for_itself_and_all_below_it(subject: str, url: str, is_covered: bool):
     assert DeniedHosts([subject]).covers(url) is is_covered
+
+
+async def test_who_is_allowed_while_all_repos_are_read_again_is_followed(world: Denying):
+    """The page with the account had been read before: what it said is no longer so."""
+    await world.deny(ALICE)
+    read, is_allowed = world.database.read, False
+
+    async def read_before_allow(sql: str, parameters: tuple[object, ...] = (), **how: bool):
+        nonlocal is_allowed
+        rows = await read(sql, parameters, **how)
+        if not is_allowed and any(ALICE in row for row in rows):
+            is_allowed = True
+            assert await world.denials.allow(ALICE)
+        return rows
+
+    world.database.read = read_before_allow
+    await world.tracked.load()
+    assert is_allowed
+    assert not world.live.is_denied(ALICE)
