@@ -13,9 +13,10 @@ import pytest
 from indexer.claims import DELETED_ROWS, Fetched, HostDenied, Identity, SnapshotChunk, StaleClaim
 from indexer.denials import DeniedHosts, parse_subject
 from indexer.errors import LocalBusy, RequestRefused
-from indexer.model import Priority
+from indexer.model import DeadLetterDraft, Priority
 from indexer.planning import IdentitySeen, SyncSeen
 from storage.dead_letter_queue import DeadLetterStore
+from storage.dead_letters import insert_dead_letters
 from storage.denials import STEP_REPOS, DenialStore
 from storage.export import exported_records
 from storage.reading import open_reader
@@ -500,3 +501,34 @@ async def test_who_is_allowed_while_all_repos_are_read_again_is_followed(world: 
     await world.tracked.load()
     assert is_allowed
     assert not world.live.is_denied(ALICE)
+
+
+@pytest.mark.parametrize("subject", [ALICE, "pds.example"])
+async def test_nothing_is_purged_of_whom_an_operator_allows_at_that_moment(
+    world: Denying, subject: str
+):
+    await world.deny(subject, purge=True)
+    read, is_allowed = world.database.read, False
+
+    async def read_before_allow(sql: str, parameters: tuple[object, ...] = (), **how: bool):
+        nonlocal is_allowed
+        rows = await read(sql, parameters, **how)
+        if not is_allowed:
+            is_allowed = True
+            assert await world.denials.allow(subject)
+        return rows
+
+    world.database.read = read_before_allow
+    while await world.denials.step():
+        pass
+    assert is_allowed
+    held = "SELECT count(*) FROM record JOIN repo ON repo.id = record.repo_id WHERE did = ?"
+    assert [await world.one(held, did) for did in (ALICE, BOB)] == [2, 2]
+
+
+async def test_what_was_said_of_a_denied_record_goes_with_its_content(world: Denying):
+    uris = [f"at://{ALICE}/{TAG}/{rkey}" for rkey in ("1", "2")]
+    drafts = [DeadLetterDraft("tag", "said of it", did=ALICE, uri=uri) for uri in uris]
+    await world.database.write(lambda c: insert_dead_letters(c, drafts, now=world.clock.at))
+    await world.deny(uris[0])
+    assert await world.rows("SELECT uri FROM dead_letter") == [(uris[1],)]
