@@ -7,6 +7,7 @@ meanwhile, and nobody waits.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from random import Random
@@ -19,7 +20,8 @@ from tests.devnet.serving import Server
 from tests.simulation.subject import Subject
 
 CRASH_S_MAX = 600.0
-CAUGHT_UP_S_MAX = 60.0
+WAIT_S_MAX = 60.0
+KEPT_MAX = 2  # events, by a relay that forgets
 OFF_S = (-86_400.0, -7_200.0, -900.0, 7_200.0)
 STRANGERS = 25
 COLLECTION = "pub.chive.eprint.userTag"
@@ -57,10 +59,13 @@ class Mishaps:
         self._group = group
         self._down: dict[Server, asyncio.Task[None]] = {}
         self._passing: list[asyncio.Task[None]] = []
+        self.happened: Counter[Mishap] = Counter()
+        """Those that the daemon had to do with: a log may be changed where it has read nothing."""
 
     async def happen(self, kind: Mishap) -> None:
         """Return when it has begun, or is over where it concerns the daemon or the relay's log."""
-        await _DEEDS[kind](self)
+        if await _DEEDS[kind](self) is not False:
+            self.happened[kind] += 1
 
     async def over(self) -> None:
         """Return when every server is up again, every account back that will be, time right."""
@@ -91,23 +96,32 @@ class Mishaps:
     async def _relay_down(self) -> None:
         self._take_down(self._net.relay.server)
 
-    async def _relay_forgot(self) -> None:
+    async def _relay_forgot(self) -> bool:
         relay = self._net.relay
         await self._up(relay.server)
+        await self._wait_for(lambda: self._cursor() is not None)
         await relay.server.stop()
         for account in filter(self._net.is_visible, self._net.accounts.values()):
             if self._rng.random() < 0.5:
                 self._net.create(account, FOREIGN, {"text": "nobody will hear of it"})
-        relay.stream.trim(self._rng.randrange(3))
+        for _ in range(KEPT_MAX + 1):
+            self._net.create(self._somebody(), FOREIGN, {"text": "and of one of these"})
+        relay.stream.trim(self._rng.randrange(KEPT_MAX + 1))
+        kept = relay.stream.after(0)
+        oldest = kept[0].seq if kept else relay.stream.last_seq + 1
+        cursor = self._cursor()
         await relay.server.start()
+        return cursor is not None and cursor < oldest - 1
 
-    async def _relay_rewound(self) -> None:
+    async def _relay_rewound(self) -> bool:
         relay = self._net.relay
         await self._up(relay.server)
-        await self._caught_up()
+        await self._wait_for(lambda: self._cursor() == relay.stream.last_seq)
         await relay.server.stop()
         relay.stream.rewind(max(relay.stream.last_seq - self._rng.randrange(1, 20), 1))
+        cursor = self._cursor()
         await relay.server.start()
+        return cursor is not None and cursor > relay.stream.last_seq
 
     async def _host_down(self) -> None:
         self._take_down(self._rng.choice(self._net.pds).server)
@@ -178,17 +192,22 @@ class Mishaps:
     async def _pause(self) -> None:
         await asyncio.sleep(self._rng.choice(DOWN_S) * self._rng.random())
 
-    async def _caught_up(self) -> None:
-        """Wait a while for the daemon's cursor to come to the relay's end."""
-        relay = self._net.relay
-        for _ in range(int(CAUGHT_UP_S_MAX)):
-            rows = self._subject.daemon.rows("SELECT max(cursor) FROM firehose")
-            if rows[0][0] == relay.stream.last_seq:
+    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait a while: other things go on, which may keep it from coming about."""
+        for _ in range(int(WAIT_S_MAX)):
+            if condition():
                 return
             await asyncio.sleep(1.0)
 
+    def _cursor(self) -> int | None:
+        """The daemon's; None before it has one."""
+        [(cursor,)] = self._subject.daemon.rows("SELECT max(cursor) FROM firehose")
+        return None if cursor is None else int(cursor)
 
-_Deed: TypeAlias = Callable[[Mishaps], Awaitable[None]]
+
+_Deed: TypeAlias = Callable[[Mishaps], Awaitable[bool | None]]
+"""False: it made no difference to the daemon."""
+
 _DEEDS: dict[Mishap, _Deed] = {
     Mishap.DAEMON_STOPPED: Mishaps._daemon_stopped,
     Mishap.DAEMON_CRASHED_BEFORE_COMMIT: Mishaps._crashed_before_commit,

@@ -122,7 +122,7 @@ async def simulate(seed: int, events: int, folder: Path) -> Report:
     _assert_derived_rows_agree(subject.database)
     assert {fault.kind for fault in faults} <= set(net.faults.fired)
     fired = Counter({kind.value: times for kind, times in net.faults.fired.items()})
-    fired.update(kind.value for _, kind in mishaps)
+    fired.update({kind.value: times for kind, times in happening.happened.items()})
     return Report(seed, fired, net.relay.stream.last_seq, settled_s, loop.time() - began)
 
 
