@@ -103,6 +103,7 @@ class Stream:
         self.cursor: int | None = 7
         self.quiet = asyncio.Event()
         self.quiet.set()
+        self.is_stuck = False  # what has arrived is not stored, however long one waits
 
     def pause(self) -> None:
         self.holds += 1
@@ -115,7 +116,8 @@ class Stream:
         await self.quiet.wait()
 
     async def drained(self) -> None:
-        pass
+        if self.is_stuck:
+            raise TimeoutError
 
     async def status(self) -> FirehoseStatus:
         return FirehoseStatus(
@@ -789,13 +791,16 @@ async def test_a_stop_in_a_pause_lets_go_of_the_stream_and_the_next_start_takes_
         assert stream.holds == 1
 
 
-@pytest.mark.parametrize("cause", ["late", "no cursor"])
+@pytest.mark.parametrize("cause", ["late", "no cursor", "stuck"])
 async def test_a_stream_that_is_not_up_to_date_is_not_paused(world: World, cause: str):
     stream, kind = Stream(world), OneUnit()
-    if cause == "late":
-        stream.at = world.clock.at - LAG_S_MAX - 1
-    else:
-        stream.cursor = None
+    match cause:
+        case "late":
+            stream.at = world.clock.at - LAG_S_MAX - 1
+        case "no cursor":
+            stream.cursor = None
+        case "stuck":
+            stream.is_stuck = True
     async with engine(world, kind, stream=stream) as one:
         operation = await one.runner.start(
             "didSync", {"did": "a", "mode": "pause"}, started_by=None

@@ -382,10 +382,13 @@ async def test_an_exempt_host_may_redirect_within_itself(client):
 async def test_a_name_at_a_private_address_is_refused(client, clock, kind, address):
     async with serving({("pds.example.com", kind): [[address]]}) as (names, configure):
         http = await client(
-            allow_private=False, resolver=PublicResolver(clock=clock, configure=configure)
+            allow_private=False,
+            exempt=["https://plc.example.com"],
+            resolver=PublicResolver(clock=clock, configure=configure),
         )
-        with pytest.raises(HostRefused, match="not at a public address"):
-            await get(http, "https://pds.example.com/x")
+        for is_configured in (False, True):  # as long as it is none of the origins that are
+            with pytest.raises(HostRefused, match="not at a public address"):
+                await get(http, "https://pds.example.com/x", is_configured=is_configured)
         assert ("pds.example.com", kind) in names.asked
 
 
