@@ -183,15 +183,24 @@ async def test_what_is_wrong_with_the_call_is_said_before_anybody_is_asked(stage
     assert account.did != stranger.did
 
 
-async def test_strangers_have_the_directory_asked_seldom_and_for_did_plc_only(stage: Stage):
-    _, uri = await published(stage)
-    before = await asked_for(stage)
-    statuses = []
-    for _ in range(8):
-        stranger = await stage.net.create_account(announce=False)
-        statuses.append((await ask(stage, "verify", token(stranger, "verify"), uri=uri))[0])
-    assert statuses == [200] * 5 + [429] * 3
-    assert await asked_for(stage) == before + 5
+async def test_strangers_have_the_directory_asked_seldom_and_for_did_plc_only(tmp_path: Path):
+    async with staged(tmp_path, admin={"trusted_proxies": ["127.0.0.1/32"]}) as stage:
+        _, uri = await published(stage)
+        before = await asked_for(stage)
+        elsewhere = await stage.net.create_account(method="web", announce=False)
+        answer = await ask(stage, "verify", token(elsewhere, "verify"), uri=uri)
+        assert answer[0] == 401, "its document would have been served"
+        answers = []
+        for client in [*["192.0.2.1"] * 8, "192.0.2.2"]:
+            stranger = await stage.net.create_account(announce=False)
+            bearer = token(stranger, "verify")
+            answers.append(await ask(stage, "verify", bearer, client=client, uri=uri))
+        assert [status for status, _ in answers] == [200] * 5 + [429] * 4
+        assert await asked_for(stage) == before + 5
+        waits = [re.search(r"wait (\d+) s", body["message"]) for _, body in answers[5:]]
+        of_client, *_, of_all = [int(wait[1]) for wait in waits if wait]
+        assert 6 < of_client <= 12, "five in a minute"
+        assert of_all == 1, "one in a second, of all together"
 
 
 async def test_a_key_that_may_have_changed_is_not_believed(tmp_path: Path):

@@ -743,6 +743,23 @@ async def test_the_stream_is_held_from_the_first_pause_to_the_end_of_the_last(wo
         assert stream.holds == 0
 
 
+async def test_a_cancel_that_came_before_there_was_anybody_to_tell_leaves_nothing_done(
+    world: World,
+):
+    """As between the row and its task: the turn finds it in the row."""
+    kind = OneUnit()
+    async with engine(world, kind, max_running=1) as one:
+        first = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+        await asyncio.wait_for(kind.begun.wait(), 5)
+        second = await one.runner.start("didSync", {"did": "b"}, started_by=None)
+        assert await one.rows.request_cancel(second.id)
+        kind.begun.clear()
+        kind.goes_on.set()
+        assert (await one.ended(first)).status is OperationStatus.COMPLETED
+        assert (await one.ended(second)).status is OperationStatus.CANCELLED
+        assert not kind.begun.is_set()
+
+
 async def test_the_bound_of_nested_pauses_counts_from_the_first(world: World):
     stream, kind = Stream(world), OneUnit()
     stream.at = world.clock.at - 50

@@ -22,6 +22,8 @@ class Machine:
     quiet: asyncio.Event = field(default_factory=asyncio.Event)
     event_at: float | None = None
     is_busy: bool = False
+    arrived: int = 0  # events that are stored once one waits for that
+    cursor: int = 7
 
     def now(self) -> float:
         return self.at
@@ -39,7 +41,8 @@ class Machine:
         await self.quiet.wait()
 
     async def drained(self) -> None:
-        pass
+        await asyncio.sleep(0)
+        self.cursor, self.arrived = self.cursor + self.arrived, 0
 
     async def status(self) -> FirehoseStatus:
         if self.is_busy:
@@ -48,7 +51,7 @@ class Machine:
             url="ws://relay",
             connected=not self.holds,
             paused=self.holds > 0,
-            cursor=7,
+            cursor=self.cursor,
             last_event_at=self.event_at,
             last_received_at=None,
         )
@@ -78,6 +81,11 @@ async def test_holding_twice_is_holding_once(machine: Machine):
     assert machine.holds == 1
     assert [await hold.resume(), await hold.resume()] == [7, 7]
     assert machine.holds == 0
+
+
+async def test_the_cursor_of_a_hold_has_all_behind_it_that_had_arrived(machine: Machine):
+    machine.arrived = 5
+    assert await hold_on(machine).pause() == 12
 
 
 async def test_a_hold_that_another_call_ends_is_not_waited_for(machine: Machine):

@@ -335,6 +335,17 @@ async def test_the_operators_own_hosts_may_be_private_but_only_for_their_own_cli
         assert server.paths == ["/x"]
 
 
+async def test_of_a_denied_host_nothing_is_asked_unless_the_settings_name_it(client):
+    async with Loopback(answering("{}")) as denied, Loopback(to(f"{denied.url}/x")) as other:
+        http = await client(exempt=[denied.url], is_denied=lambda url: url.startswith(denied.url))
+        with pytest.raises(HostRefused, match="denied by the operator"):
+            await get(http, denied.url)
+        with pytest.raises(HostRefused, match="denied by the operator"):
+            await get(http, other.url, follow=True)
+        assert denied.connections == 0
+        assert await get(http, denied.url, is_configured=True) == b"{}"
+
+
 async def test_another_port_is_not_exempt(client):
     async with Loopback(answering("{}")) as named, Loopback(answering("{}")) as other:
         http = await client(allow_private=False, exempt=[named.url])
