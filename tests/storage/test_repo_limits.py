@@ -211,6 +211,11 @@ async def test_near_the_end_of_the_store_new_repos_stop_first_and_held_ones_last
     world.room.db_bytes = 0
     await world.apply(commit("r3", "r2", put("c", "c3")))
     assert (await claimed(world)).did == stranger(1)
+    await world.apply(commit("r9", "r8"))
+    world.room.db_bytes = 1000
+    assert await world.resyncs.claim_next() is None  # what it fetched could not be stored
+    world.room.db_bytes = 950
+    assert (await claimed(world)).did == DID
 
 
 @pytest.mark.parametrize("is_store_full", [False, True])
