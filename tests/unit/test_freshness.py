@@ -18,12 +18,14 @@ from indexer.freshness import (
     as_compared,
     heard,
     is_list_worthwhile,
+    may_yet_come,
     sent,
     waited,
 )
 from indexer.listings import OUT_OF_BOUNDS, Listed
 from indexer.model import AccountStatus, RepoState, Wanted
 from indexer.planning import Repo
+from indexer.protocol.commit import REV_AHEAD_S_MAX
 from tests.devnet.clock import tid
 
 NOW = 1_800_000_000.0
@@ -179,3 +181,23 @@ def test_a_list_of_ten_thousand_known_repos_is_read_to_its_end_and_no_further():
     while is_list_worthwhile(tracked=10_000, pages=pages, covered=1000 * pages):
         pages += 1
     assert pages == 10
+
+
+@pytest.mark.parametrize(
+    ("host_rev", "stream_at", "may_come"),
+    [
+        (rev(10.0), NOW - 20.0, True),
+        (rev(10.0), NOW - 10.0 + STREAM_GRACE_S - 1.0, True),
+        (rev(10.0), NOW - 10.0 + STREAM_GRACE_S, False),
+        (rev(-REV_AHEAD_S_MAX + 1.0), NOW, True),
+        (rev(-REV_AHEAD_S_MAX), NOW, False),
+        (rev(-86_400.0 * 365), NOW, False),  # else a host keeps its repos from being compared
+        (rev(10.0), None, False),
+        (None, NOW - 20.0, False),
+        ("3zzzzzzzzzzzzzzz", NOW - 20.0, False),
+    ],
+)
+def test_the_stream_is_waited_for_only_for_what_it_may_yet_bring(
+    host_rev: str | None, stream_at: float | None, may_come: bool
+):
+    assert may_yet_come(host_rev, stream_at=stream_at, now=NOW) is may_come
