@@ -394,6 +394,7 @@ async def test_rows_of_a_denied_host_are_purged_and_of_no_other(world: Denying):
         )
     )
     await world.fetch(ALICE, {f"{TAG}/{number}": example(TAG) for number in range(150)})
+    await world.deny(BOB)  # who is denied himself, and not to be purged
     await world.deny("pds.example", purge=True)
     while await world.denials.step():
         pass

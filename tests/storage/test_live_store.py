@@ -383,8 +383,11 @@ async def test_a_boot_gives_back_what_was_claimed(world: World):
     await world.apply(commit("r3", "r2"))
     assert await world.resyncs.claim_next() is not None
     assert await world.resyncs.claim_next() is None
+    await world.apply(account(active=False, status="deactivated", time=world.clock.at))
     await world.resyncs.give_back_all()
-    assert (await world.repo())[0] == "desynchronized"
+    state, _, _, _, wanted, claimed, *_ = await world.repo()
+    assert (state, wanted, claimed) == ("desynchronized", Wanted.CONTENT | Wanted.ACCOUNT, 0)
+    world.clock.at += 1000
     assert await world.resyncs.claim_next() is not None
 
 
