@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.bench.daemon import command, free_ports
+from tests.crash.process import check_derived
 from tests.devnet import Devnet, FaultKind
 from tests.e2e.daemon import PASSWORD, to_toml, wait_until
 from tests.oracle import assert_heads_equal, assert_no_bugs, assert_store_equals, is_equal
@@ -54,7 +55,8 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What it came to. Reaching it means that the store ended equal to the oracle."""
+    """What it came to. Reaching it means that the store ended equal to the oracle,
+    and its derived rows to its records."""
 
     samples: list[Sample]
     fired: dict[str, int]
@@ -101,6 +103,7 @@ async def soak(plan: Plan, folder: Path, cache: Path) -> Outcome:
             outcome.records = sum(1 for _ in _rows(daemon.database, "SELECT 1 FROM records"))
             daemon.process.send_signal(signal.SIGTERM)
             outcome.exit_code = await asyncio.wait_for(daemon.process.wait(), STOP_S)
+        await check_derived(folder / "config.toml")
     return outcome
 
 
