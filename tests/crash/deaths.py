@@ -103,6 +103,8 @@ class _Stage:
             try:
                 code = await life.ended(DEATH_S)
             except AssertionError as error:
+                if deeds.done():
+                    deeds.result()  # nothing was brought on any more
                 raise AssertionError(f"{name} was not reached {times} times: {error}") from error
             finally:
                 deeds.cancel()
