@@ -12,8 +12,8 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from storage.database import is_damage, translated
 WAL_BYTES_MAX = 1024 * 1024 * 1024
 """A copy that has let the WAL grow beyond this is given up."""
 
-WATCHED_STEPS = 100_000
-"""Steps of SQLite's machine between two looks at the WAL: some milliseconds."""
+WATCH_S = 0.02
+"""Between two looks at the WAL, and at whether the copy is still waited for."""
 
 PARTIAL = ".partial"
 NAMES = "index-*-[0-9][0-9][0-9]Z.db"
@@ -130,19 +130,44 @@ def _vacuum_into(database: Path, partial: Path, is_over: Callable[[], bool]) -> 
     partial.touch(mode=0o600)
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as source:
         source.execute("PRAGMA busy_timeout=5000")
-        source.set_progress_handler(lambda: is_over() or is_too_costly(), WATCHED_STEPS)
         try:
-            source.execute("VACUUM INTO ?", (str(partial),))
+            with _interrupted(source, lambda: is_over() or is_too_costly()):
+                source.execute("VACUUM INTO ?", (str(partial),))
         except sqlite3.OperationalError as error:
             if is_too_costly():
                 raise LocalBusy("the WAL has grown too large while the copy was made") from error
             raise
     # Not made anew where somebody has removed it: an empty file is sound.
-    with closing(sqlite3.connect(f"{partial.absolute().as_uri()}?mode=rw", uri=True)) as copy:
-        copy.set_progress_handler(is_over, WATCHED_STEPS)
+    with (
+        closing(sqlite3.connect(f"{partial.absolute().as_uri()}?mode=rw", uri=True)) as copy,
+        _interrupted(copy, is_over),
+    ):
         problems = copy.execute("PRAGMA integrity_check").fetchall()
     if problems != [("ok",)]:
         raise LocalBusy(f"the copy is not sound: {problems[0][0]}")
+
+
+@contextmanager
+def _interrupted(connection: sqlite3.Connection, is_over: Callable[[], bool]) -> Iterator[None]:
+    """Cuts short what the connection does in the block once it `is_over`.
+
+    By a thread: a check goes through all pages of a file in one step of SQLite's machine, and a
+    progress handler is asked between two steps only.
+    """
+    is_done = threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(WATCH_S):
+            if is_over():
+                connection.interrupt()
+
+    watching = threading.Thread(target=watch, name="backup-watch", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        watching.join()
 
 
 def sync_folder(folder: Path) -> None:

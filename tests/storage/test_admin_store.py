@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import sqlite3
 from contextlib import closing
@@ -14,7 +15,7 @@ from indexer.audit import AuditDraft
 from indexer.errors import LocalBusy, LocalFault, RequestRefused
 from storage.accepted_tokens import AcceptedTokens
 from storage.audit import ENTRIES_MAX, AuditStore
-from storage.backup import BackupFolder
+from storage.backup import BackupFolder, copy_store
 from storage.database import open_database
 from storage.dead_letter_queue import LETTERS_MAX, DeadLetterStore
 from tests.storage.conftest import DID, SteppedClock, World, commit, put
@@ -217,6 +218,35 @@ async def test_a_backup_that_nobody_waits_for_any_more_is_given_up(world: World,
         while list(folder.glob("*.partial")):
             await asyncio.sleep(0.001)
     assert not list(folder.iterdir()), "it was finished all the same"
+
+
+def test_the_check_of_a_copy_is_given_up_in_the_midst_of_its_pages(tmp_path: Path):
+    """Those of a large store take a minute, and are one step of SQLite's machine."""
+    path, copy = tmp_path / "index.db", tmp_path / "copy.db"
+    with closing(sqlite3.connect(path)) as store:
+        store.executescript("""
+            CREATE TABLE text (id INTEGER PRIMARY KEY, word TEXT);
+            WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n LIMIT 200000)
+            INSERT INTO text (word) SELECT printf('%500d', value) FROM n;
+        """)
+    before = 0  # bytes that this process has read as long as the store was
+
+    def is_over() -> bool:
+        """From when the store has been read: its copy is checked then."""
+        nonlocal before
+        if any(os.path.realpath(each) == str(path) for each in Path("/proc/self/fd").iterdir()):
+            before = bytes_read()
+            return False
+        return True
+
+    with pytest.raises(LocalFault, match="SQLITE_INTERRUPT"):
+        copy_store(path, copy, place="there", is_over=is_over)
+    assert bytes_read() - before < path.stat().st_size / 2
+    assert [each.name for each in tmp_path.iterdir()] == ["index.db"]
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 async def test_a_backup_leaves_alone_what_the_command_is_writing_in_its_folder(
