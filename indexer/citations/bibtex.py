@@ -17,7 +17,8 @@ _NOT_WORKS = frozenset({"comment", "string", "preamble"})
 _FIELD = re.compile(r"\s*,?\s*([A-Za-z][\w-]{0,40})\s*=\s*")
 _ITEM = re.compile(r"\\bibitem(?:\[[^\]]{0,200}\])?\s*\{[^}]{0,200}\}")
 _ITEMS_END = re.compile(r"\\end\s*\{thebibliography\}")
-_COMMENT = re.compile(r"(?<!\\)%[^\n]*")
+_COMMENT = re.compile(r"(\\(?:url|href)\s*\{[^}\n]{0,500}\})|(?<!\\)%[^\n]*")
+"""In a link a percent sign stands for itself."""
 _ACCENTED = re.compile(r"\\(['`^\"~=.cuvHrk])\s*\{?\s*(\\?[A-Za-z])\s*\}?")
 _ACCENTS = {
     "'": "\u0301", "`": "\u0300", "^": "\u0302", '"': "\u0308", "~": "\u0303", "=": "\u0304",
@@ -30,6 +31,8 @@ _LETTERS = {
 }  # fmt: skip
 _LETTER = re.compile(r"\\(ss|ae|AE|oe|OE|aa|AA|[oOlLij])(?![A-Za-z])\s?(?:\{\})?")
 _LINK = re.compile(r"\\(?:url|href)\s*\{([^}]{0,500})\}")
+_ANGLE = re.compile(r"\$([<>])\$|\\text(less|greater)(?![A-Za-z])\s?(?:\{\})?")
+"""Angle brackets outside of formulas, as DOIs of older articles have them."""
 _COMMAND = re.compile(r"\\[A-Za-z]+\*?\s?")
 _ESCAPED = re.compile(r"\\([&%$#_{}~^ -])")
 
@@ -47,7 +50,7 @@ def bibtex_references(text: str) -> list[Reference]:
 
 def bibitems(text: str) -> list[str]:
     r"""The texts of all `\bibitem`s, as plain text."""
-    text = _COMMENT.sub("", text)
+    text = _COMMENT.sub(r"\1", text)
     starts = [(found.start(), found.end()) for found in _ITEM.finditer(text)][:ENTRIES_MAX]
     items = []
     for at, (_, begin) in enumerate(starts):
@@ -62,6 +65,7 @@ def plain_latex(text: str) -> str:
     text = _LINK.sub(r" \1 ", text)
     text = _ACCENTED.sub(_letter, text)
     text = _LETTER.sub(lambda found: _LETTERS[found[1]], text)
+    text = _ANGLE.sub(lambda found: found[1] or ("<" if found[2] == "less" else ">"), text)
     text = _ESCAPED.sub(r"\1", text)
     text = _COMMAND.sub("", text)
     text = text.replace("``", "“").replace("''", "”").replace("---", "—").replace("--", "–")

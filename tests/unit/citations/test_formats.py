@@ -86,6 +86,24 @@ def test_the_references_of_every_format_are_read(form: str):
     assert [(each.title, each.year, each.doi, each.arxiv_id) for each in found] == FOUND
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        r"10.1175/1520-0469(1963)020$<$0130:DNF$>$2.0.CO;2",
+        r"10.1175/1520-0469(1963)020{\textless}0130:DNF{\textgreater}2.0.CO;2",
+        r"\url{https://doi.org/10.1175/1520-0469(1963)020%3C0130:DNF%3E2.0.CO;2}",
+    ],
+)
+def test_angle_brackets_and_percent_signs_of_latex_cut_no_doi(written: str):
+    """Else all articles of an issue would be one."""
+    title = "Slow rivers of the plain"
+    for text in (f"@article{{a, title={{{title}}}, doi={{{written}}}}}",
+                 f"\\bibitem{{a}} A. Moreau, {title}, {written}. % checked"):  # fmt: skip
+        [found] = references_of_text(text.encode(), "latex")
+        assert found.doi == "10.1175/1520-0469(1963)020<0130:dnf>2.0.co;2"
+        assert "checked" not in (found.raw or "")
+
+
 def test_bibtex_in_a_latex_document_has_the_first_word():
     text = "@article{a, title={Slow rivers of the plain}, year={2019}} \\bibitem{x} " + TWO
     (found,) = references_of_text(text.encode(), "latex")
