@@ -81,11 +81,12 @@ _MD_AUTOLINK = re.compile(r"<(https?://[^<>\s]{1,500})>")
 _MD_EMPHASIS = re.compile(
     r"(?<![\w*])(\*\*\*|\*\*|\*|__|_)(?=\S)([^*_\n]{1,500})(?<=\S)\1(?![\w*])"
 )
+_MD_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _MD_BULLET = re.compile(r"^(\s{0,12})(?:[-*+]\s+|\[\^([^\]]{1,40})\]:\s*)")
 
 
 def markdown_lines(text: str) -> list[str]:
-    """Its lines without emphasis and links; for the bullet of an item stands a blank line."""
+    """Its lines without emphasis, links, escapes; for the bullet of an item stands a blank line."""
     lines: list[str] = []
     for line in text[:TEXT_CHARS_MAX].splitlines():
         bullet = _MD_BULLET.match(line)
@@ -94,7 +95,8 @@ def markdown_lines(text: str) -> list[str]:
             line = line[bullet.end() :]  # noqa: PLW2901 - the rest of the same line
         line = _MD_LINK.sub(_link_text, line)  # noqa: PLW2901 - the same line
         line = _MD_AUTOLINK.sub(r"\1", line)  # noqa: PLW2901 - the same line
-        lines.append(_MD_EMPHASIS.sub(r"\2", line))
+        line = _MD_EMPHASIS.sub(r"\2", line)  # noqa: PLW2901 - the same line
+        lines.append(_MD_ESCAPED.sub(r"\1", line))
     return lines
 
 

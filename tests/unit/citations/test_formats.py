@@ -104,6 +104,15 @@ def test_angle_brackets_and_percent_signs_of_latex_cut_no_doi(written: str):
         assert "checked" not in (found.raw or "")
 
 
+def test_what_markdown_escapes_cuts_no_doi():
+    """Else the chapters of a book would be one, and so would the articles of an issue."""
+    dois = ("10.1007/978-3-030-12345-6_12", "10.1175/1520-0469(1963)020<0130:dnf>2.0.co;2")
+    escaped = (doi.replace("_", r"\_").replace("<", r"\<").replace(">", r"\>") for doi in dois)
+    entries = (f"{ONE.partition('doi:')[0]}doi:{each}" for each in escaped)
+    text = "# References\n\n" + "\n\n".join(entries)
+    assert tuple(each.doi for each in references_of_text(text.encode(), "markdown")) == dois
+
+
 def test_bibtex_in_a_latex_document_has_the_first_word():
     text = "@article{a, title={Slow rivers of the plain}, year={2019}} \\bibitem{x} " + TWO
     (found,) = references_of_text(text.encode(), "latex")
