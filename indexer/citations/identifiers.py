@@ -21,10 +21,10 @@ TITLE_KEY_CHARS_MAX = 200
 DENSE_CHARS_MIN = 6
 """A title in a script whose characters are words or syllables says as much in fewer."""
 
-_SICI_END = r"<[^\s\"<>]{1,60}>\d\.\d\.[a-z]{2};\d(?:-[\w#])?"
+_SICI_END = r"\s?<[^\"<>]{1,60}>\s?\d\.\d\.\s?[a-z]{2};\d(?:-[\w#])?"
 """How DOIs made of a serial item identifier end, as in `<0130:DNF>2.0.CO;2`.
 
-All that stands before it is the same for every article of an issue.
+All that stands before it is the same for every article of an issue. Lines are broken within it.
 """
 _DOI = re.compile(
     r"(?<![\w.])10\.\d{4,9}(?:\.\d{1,9})*/[^\s\"<>{}|\\^`«»“”]{1,200}" + f"(?:{_SICI_END})?",
@@ -59,7 +59,7 @@ def find_doi(text: str) -> str | None:
     found = _DOI.search(text) or _ENCODED_DOI.search(text)
     if found is not None and "%" in found.group():  # as in a link
         found = _DOI.search(unquote(found.group()))
-    return _trimmed(found.group()) if found is not None else None
+    return _trimmed("".join(found.group().split())) if found is not None else None
 
 
 def normal_doi(text: str) -> str | None:

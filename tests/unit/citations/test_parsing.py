@@ -62,6 +62,21 @@ def test_words_and_links_that_lines_broke_are_whole_again():
     assert joined(["doi:10.1000/abc", "Accessed in spring"]) == "doi:10.1000/abc Accessed in spring"
 
 
+@pytest.mark.parametrize(
+    ("at", "after"),
+    [
+        *((at, "") for at in ("020<", "<", "0130", "DNF", "2.0", "CO")),
+        *((at, " Seen on 3 May 2020.") for at in ("<", "0130", "DNF", "2.0", "CO")),
+    ],
+)
+def test_a_doi_that_a_line_broke_within_its_angle_brackets_is_whole_again(at: str, after: str):
+    """What stands before them is the same for every article of an issue."""
+    doi = "10.1175/1520-0469(1963)020<0130:DNF>2.0.CO;2"
+    first, rest = doi[: doi.index(at)], doi[doi.index(at) :]
+    entry = joined([f"E. Lorenz: Slow rivers. https://doi.org/{first}", f"{rest}.{after}"])
+    assert parse_reference(entry).doi == doi.lower()
+
+
 def test_what_pages_repeat_is_no_text():
     pages = [
         Line(text, None, page)
