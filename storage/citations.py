@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from indexer.citations.eprint import EprintDocument, submission_keys
+from indexer.citations.identifiers import normal_doi
 from indexer.citations.merging import Citation
 from indexer.citations.reference import CitationSource, KeyKind, Reference
 from indexer.citations.result import Extraction
@@ -36,7 +37,7 @@ PART_CITATIONS = 100
 
 _COLUMNS = """
 eprint.rowid, eprint.uri, eprint.did, eprint.document_blob_cid, eprint.document_format,
-eprint.document_blob_size, eprint.doi, eprint.arxiv_id, eprint.title, eprint.external_ids,
+eprint.document_blob_size, eprint.arxiv_id, eprint.title, eprint.external_ids,
 eprint.published_version
 """
 
@@ -255,9 +256,10 @@ def _rank(key: str) -> int:
 
 
 def _eprint(row: Row) -> EprintDocument:
-    record_id, uri, did, cid, form, size, doi, arxiv_id, title, external, published = row
+    record_id, uri, did, cid, form, size, arxiv_id, title, external, published = row
     external_ids = json.loads(external) if external else {}
     published_version = json.loads(published) if published else {}
+    doi = published_version.get("doi")
     semantic_scholar_id = external_ids.get("semanticScholarId")
     return EprintDocument(
         record_id=record_id,
@@ -266,7 +268,8 @@ def _eprint(row: Row) -> EprintDocument:
         cid=cid,
         form=form,
         size=size,
-        doi=doi,
+        # Not the column: until a rebuild has ended it is as the version before has made it.
+        doi=normal_doi(doi) if isinstance(doi, str) else None,
         arxiv_id=arxiv_id,
         semantic_scholar_id=semantic_scholar_id if isinstance(semantic_scholar_id, str) else None,
         keys=frozenset(

@@ -310,6 +310,22 @@ async def test_a_list_that_is_cut_is_counted_as_such_and_not_read_again(tmp_path
             assert named.note == "about 11 more references than are kept of one document"
 
 
+async def test_services_are_asked_by_the_doi_of_today_while_tables_are_of_the_version_before(world):
+    """Else what they do not know by another would count as asked for good."""
+    doi = "10.1016/0370-2693(91)90061-(a)"
+    uri = await world.add(ALICE, "3kolder222222", "Slow rivers", publishedVersion={"doi": doi})
+    await world.world.database.write(
+        lambda connection: connection.execute(
+            "UPDATE eprint_submission__1 SET doi = ?", (doi.removesuffix(")"),)
+        )
+    )
+    assert await world.world.rows("SELECT doi FROM eprint_submission") == [(doi[:-1],)]
+    did, _, path = uri.removeprefix("at://").partition("/")
+    [lacking] = await world.store.lacking("none", VERSION, 0, 10)
+    assert lacking == await world.store.load(did, path)
+    assert lacking.doi == doi
+
+
 async def test_only_eprints_without_a_current_extraction_are_lacking(world):
     uris = [await world.add(ALICE, f"3keprint{n}2222", f"Eprint number {n} of many") for n in "345"]
     await world.cite(uris[0], work("Some title or other"))
