@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from indexer.errors import ConfigurationError, LocalBusy
+
+MOMENT_S = 0.1
+"""A command keeps all others away before it shares what it has, for much less than this."""
 
 
 class file_lock:  # noqa: N801 - used as a statement, not as a type
@@ -36,6 +40,9 @@ class file_lock:  # noqa: N801 - used as a statement, not as a type
         if self._takes(fcntl.LOCK_EX) and (not self._is_command or self._takes(fcntl.LOCK_SH)):
             return
         has_command = self._takes(fcntl.LOCK_SH)
+        if not has_command:  # or it is one that has come this moment, and does not share it yet
+            time.sleep(MOMENT_S)
+            has_command = self._takes(fcntl.LOCK_SH)
         os.close(self._descriptor)
         if has_command:
             raise LocalBusy(f"storage.path: a command uses {self._path}")

@@ -7,6 +7,7 @@ import fcntl
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from indexer.errors import LocalBusy
 from indexer.records.projection import SEARCH
+from storage.file_lock import file_lock
 from storage.verification import check_search_index
 from tests.devnet import Activity, Devnet, FaultKind, realistic_record
 from tests.e2e.daemon import RunningDaemon, running_daemon, wait_until
@@ -74,6 +77,16 @@ async def test_a_start_waits_for_a_command_that_checks_the_store(tmp_path: Path)
                 assert not checking.done() and not starting.done()
             assert await checking is None
             await starting
+
+
+def test_a_command_that_has_just_come_is_not_taken_for_a_daemon(tmp_path: Path):
+    with (tmp_path / "index.db.lock").open("w") as command:
+        fcntl.flock(command, fcntl.LOCK_EX)
+        timer = threading.Timer(0.02, fcntl.flock, (command, fcntl.LOCK_SH))
+        timer.start()
+        with pytest.raises(LocalBusy, match="a command uses"):
+            file_lock(tmp_path / "index.db").__enter__()
+        timer.join()
 
 
 def is_held(lock: Path) -> bool:
