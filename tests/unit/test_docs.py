@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from indexer.cli import commands
 from indexer.metrics import Metrics
 from indexer.records.registry import load_registry
 from indexer.settings import CLIENT_VARIABLES
+from storage.backup import PARTIAL
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -37,6 +39,13 @@ def test_an_installed_command_is_told_where_the_daemon_is():
     """Else the runbook's own commands find neither the store nor the password."""
     text = (ROOT / "docs" / "running.md").read_text()
     assert set(re.findall(r"export (\w+)=", text)) == CLIENT_VARIABLES
+
+
+def test_the_nightly_copy_clears_away_what_a_killed_one_has_left():
+    """Nobody else does: the daemon removes only what it has named itself."""
+    [names] = re.findall(r"-name '(\S+)' -mtime", (ROOT / "docs" / "running.md").read_text())
+    for name in ("index-20260101T000000Z.db", f"index-20260101T000000Z.db{PARTIAL}"):
+        assert fnmatch(name, names)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
