@@ -39,7 +39,7 @@ ON CONFLICT DO UPDATE SET
     wanted_at = min(wanted_at, excluded.wanted_at),
     since = iif(pages = 0 AND after_id IS NULL, excluded.since, since),
     again_at = iif(pages = 0 AND after_id IS NULL, again_at,
-                   coalesce(again_at, excluded.wanted_at))
+                   min(coalesce(again_at, excluded.wanted_at), excluded.wanted_at))
 """
 
 _ASK_HOSTS = f"""

@@ -128,6 +128,26 @@ async def test_a_gap_is_not_repaired_while_it_waits_for_what_a_fast_clock_has_as
     assert await repair.close_gaps() == [0, 0]
 
 
+async def test_a_gap_is_not_repaired_before_the_second_reading_that_a_fast_clock_has_wanted(
+    world: World, repair: GapRepairStore
+):
+    await follow(world)
+    question = await surveyed(world, repair)
+    read = replace(question, cursor="c1", pages=1)
+    await repair.compare((), read)
+    now = world.clock.at
+    world.clock.at += 80_000_000
+    await surveyed_again(world, repair)
+    world.clock.at = now
+    await surveyed_again(world, repair)
+    await repair.settle(read)
+    assert await repair.close_gaps() == [0]
+    assert await gaps(world) == [(1, 0), (0, 0), (0, 0)]
+    (again,) = await repair.questions()
+    await repair.settle(again)
+    assert await repair.close_gaps() == [0, 0]
+
+
 async def test_gaps_that_come_in_a_flood_are_surveyed_together(
     world: World, repair: GapRepairStore
 ):
