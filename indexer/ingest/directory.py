@@ -106,6 +106,7 @@ class DirectoryFollower:
         self._is_offered = True
         self._is_at_end = True
         self._left_ms: int | None = None  # where to go on once the log is offered again
+        self._begun_ms: int | None = None  # where a first reading began that has no page yet
         self._beyond: tuple[int, int] | None = None
         """(position, where to read on) in the midst of lines of the future."""
         self._ahead: dict[tuple[str, int], None] = {}  # (did, made_ms) of those taken, oldest first
@@ -142,11 +143,13 @@ class DirectoryFollower:
     async def _read_on(self) -> None:
         asked_at = self._clock.now()
         reading = await self._rows.reading()
-        is_new = reading is None and self._left_ms is None
         if reading is None:
-            first_ms = self._left_ms or int(asked_at * 1000) - FIRST_REACH_MS
+            first_ms = self._left_ms
+            if first_ms is None:
+                first_ms = self._begun_ms = int(asked_at * 1000) - FIRST_REACH_MS
             reading = Reading(first_ms, first_ms, 0.0)
             await self._rows.begin(first_ms)
+        is_new = reading.after_ms == self._begun_ms
         after_ms = reading.after_ms - (OVERLAP_MS if self._is_at_end else 0)
         if self._beyond is not None and self._beyond[0] == reading.after_ms:
             after_ms = self._beyond[1]
@@ -156,7 +159,7 @@ class DirectoryFollower:
                 raise Unavailable("the log that was there is not")
             await self._stop_for_a_day(None if is_new else reading.after_ms)
             return
-        self._left_ms = None
+        self._left_ms = self._begun_ms = None
         now_ms = int(asked_at * 1000) if page.at_ms is None else page.at_ms
         is_late = is_new and reading.after_ms < now_ms - FIRST_REACH_MS - SKEW_MS
         if is_late or reading.after_ms > now_ms + SKEW_MS:
