@@ -15,16 +15,20 @@ from storage.database import Database
 from storage.repos import load_repos, update_repos
 from storage.tracked import TrackedRepos
 
+ASIDE_AT = 1e12
+"""A reading that no gap waits for has come to its end then, until it is gone on with."""
+
 _AWAITED = """
 SELECT EXISTS (
     SELECT 1 FROM gap, directory_cursor
     WHERE repaired_at IS NULL AND surveyed_at IS NOT NULL AND detected_at > read_at)
 """
 
-_SAVE = """
-UPDATE directory_cursor SET after_ms = max(after_ms, ?), read_at = coalesce(?, read_at)
+_SAVE = f"""
+UPDATE directory_cursor
+SET after_ms = max(after_ms, ?), read_at = coalesce(?, iif(read_at = {ASIDE_AT}, 0, read_at))
 WHERE url = ? AND after_ms = ?
-"""
+"""  # noqa: S608 - a constant
 
 
 class DirectoryStore:
@@ -71,6 +75,14 @@ class DirectoryStore:
             await self._database.write(
                 lambda connection: connection.execute("DELETE FROM directory_cursor")
             )
+
+    async def put_aside(self) -> None:
+        """It is read on from here once it is to be had again, and no gap is to wait for that."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "UPDATE directory_cursor SET read_at = ?", (ASIDE_AT,)
+            )
+        )
 
     async def is_awaited(self) -> bool:
         """Whether the repair of a gap waits for the log to be read."""

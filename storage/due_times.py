@@ -19,6 +19,7 @@ import structlog
 
 from indexer.clock import Clock
 from storage.database import Database
+from storage.directory import ASIDE_AT
 from storage.turns import NEVER
 
 log = structlog.get_logger(__name__)
@@ -45,7 +46,7 @@ WHERE repaired_at IS NULL AND (not_before > ?1 OR detected_at > ?1)
 """
 
 # Gaps wait until the directory's log was read after they were detected.
-_DIRECTORY = "UPDATE directory_cursor SET read_at = 0 WHERE read_at > ?1"
+_DIRECTORY = f"UPDATE directory_cursor SET read_at = 0 WHERE read_at > ?1 AND read_at < {ASIDE_AT}"  # noqa: S608 - a constant
 
 _QUESTIONS = "UPDATE gap_question SET retry_at = max(?2, retry_at - ?3) WHERE retry_at > ?1"
 

@@ -13,6 +13,7 @@ from indexer.listings import Listed, Question, compared, differs
 from indexer.model import GapReason, RepoState, utc_text
 from indexer.planning import Repo, plan_discovery
 from storage.database import Database
+from storage.directory import ASIDE_AT
 from storage.gap_closing import await_repos, close_gaps, count_unread, settle_repos
 from storage.repos import insert_repo, load_repos, update_repos
 from storage.room import Room
@@ -92,11 +93,12 @@ ORDER BY id LIMIT ?4
 """
 
 # Changes of keys in a gap that began before the directory's log was followed.
-_READ_DIRECTORY_AGAIN = """
-UPDATE directory_cursor SET since_ms = first_ms, after_ms = first_ms, read_at = 0
+_READ_DIRECTORY_AGAIN = f"""
+UPDATE directory_cursor SET since_ms = first_ms, after_ms = first_ms,
+                            read_at = iif(read_at = {ASIDE_AT}, read_at, 0)
 FROM (SELECT CAST(min(after_at) * 1000 AS INTEGER) AS first_ms FROM gap WHERE surveyed_at = ?)
 WHERE first_ms < since_ms
-"""
+"""  # noqa: S608 - a constant
 
 
 class GapRepairStore:

@@ -68,6 +68,9 @@ class DirectoryRows(Protocol):
     async def forget(self) -> None:
         """It is not read any more."""
 
+    async def put_aside(self) -> None:
+        """It is read on from here once it is to be had again, and nothing waits for that."""
+
     async def is_awaited(self) -> bool:
         """Whether the repair of a gap waits for the log to be read."""
 
@@ -105,7 +108,6 @@ class DirectoryFollower:
         self._failures = 0
         self._is_offered = True
         self._is_at_end = True
-        self._left_ms: int | None = None  # where to go on once the log is offered again
         self._begun_ms: int | None = None  # where a first reading began that has no page yet
         self._beyond: tuple[int, int] | None = None
         """(position, where to read on) in the midst of lines of the future."""
@@ -144,9 +146,7 @@ class DirectoryFollower:
         asked_at = self._clock.now()
         reading = await self._rows.reading()
         if reading is None:
-            first_ms = self._left_ms
-            if first_ms is None:
-                first_ms = self._begun_ms = int(asked_at * 1000) - FIRST_REACH_MS
+            first_ms = self._begun_ms = int(asked_at * 1000) - FIRST_REACH_MS
             reading = Reading(first_ms, first_ms, 0.0)
             await self._rows.begin(first_ms)
         is_new = reading.after_ms == self._begun_ms
@@ -157,9 +157,9 @@ class DirectoryFollower:
         if page is None:
             if not is_new and self._is_offered and self._failures < TRIES_MAX:
                 raise Unavailable("the log that was there is not")
-            await self._stop_for_a_day(None if is_new else reading.after_ms)
+            await self._stop_for_a_day(is_new=is_new)
             return
-        self._left_ms = self._begun_ms = None
+        self._begun_ms = None
         now_ms = int(asked_at * 1000) if page.at_ms is None else page.at_ms
         is_late = is_new and reading.after_ms < now_ms - FIRST_REACH_MS - SKEW_MS
         if is_late or reading.after_ms > now_ms + SKEW_MS:
@@ -218,10 +218,10 @@ class DirectoryFollower:
         while len(self._ahead) > AHEAD_MAX:
             del self._ahead[next(iter(self._ahead))]
 
-    async def _stop_for_a_day(self, position_ms: int | None) -> None:
+    async def _stop_for_a_day(self, *, is_new: bool) -> None:
         if self._is_offered:
             log.warning("directory.log_not_offered", retry_in_s=NOT_OFFERED_S)
         self._is_offered, self._is_at_end, self._failures = False, True, 0
-        self._beyond, self._left_ms = None, position_ms
+        self._beyond = None
         self._due_at = self._clock.monotonic() + NOT_OFFERED_S
-        await self._rows.forget()
+        await (self._rows.forget() if is_new else self._rows.put_aside())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -91,6 +91,7 @@ class Rig:
     metrics: Metrics
     repair: GapRepair
     directory: DirectoryFollower
+    start_directory: Callable[[], DirectoryFollower]
     connected: asyncio.Event  # whether the stream is
     heard: int = 0  # frames of the relay that have been applied
 
@@ -241,7 +242,8 @@ async def open_rig(
             is_connected=connected.is_set,
             on_work=lambda: None,
         )
-        directory = DirectoryFollower(
+        start_directory = partial(
+            DirectoryFollower,
             DirectoryLog(http, plc_url=net.plc_url),
             DirectoryStore(database, tracked, policy, plc_url=net.plc_url, clock=clock),
             interval_s=60.0,
@@ -262,6 +264,7 @@ async def open_rig(
             verifier,
             metrics,
             repair,
-            directory,
+            start_directory(),
+            start_directory,
             connected,
         )

@@ -357,7 +357,10 @@ async def test_a_directory_without_a_log_is_asked_once_a_day_and_no_gap_waits_fo
     assert none.fired == 2
 
 
-async def test_a_log_that_was_away_for_a_day_is_read_on_from_where_it_was_left(rig: Rig):
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_a_log_that_was_away_for_a_day_is_read_on_from_where_it_was_left(
+    rig: Rig, is_restarted: bool
+):
     account = await followed(rig)
     await read_again(rig)
     away = rig.net.faults.schedule(
@@ -366,6 +369,11 @@ async def test_a_log_that_was_away_for_a_day_is_read_on_from_where_it_was_left(r
     for _ in range(4):
         await read_again(rig, after_s=600.0)
     assert away.fired == 4
+    await lose(rig)
+    await rig.repair.go_on()
+    assert await rig.rows("SELECT repaired_at IS NULL FROM gap") == [(0,)], "it waits for the log"
+    if is_restarted:
+        rig.directory = rig.start_directory()
     new_key(rig, account)
     real = rig.net.plc.now
     rig.net.plc.now = lambda: real() + NOT_OFFERED_S
