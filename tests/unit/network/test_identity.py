@@ -9,7 +9,7 @@ import pytest
 from loopback import Loopback, answer, answering, hanging, routing, until
 from name_server import serving
 
-from indexer.errors import Check, DidGone, InvalidUpstream, Unavailable
+from indexer.errors import Check, DidGone, InvalidUpstream, NotAsked, Unavailable
 from indexer.network import identity as limits
 from indexer.network.http import HttpClient
 from indexer.network.identity import IdentityResolver
@@ -452,6 +452,15 @@ async def test_a_configured_host_that_does_not_answer_says_nothing_of_a_handle(r
     async with Loopback(script) as host:
         identities = await resolving(host.url, handle_resolver_url=host.url)
         with pytest.raises(Unavailable):
+            await verified(identities)
+
+
+async def test_a_handle_whose_host_we_leave_alone_has_not_been_asked_about(resolving):
+    async with Loopback(hanging) as plc, serving({}) as (_, configure):
+        identities = await resolving(plc.url, configure=configure)
+        assert await verified(identities) is None, "its host has no address"
+        identities._http._pacing.close("https://alice.example.com", 60.0)
+        with pytest.raises(NotAsked):
             await verified(identities)
 
 
