@@ -12,6 +12,7 @@ import asyncio
 import gc
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ EXIT_FORCED = 130
 STOP_S = 8.0
 """Time for what was received to be committed after a signal, within the 10 s promised."""
 
+THREADS_S = 1.0
+"""Time for threads to end once all is closed: a lookup may block one for as long as it likes."""
+
 START_RETRY_S = 1.0
 START_EXTENSION_US = 60_000_000
 """Between two tries to open a store that has no space, and what each asks of the manager."""
@@ -53,11 +57,18 @@ class Addresses:
 
 def run_daemon(settings: Settings) -> int:
     """Run until a signal or a failure; the process's exit code."""
-    try:
-        asyncio.run(_run_until_signal(settings))
-    except Exception as error:  # noqa: BLE001 - the last word of the process
-        return _exit_code(error)
-    return EXIT_CLEAN
+    code = EXIT_CLEAN
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(_run_until_signal(settings))
+        except Exception as error:  # noqa: BLE001 - the last word of the process
+            code = _exit_code(error)
+        # The runner waits for every thread, and no thread can be told to give up.
+        leaving = threading.Timer(THREADS_S, os._exit, (code,))
+        leaving.daemon = True
+        leaving.start()
+    leaving.cancel()
+    return code
 
 
 def _exit_code(error: Exception) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sqlite3
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import closing
 from pathlib import Path
 
-from indexer.daemon import run_daemon_until
+from indexer.daemon import EXIT_CLEAN, run_daemon_until
 from indexer.settings import load_settings
 from tests.devnet import Devnet, realistic_record
 from tests.e2e.daemon import running_daemon, to_toml
@@ -55,6 +58,39 @@ async def test_a_daemon_whose_relay_is_away_starts_and_stops(tmp_path: Path):
     async with asyncio.timeout(STOP_S):
         await run_daemon_until(stop, settings_in(tmp_path), on_ready=on_ready)
     assert len(started) == 1
+
+
+HANGING_NAMES = """
+import socket, sys, time
+
+def getaddrinfo(*arguments, **keywords):
+    print("asked", flush=True)
+    time.sleep(60)
+
+socket.getaddrinfo = getaddrinfo
+from indexer.cli import main
+main(["run", "--config", sys.argv[1]])
+"""
+
+
+async def test_a_stop_does_not_wait_for_a_name_server_that_hangs(tmp_path: Path):
+    settings_in(tmp_path)
+    config = tmp_path / "config.toml"
+    config.write_text(config.read_text().replace("127.0.0.1:9", "relay.example"))
+    daemon = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HANGING_NAMES, str(config), stdout=PIPE, stderr=DEVNULL
+    )
+    try:
+        assert daemon.stdout is not None
+        async with asyncio.timeout(30.0):
+            assert await daemon.stdout.readline() == b"asked\n"
+        daemon.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(STOP_S):
+            assert await daemon.wait() == EXIT_CLEAN
+    finally:
+        if daemon.returncode is None:
+            daemon.kill()
+            await daemon.wait()
 
 
 async def test_a_scope_set_narrower_and_back_leaves_no_repo_behind(tmp_path: Path):
