@@ -9,11 +9,25 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from indexer.errors import Check, ChiveIndexerError, InvalidUpstream
 from indexer.ingest.places import Admission, Seat
 from indexer.model import AccountStatus, FetchMethod
 from indexer.ports import Compared
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
+
+LASTING_CHECKS = frozenset(
+    {
+        Check.DID_DOCUMENT,
+        Check.KEY,
+        Check.SIGNATURE,
+        Check.COMMIT,
+        Check.CBOR,
+        Check.MST,
+    }
+)
+"""What speaks of the account's repo or document, and not of a transfer, a clock, or the way to the
+host: a name that resolves to a private address, or leads elsewhere, may be right again."""
 
 
 class Result(StrEnum):
@@ -43,6 +57,7 @@ class Route:
 
     method: FetchMethod = FetchMethod.CAR
     accepts_older: bool = False  # whether the host's state replaces a newer one of ours
+    is_once_enough: bool = False  # whether one answer that a held repo is gone purges it
     host_rev: str | None = None  # what the host calls the repo's rev, once it has been asked
     changes: Counter[tuple[str, str]] = field(default_factory=Counter)  # as in `Resync`
     seat: Seat | None = None  # its place among the attempts of the workers
@@ -141,3 +156,8 @@ class RepoHosts(Protocol):
         self, pds_url: str, did: str, cids: Sequence[bytes], *, bytes_max: int
     ) -> bytes | None:
         """Archive of these blocks, without a root; None where the host refuses to give them."""
+
+
+def is_lasting(error: ChiveIndexerError) -> bool:
+    """Whether the account's repo or document was there, and wrong."""
+    return isinstance(error, InvalidUpstream) and error.check in LASTING_CHECKS

@@ -48,7 +48,7 @@ from indexer.errors import (
     bug,
 )
 from indexer.freshness import STREAM_GRACE_S, may_yet_come
-from indexer.ingest.attempts import RepoHosts, Result, Resync, Route
+from indexer.ingest.attempts import RepoHosts, Result, Resync, Route, is_lasting
 from indexer.ingest.merging import RepoMerge
 from indexer.ingest.places import Admission, Seat
 from indexer.ingest.reading import RepoReader
@@ -67,27 +67,9 @@ lags behind a key rotation looks the same at first. Looks that get no answer say
 
 TOO_MANY = "too many new repos at its host today"
 
-LASTING_CHECKS = frozenset(
-    {
-        Check.DID_DOCUMENT,
-        Check.KEY,
-        Check.SIGNATURE,
-        Check.COMMIT,
-        Check.CBOR,
-        Check.MST,
-    }
-)
-"""What speaks of the account's repo or document, and not of a transfer, a clock, or the way to the
-host: a name that resolves to a private address, or leads elsewhere, may be right again."""
-
 
 def _wait(error: LocalBusy) -> None:
     log.warning("resync.store_busy", reason=str(error))
-
-
-def _is_refusal(error: ChiveIndexerError) -> bool:
-    """Whether the account's repo or document was there, and wrong."""
-    return isinstance(error, InvalidUpstream) and error.check in LASTING_CHECKS
 
 
 class Resyncer:
@@ -142,16 +124,27 @@ class Resyncer:
             bell.set()
 
     async def sync_now(
-        self, did: str, *, accepts_rollback: bool = False, on_compared: Compared | None = None
+        self,
+        did: str,
+        *,
+        is_scheduled: bool = False,
+        accepts_rollback: bool = False,
+        on_compared: Compared | None = None,
     ) -> Resync:
         """One attempt for an operator, whatever state the repo is in.
 
-        With `accepts_rollback` the host's state counts even where ours is newer.
+        With `accepts_rollback` the host's state counts even where ours is newer. Where
+        `is_scheduled`, nobody has asked: a repo that its host does not know is purged only when
+        the answer is the same at a second look.
         """
         async with self._turn_at(did):
             claim = await self._queue.claim_repo(did)
             return await self.attempt(
-                claim, is_operator=True, accepts_rollback=accepts_rollback, on_compared=on_compared
+                claim,
+                is_operator=True,
+                is_once_enough=not is_scheduled,
+                accepts_rollback=accepts_rollback,
+                on_compared=on_compared,
             )
 
     async def sync_listed(self, did: str, *, on_compared: Compared | None = None) -> Resync:
@@ -181,6 +174,7 @@ class Resyncer:
         claim: Claim,
         *,
         is_operator: bool = False,
+        is_once_enough: bool = False,
         accepts_rollback: bool = False,
         seat: Seat | None = None,
         admission: Admission | None = None,
@@ -195,7 +189,11 @@ class Resyncer:
             return Resync(result=Result.DENIED, reason="denied: it must be allowed first")
         started = self._clock.monotonic()
         route = Route(
-            accepts_older=accepts_rollback, seat=seat, admission=admission, on_compared=on_compared
+            accepts_older=accepts_rollback,
+            is_once_enough=is_once_enough,
+            seat=seat,
+            admission=admission,
+            on_compared=on_compared,
         )
         try:
             outcome = await self._outcome(claim, route, is_operator=is_operator)
@@ -232,7 +230,7 @@ class Resyncer:
             return await self._end_beyond(claim, route, error)
         except InvalidUpstream as error:
             self._metrics.verify_failures.labels(error.check).inc()
-            if _is_refusal(error) and claim.repo.refusals + 1 >= LOOKS_MAX:
+            if is_lasting(error) and claim.repo.refusals + 1 >= LOOKS_MAX:
                 return await self._end(claim, route, RepoState.INVALID, Result.INVALID, error)
             return await self._retry(claim, error)
         except (Unavailable, LocalBusy) as error:
@@ -322,7 +320,7 @@ class Resyncer:
                 claim,
                 route,
                 "repo not found at its host",
-                is_final=is_known or status is not None or (is_operator and was_held),
+                is_final=is_known or status is not None or (route.is_once_enough and was_held),
                 is_hiding=True,
             )
         if status.status is not AccountStatus.ACTIVE:
@@ -420,7 +418,7 @@ class Resyncer:
             return await self._settle(claim, Result.QUEUED, reason, waiting, None)
         retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
         delay_s = retry_delay_s(claim.repo.attempts, self._rng.random(), retry_after_s)
-        is_refusal = _is_refusal(error)
+        is_refusal = is_lasting(error)
         ending = partial(failed, reason=reason, delay_s=delay_s, now=now, is_refusal=is_refusal)
         return await self._settle(claim, Result.FAILED, reason, ending, None)
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol
 
 from indexer.errors import InvalidUpstream, RequestRefused
-from indexer.model import Json, OperationType, SettledUnit
+from indexer.model import SCHEDULE, Json, OperationType, SettledUnit
 from indexer.operations.operation import Context, Request, insist, refuse_foreign_params
 from indexer.ports import Compared
 from indexer.protocol.syntax import parse_account_did
@@ -46,9 +46,14 @@ class RepoSync(Protocol):
     """The resync as this operation needs it."""
 
     async def sync_now(
-        self, did: str, *, accepts_rollback: bool = False, on_compared: Compared | None = None
+        self,
+        did: str,
+        *,
+        is_scheduled: bool = False,
+        accepts_rollback: bool = False,
+        on_compared: Compared | None = None,
     ) -> SyncResult:
-        """One attempt for an operator, whatever state the repo is in."""
+        """One attempt for an operator, or for nobody (`is_scheduled`), whatever its state."""
 
 
 class DidSync:
@@ -92,7 +97,11 @@ async def sync_repo(
         return
     changes: Counter[tuple[str, str]] = Counter()
     attempt = partial(
-        repos.sync_now, did, accepts_rollback=accepts_rollback, on_compared=context.compared(did)
+        repos.sync_now,
+        did,
+        is_scheduled=context.operation.started_by == SCHEDULE,
+        accepts_rollback=accepts_rollback,
+        on_compared=context.compared(did),
     )
     for _ in range(CLAIMS_MAX):
         outcome = await insist(attempt)

@@ -377,3 +377,32 @@ async def test_an_operation_begins_by_itself_and_says_so(tmp_path: Path):
             _, body = await daemon.query(ADMIN + "getBackfillHistory")
             (operation,) = body["operations"]
             assert (operation["isScheduled"], "startedBy" in operation) == (True, False)
+
+
+async def test_one_answer_that_the_graph_is_gone_purges_nothing_that_nobody_asked_for(
+    tmp_path: Path,
+):
+    clock = ShiftedClock(time.time())
+    async with Devnet(seed=6, now=clock.now) as net:
+        authority = await net.create_account(announce=False)
+        net.import_records(authority, 12, [NODE, EDGE], announce=False)
+        values = sections(tmp_path, net) | {"governance": {"did": authority.did}}
+        values["backfill.interval_s"] = {"freshnessScan": 0, "governanceSync": 60}
+        async with running_daemon(tmp_path, values, clock=clock) as daemon:
+            assert (await daemon.backfill("governanceSync"))["recordsProcessed"] == 12
+            unknown = net.faults.schedule(
+                FaultKind.HTTP_STATUS, endpoint="com.atproto.sync.getRepoStatus", status=400,
+                error="RepoNotFound",
+            )  # fmt: skip
+            clock.advance(SETTLE_S + 70.0)
+            row = "SELECT status, error FROM operations WHERE started_by = 'schedule'"
+            why = "repo not found at its host"
+            await wait_until(
+                lambda: daemon.rows(row) == [("failed", why)],
+                what="the operation",
+            )
+            assert unknown.fired == 1
+            assert daemon.rows("SELECT count(*) FROM record") == [(12,)]
+            assert daemon.rows("SELECT count(*) FROM records") == [(0,)]
+            assert (await daemon.backfill("governanceSync"))["status"] == "completed"
+            await wait_until_equal(net, daemon.database, 10.0, heads=True)
