@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 
 from indexer.clock import Clock
 from indexer.limits import day_of
@@ -279,9 +278,10 @@ class GapRepairStore:
 
     async def put_off(self, question: Question, *, delay_s: float) -> None:
         """Ask again later."""
-        later = replace(question, failures=question.failures + 1)
         retry_at = self._clock.now() + delay_s
-        await self._database.write(lambda connection: _keep(connection, later, retry_at=retry_at))
+        await self._database.write(
+            lambda connection: _keep(connection, question, retry_at=retry_at)
+        )
 
     async def settle(self, question: Question, *, is_cut: bool = False) -> None:
         """Nothing more is to be asked here, but for a gap that came meanwhile.

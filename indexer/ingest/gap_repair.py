@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from indexer.clock import Clock
-from indexer.errors import InvalidUpstream, LocalBusy, Unavailable
+from indexer.errors import InvalidUpstream, LocalBusy, NotAsked, Unavailable
 from indexer.ingest.attempts import HostStatus
 from indexer.ingest.newcomers import KIND as NEWCOMERS
 from indexer.ingest.newcomers import Newcomers
@@ -167,7 +167,7 @@ class GapRepair:
             try:
                 await self._ask(question)
             except (Unavailable, InvalidUpstream) as error:
-                await self._failed(question, error.detail)
+                await self._failed(question, error)
             finally:
                 self._in_hand.discard(key)
 
@@ -235,12 +235,20 @@ class GapRepair:
             if await self._questions.compare((listed,), question):
                 self._on_work()
 
-    async def _failed(self, question: Question, reason: str) -> None:
-        log.warning("gaps.not_answered", kind=question.kind, target=question.target, reason=reason)
-        if question.kind == "collection" or question.failures + 1 < TRIES_MAX:
-            doublings = min(question.failures, DOUBLINGS_MAX)
-            delay_s = min(RETRY_S_MIN * 2.0**doublings, RETRY_S_MAX)
+    async def _failed(self, question: Question, error: Unavailable | InvalidUpstream) -> None:
+        log.warning(
+            "gaps.not_answered", kind=question.kind, target=question.target, reason=error.detail
+        )
+        doublings = min(question.failures, DOUBLINGS_MAX)
+        delay_s = min(RETRY_S_MIN * 2.0**doublings, RETRY_S_MAX)
+        if isinstance(error, NotAsked) and question.kind != "collection":
+            # Our own manners are no try at the host, which may ask for an hour of them.
+            delay_s = min(max(delay_s, error.wait_s), RETRY_S_MAX)
             await self._questions.put_off(question, delay_s=delay_s)
+            return
+        if question.kind == "collection" or question.failures + 1 < TRIES_MAX:
+            later = replace(question, failures=question.failures + 1)
+            await self._questions.put_off(later, delay_s=delay_s)
             return
         if question.kind == NEWCOMERS:
             await self._questions.settle(question, is_cut=True)

@@ -355,6 +355,24 @@ async def test_a_dead_host_leaves_its_repos_to_the_resync(rig: Rig):
     assert await rig.rows("SELECT unreachable FROM gap") == [(2,)]
 
 
+async def test_a_host_that_asks_for_an_hour_of_rest_is_not_given_up_meanwhile(rig: Rig):
+    rig.net.relay.serves_collections = False
+    accounts = await followed(rig, 1)
+    asked = rig.net.faults.schedule(
+        FaultKind.HTTP_429, endpoint="com.atproto.sync.listRepos", retry_after_s=3600
+    )
+    tag(rig, accounts[0])
+    await lose(rig)
+    for ahead_s in (0.0, 61.0, 121.0, 241.0, 481.0, 2700.0):
+        rig.clock.ahead_s += ahead_s
+        rig.clock.monotonic_ahead_s += ahead_s
+        await rig.repair.go_on()
+    assert asked.fired == 1
+    await repair(rig)
+    assert await rig.rows("SELECT unreachable, unread FROM gaps") == [(0, 0)]
+    assert_equal(rig)
+
+
 async def test_a_repair_goes_on_where_an_earlier_process_ended(rig: Rig):
     accounts = await followed(rig, 4)
     tag(rig, accounts[0])
