@@ -109,6 +109,11 @@ class Settings(BaseSettings):
                 "admin.author_methods = true: needs admin.service_did, the DID that tokens of"
                 " authors are made out for"
             )
+        if _is_same_socket(self.admin, self.metrics):
+            raise ValueError(
+                f"metrics.port = {self.metrics.port}: must differ from admin.port, which is"
+                " listened on at the same address"
+            )
         insecure = [url for url in self.firehose.url if url.startswith("ws:")]
         if insecure and not is_development:
             raise ValueError(
@@ -219,6 +224,14 @@ def _apply_service_manager(values: dict[str, Any], environment: Mapping[str, str
 
 def _is_public(admin: AdminSettings) -> bool:
     return not ipaddress.ip_address(admin.bind).is_loopback
+
+
+def _is_same_socket(one: AdminSettings, other: MetricsSettings) -> bool:
+    if one.port != other.port or one.port == 0:
+        return False
+    here, there = ipaddress.ip_address(one.bind), ipaddress.ip_address(other.bind)
+    is_any = here.is_unspecified or there.is_unspecified
+    return here == there or (is_any and here.version == there.version)
 
 
 def read_passwords(admin: AdminSettings) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from indexer.cli.verify import verify
 from indexer.cli.wording import printable
 from indexer.errors import ConfigurationError
 from indexer.logs import configure_logging
+from indexer.records.registry import load_registry
 from indexer.settings import Settings, effective, load_settings, read_passwords
 
 PROGRAM = "chive-indexer"
@@ -60,6 +61,8 @@ def run(config: Path | None) -> int:
 def check_config(*, is_json: bool, config: Path | None) -> int:
     """Check the settings and print those in effect, as a file that can be read back."""
     settings = _checked_settings(config)
+    if settings.scope.lexicon_dir is not None:
+        load_registry(lexicon_dir=settings.scope.lexicon_dir)
     if is_json:
         click.echo(settings.model_dump_json(indent=2))
     else:

@@ -281,6 +281,26 @@ def test_a_loopback_listener_needs_none(tmp_path: Path, bind: str):
     assert load(tmp_path, f'[admin]\nbind = "{bind}"').admin.bind == bind
 
 
+@pytest.mark.parametrize(
+    ("admin", "metrics", "is_refused"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("::1", "::", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "::", False),
+    ],
+)
+def test_two_listeners_need_two_ports(tmp_path: Path, admin: str, metrics: str, is_refused: bool):
+    text = f'[admin]\nbind = "{admin}"\nport = 2590\n[metrics]\nbind = "{metrics}"\nport = 2590'
+    if is_refused:
+        line = refused(tmp_path, text)
+        assert line.startswith("metrics.port = 2590: must differ from admin.port")
+    else:
+        assert load(tmp_path, text).metrics.port == 2590
+    assert load(tmp_path, text.replace("2590", "0")).metrics.port == 0
+
+
 def test_private_targets_do_not_go_with_a_public_listener(tmp_path: Path, password_file: Path):
     line = refused(
         tmp_path,
