@@ -216,19 +216,13 @@ class IdentityResolver:
         """The document's handle if it resolves to the same DID; None otherwise.
 
         Raises `Unavailable` where nobody could be asked, which says nothing of the handle. One
-        whose own host does not answer is not verified now.
+        that DNS does not know and whose own host does not answer is not verified now.
         """
         handle = document.handle
         if handle is None or not self._may_exist(handle):
             return None
         try:
             found = await self._resolve_handle(handle)
-        except NotAsked:
-            raise
-        except Unavailable:
-            if self._handle_resolver_url is not None:
-                raise
-            return None
         except (InvalidUpstream, XrpcFailure):
             return None
         return handle if found == document.did else None
@@ -245,18 +239,34 @@ class IdentityResolver:
             )
             did = answer.get("did") if isinstance(answer, dict) else None
             return did if isinstance(did, str) else None
-        texts = await self._texts(handle)
+        try:
+            texts = await self._resolver.lookup_texts(f"_atproto.{handle}")
+        except Unavailable as failure:
+            return await self._without_dns(handle, failure)
         dids = {text[4:] for text in texts if text.startswith("did=")}
         if len(dids) > 1:
             raise InvalidUpstream(Check.DID_DOCUMENT, f"DNS names several DIDs for {handle}")
-        return dids.pop() if dids else await self._well_known(handle)
-
-    async def _texts(self, handle: str) -> list[str]:
-        """TXT records of the handle; none where DNS fails, since HTTPS may do."""
+        if dids:
+            return dids.pop()
         try:
-            return await self._resolver.lookup_texts(f"_atproto.{handle}")
+            return await self._well_known(handle)
+        except NotAsked:
+            raise
         except Unavailable:
-            return []
+            return None
+
+    async def _without_dns(self, handle: str, failure: Unavailable) -> str:
+        """Whom HTTPS names where DNS has failed. Raises `failure` where that is nobody.
+
+        The DID may stand in the record that could not be had, and then the host knows of none.
+        """
+        try:
+            did = await self._well_known(handle)
+        except (InvalidUpstream, XrpcFailure, Unavailable) as error:
+            raise failure from error
+        if did is None:
+            raise failure
+        return did
 
     async def _well_known(self, handle: str) -> str | None:
         data = await self._http.get_bytes(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -500,7 +500,8 @@ async def test_a_handle_without_dns_falls_to_https_which_is_not_asked_at_private
     }
     async with Loopback(hanging) as plc, serving(records) as (names, configure):
         identities = await resolving(plc.url, configure=configure)
-        assert await verified(identities) is None
+        with pytest.raises(Unavailable, match="TXT of _atproto"):
+            await verified(identities)
         assert ("alice.example.com", "A") in names.asked
 
 
@@ -539,10 +540,18 @@ class PlainWellKnown(HttpClient):
     ],
 )
 async def test_what_a_handles_own_server_may_say(clock, metrics, body, result):
+    async with answered_by(body, {}, clock, metrics) as identities:
+        assert await verified(identities) == result
+
+
+@asynccontextmanager
+async def answered_by(body, records, clock, metrics):
+    """A resolver for a world of these DNS records, in which every handle's server says `body`."""
+
     async def script(wire):
         await wire.send(body)
 
-    async with Loopback(script) as host, serving({}) as (_, configure):
+    async with Loopback(script) as host, serving(records) as (_, configure):
         names = PublicResolver(clock=clock, configure=configure)
         pacing = Pacing(clock=clock, rate=1000.0)
         async with PlainWellKnown(
@@ -554,7 +563,7 @@ async def test_what_a_handles_own_server_may_say(clock, metrics, body, result):
             clock=clock,
             metrics=metrics,
         ) as http:
-            identities = IdentityResolver(
+            yield IdentityResolver(
                 http,
                 plc_url=host.url,
                 handle_resolver_url=None,
@@ -562,5 +571,37 @@ async def test_what_a_handles_own_server_may_say(clock, metrics, body, result):
                 clock=clock,
                 resolver=names,
             )
-            assert await verified(identities) == result
         assert host.paths[0] == "/alice.example.com/.well-known/atproto-did"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer("", status=404),
+        answer("", status=503),
+        answer("<html>a home page</html>", kind="text/html"),
+        answer("", status=302, Location="/"),
+    ],
+)
+async def test_a_handle_whose_dns_fails_is_not_refuted_by_a_server_that_names_nobody(
+    clock, metrics, body
+):
+    records = {("_atproto.alice.example.com", "TXT"): ["SERVFAIL"]}
+    async with answered_by(body, records, clock, metrics) as identities:
+        with pytest.raises(Unavailable, match="TXT of _atproto"):
+            await verified(identities)
+
+
+@pytest.mark.parametrize(
+    ("named", "result"), [(DID, "alice.example.com"), ("did:plc:" + "b" * 24, None)]
+)
+async def test_a_handle_whose_dns_fails_is_whose_its_server_says(clock, metrics, named, result):
+    records = {("_atproto.alice.example.com", "TXT"): ["SERVFAIL"]}
+    body = answer(named, kind="text/plain")
+    async with answered_by(body, records, clock, metrics) as identities:
+        assert await verified(identities) == result
+
+
+async def test_a_handle_that_dns_does_not_know_needs_a_server_that_answers(clock, metrics):
+    async with answered_by(answer("", status=503), {}, clock, metrics) as identities:
+        assert await verified(identities) is None
