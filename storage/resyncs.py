@@ -87,6 +87,10 @@ RETURNING since
 """
 
 
+# The host was asked right after the directory: what came while it was read is not compared.
+_VERIFIED = "UPDATE repo SET verified_at = max(verified_at, identity_at) WHERE id = ?"
+
+
 class ResyncStore:
     """Claims and their results. Satisfies what `indexer.ingest.resync` needs."""
 
@@ -361,7 +365,7 @@ class ResyncStore:
                 session.replace(repo)
             applied = session.flush()
             if is_confirmed and look_again_at is None:
-                connection.execute("UPDATE repo SET verified_at = ? WHERE id = ?", (now, stored.id))
+                connection.execute(_VERIFIED, (stored.id,))
                 connection.execute("DELETE FROM rollback WHERE repo_id = ?", (stored.id,))
             if not is_done:
                 return Finish(applied, repo, 0, is_done)

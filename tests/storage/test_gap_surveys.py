@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from indexer.claims import ended, failed
+from indexer.claims import Fetched, ended, failed
 from indexer.listings import Listed, Question
 from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.planning import EventBatch
@@ -201,6 +201,21 @@ async def test_a_repo_that_differs_is_no_verified_one_and_is_not_asked_about_twi
     await repair.compare((ahead(),), asked)
     assert await world.rows("SELECT verified_at FROM repo") == before
     assert await repair.uncompared(asked) == []
+
+
+async def test_a_repo_whose_fetch_began_before_a_loss_is_asked_about_after_it(
+    world: World, repair: GapRepairStore
+):
+    await follow(world)
+    await world.apply(commit("r7", "r6"))
+    claim = await world.resyncs.save_identity(await claimed(world), HOST)
+    claim = await world.resyncs.begin_fetch(claim)
+    question = replace(await surveyed(world, repair), after_id=0)
+    world.clock.at += 60.0
+    fetched = Fetched(rev="r7", data="root-r7", host_rev="r7", scope_id="scope")
+    await world.resyncs.finish(claim, fetched, None, (), upto_id=0, is_confirmed=True)
+    assert (await world.repo())[0] == "active"
+    assert [did for _, did in await repair.uncompared(question)] == [DID]
 
 
 async def test_a_repo_that_breaks_its_chain_again_does_not_keep_the_gap_open(
