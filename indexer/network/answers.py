@@ -90,16 +90,23 @@ def requested_pause_s(headers: Mapping[str, str], *, now_s: float) -> float | No
         pause_s = until - now_s
     if pause_s is not None and pause_s > 0:
         return pause_s
-    return exhausted_s(headers, now_s=now_s)
+    if headers.get("RateLimit-Remaining", "0").strip() != "0":
+        return None
+    return _reset_s(headers, now_s=now_s)
 
 
 def exhausted_s(headers: Mapping[str, str], *, now_s: float) -> float | None:
     """Seconds until the host's budget is filled again, if its headers say that nothing is left.
 
-    `RateLimit-Reset` is unix time where a PDS sends it.
+    A host that answers and names only the time of the reset has not said so.
     """
-    if headers.get("RateLimit-Remaining", "0").strip() != "0":
+    if headers.get("RateLimit-Remaining", "").strip() != "0":
         return None
+    return _reset_s(headers, now_s=now_s)
+
+
+def _reset_s(headers: Mapping[str, str], *, now_s: float) -> float | None:
+    """Seconds until `RateLimit-Reset`, which is unix time where a PDS sends it."""
     reset = _number(headers.get("RateLimit-Reset", "").strip())
     if reset is None:
         return None

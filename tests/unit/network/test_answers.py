@@ -73,6 +73,12 @@ def test_an_answer_that_exhausts_the_budget_names_its_end():
     assert exhausted_s({"RateLimit-Remaining": "1", "RateLimit-Reset": reset}, now_s=NOW) is None
 
 
+def test_an_answer_that_names_only_the_reset_does_not_close_its_host():
+    reset = {"RateLimit-Reset": str(int(NOW) + 3000)}
+    assert exhausted_s(reset, now_s=NOW) is None
+    assert requested_pause_s(reset, now_s=NOW) == 3000.0  # of a refusal
+
+
 dates = st.builds(
     "{}, {} {} {} {}:{}:{} {}".format,
     st.sampled_from(["Mon", "Tue", "x", ""]),
