@@ -100,13 +100,18 @@ class Room:
     def limit_repos(
         self, connection: sqlite3.Connection, repo_ids: Collection[int]
     ) -> Counter[Limit]:
-        """End the following of those that hold more than they may; how many met which bound."""
+        """End the following of those that hold more than they may; how many met which bound.
+
+        With it goes what was buffered for them, which nobody would ever look at.
+        """
         met: Counter[Limit] = Counter()
         for repo_id, limit in self._over(connection, repo_ids).items():
             connection.execute(
-                "UPDATE repo SET state = ?, reason = ?, wanted = 0, scope_id = NULL WHERE id = ?",
+                "UPDATE repo SET state = ?, reason = ?, wanted = 0, scope_id = NULL,"
+                " pending_bytes = 0, is_holed = 0 WHERE id = ?",
                 (RepoState.LIMITED, f"over limits.{limit}", repo_id),
             )
+            connection.execute("DELETE FROM pending_commit WHERE repo_id = ?", (repo_id,))
             met[limit] += 1
         return met
 

@@ -151,11 +151,11 @@ class Session:
         self.applied.records += self._records.write(
             self._connection, self._writes, source=self._source, at=self._at, now=self._now
         )
-        grown = {key[0] for key, write in self._writes.items() if write.record is not None}
-        self.applied.refused += self._room.limit_repos(self._connection, grown)
         insert_dead_letters(self._connection, self._letters, now=self._now)
         if self._frames:
             self._buffer()
+        grown = {key[0] for key, write in self._writes.items() if write.record is not None}
+        self.applied.refused += self._room.limit_repos(self._connection, grown)
         return self.applied
 
     def _buffer(self) -> None:

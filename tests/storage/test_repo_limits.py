@@ -15,6 +15,7 @@ from indexer.errors import LocalBusy, RepoLimited
 from indexer.lanes import NEW, Lane
 from indexer.limits import DAY_S, Limit, Limits, day_of
 from indexer.model import GapReason, RepoState, Wanted
+from indexer.planning import IdentitySeen
 from storage.admissions import AdmissionStore
 from storage.author_index import AuthorIndex
 from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
@@ -106,6 +107,41 @@ async def test_a_repo_that_grows_too_large_is_limited_and_keeps_its_rows(
     assert (await world.repo())[0] == "active"
     await world.apply(commit("r4", "r3", *(put(f"m{n}", f"c{n}") for n in range(5))))
     assert (await world.repo())[0] == "active" and (await sizes(world))[0] == 10
+
+
+async def buffered(world: World):
+    """(commits, bytes by the repos' rows, bytes by the tally) that wait."""
+    return await world.rows(
+        "SELECT (SELECT count(*) FROM pending_commit), (SELECT sum(pending_bytes) FROM repo),"
+        " (SELECT total FROM tally WHERE kind = 'pending_bytes')"
+    )
+
+
+async def test_nothing_stays_buffered_for_a_repo_that_a_fetch_has_made_too_large(world: World):
+    await follow(world, "r1", "a")
+    await world.apply(commit("r7", "r6"))
+    world.room.limits = Limits(records_per_repo=2)
+    claim = await world.resyncs.save_identity(await claimed(world), HOST)
+    claim = await world.resyncs.begin_fetch(claim)
+    late = commit("r8", "r7", put("b", "c"))
+    await world.apply(late, IdentitySeen(did=DID, seq=1, time=world.clock.at))
+    assert (await buffered(world))[0][0] == 1
+    ((upto, _),) = await world.resyncs.load_pending(claim, 0)
+    await fetch(world, claim, "r7", "a", "b", "c", commits=[late], upto=upto)
+    assert (await world.repo())[0] == "limited"
+    assert await buffered(world) == [(0, 0, 0)]
+
+
+async def test_nothing_stays_buffered_for_a_repo_that_has_grown_too_large(world: World):
+    await follow(world, "r1", "a")
+    world.room.limits = Limits(records_per_repo=2)
+    await world.apply(
+        commit("r2", "r1", *(put(f"n{n}", f"c{n}") for n in range(5))),
+        IdentitySeen(did=DID, seq=1, time=world.clock.at),
+        commit("r3", "r2", put("z", "c9")),
+    )
+    assert (await world.repo())[0] == "limited"
+    assert await buffered(world) == [(0, 0, 0)]
 
 
 async def test_a_snapshot_beyond_the_limit_is_refused_chunk_by_chunk(world: World):
