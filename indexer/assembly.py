@@ -140,7 +140,8 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         on_read=metrics.directory_read_timestamp_seconds.set,
     )  # fmt: skip
     status = DaemonStatus(
-        StatusStore(database, clock=clock), firehose, busy_reason=lambda: live.busy_reason,
+        StatusStore(database, clock=clock, collections=registry.types), firehose,
+        busy_reason=lambda: live.busy_reason,
         held_reason=lambda: live.held_reason, clock_reason=lambda: stream.doubt.reason, clock=clock,
     )  # fmt: skip
     runner = open_runner(

@@ -130,6 +130,9 @@ class Source(StrEnum):
     BACKFILL = "backfill"
 
 
+UNTYPED = "other"
+"""What stands for every collection that has no registered type, where they are counted."""
+
 FROM_NOW_ON = -1
 """The cursor of a stream that is to be followed from its present, whatever was before."""
 
@@ -376,7 +379,7 @@ class StoreCounts:
 
     repos: dict[str, int]  # RepoState value -> repos
     accounts: dict[str, int]  # AccountStatus value -> repos
-    records: dict[str, int]  # collection -> rows
+    records: dict[str, int]  # collection -> rows; `UNTYPED`: of all that have no type
     dead_letters: dict[str, int]  # reason -> rows
     rolled_back: int = 0  # repos whose hosts were set back
     open_gaps: int = 0  # of the streams, not repaired yet and due to be

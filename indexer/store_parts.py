@@ -41,6 +41,7 @@ from storage.room import Room
 from storage.room_upkeep import Reserve, RoomUpkeep
 from storage.search_upkeep import SearchUpkeep
 from storage.session import Sessions
+from storage.tally_upkeep import TallyUpkeep
 from storage.tracked import TrackedRepos
 
 log = structlog.get_logger(__name__)
@@ -129,6 +130,7 @@ async def open_store(
             denials.step,
             room_upkeep.step,
             DueTimeUpkeep(database, clock=world.clock).step,
+            TallyUpkeep(database, clock=world.clock).step,
         ),
     )
 

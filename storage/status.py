@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from indexer.claims import ROLLED_BACK
 from indexer.clock import Clock
 from indexer.model import (
     FROM_NOW_ON,
+    UNTYPED,
     VERIFIED_AGES,
     Cursor,
     DeadLetter,
@@ -30,6 +32,16 @@ SELECT (SELECT count(*) FROM eprint_submission),
        (SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'repo_state')
 """
 
+# Strangers make up names of collections without end: those without a type are one total.
+_TOTALS = f"""
+SELECT kind, name, total FROM tally
+WHERE kind < 'collection' OR kind > 'collection'
+      OR (kind = 'collection' AND name IN (SELECT value FROM json_each(?1)))
+UNION ALL
+SELECT 'collection', '{UNTYPED}', coalesce(sum(total), 0) FROM tally
+WHERE kind = 'collection' AND name NOT IN (SELECT value FROM json_each(?1))
+"""  # noqa: S608 - a constant
+
 _VERIFIED = "SELECT count(*) FROM repo WHERE verified_at > ? AND verified_at <= ?"
 
 _ROLLED_BACK = f"SELECT count(*) FROM repo WHERE state = 'error' AND reason = '{ROLLED_BACK}'"  # noqa: S608 - a constant
@@ -41,14 +53,22 @@ _OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL AND not_before 
 class StatusStore:
     """Read-only questions, answered from the tallies that the triggers keep."""
 
-    def __init__(self, database: Database, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        collections: Iterable[str] = (),  # those with a type
+    ) -> None:
         self._database = database
+        self._collections = json.dumps(list(collections))
         self._clock = clock
 
     async def counts(self) -> StoreCounts:
         """Totals as of the last commit."""
         totals: dict[str, dict[str, int]] = {}
-        for kind, name, total in await self._database.read("SELECT kind, name, total FROM tally"):
+        rows = await self._database.read(_TOTALS, (self._collections,))
+        for kind, name, total in rows:
             totals.setdefault(kind, {})[name] = total
         return StoreCounts(
             repos=totals.get("repo_state", {}),
