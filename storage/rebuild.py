@@ -17,7 +17,7 @@ import asyncio
 import json
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +48,8 @@ SELECT max(id) FROM (
     SELECT id FROM record WHERE collection = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?)
 """
 
-_COLLECTIONS = "SELECT name FROM tally WHERE kind = 'collection' AND total > 0"
+# By itself: strangers make up as many as they like, and each part would read the list of all.
+_NEXT_COLLECTION = "SELECT min(collection) FROM record WHERE collection > ?"
 
 _STORED = """
 SELECT record.id, repo_id, repo.did, path, cid, value, problem
@@ -114,10 +115,7 @@ class Rebuild:
         elif generation.search is SearchState.OWED and place[0] in self._searchable:
             # The process that had made some of the search index is no more, nor is that.
             place = (min(self._searchable), 0)
-        names = {row[0] for row in await self._database.read(_COLLECTIONS)} | self._searchable
-        for collection in sorted(names, key=self._order):
-            if place[0] and self._order(collection) < self._order(place[0]):
-                continue
+        async for collection in self._collections(place[0]):
             if collection in self._searchable:
                 generation = await self._with_index(generation)
             after_id = place[1] if collection == place[0] else 0
@@ -129,6 +127,17 @@ class Rebuild:
                 file = str(self._folder / f"{self._planned}.part")
                 return Part(collection, after_id, upto_id, self._is_trusted, file)
         return None
+
+    async def _collections(self, first: str) -> AsyncIterator[str]:
+        """Those that are copied from `first` on, in the order of the copy."""
+        name: str | None = None if first in self._searchable else first
+        while name is not None:
+            if name not in self._searchable:
+                yield name
+            name = (await self._database.read(_NEXT_COLLECTION, (name,)))[0][0]
+        for each in sorted(self._searchable):
+            if first not in self._searchable or each >= first:
+                yield each
 
     def _order(self, collection: str) -> tuple[bool, str]:
         return collection in self._searchable, collection

@@ -26,7 +26,7 @@ from indexer.operations.operation import OperationFailed
 from indexer.records.prepare import PreparedRecord, prepare_stored
 from indexer.records.projection import SEARCH, text
 from indexer.records.registry import Registry
-from storage.database import BUSY_TIMEOUT_S, open_database
+from storage.database import BUSY_TIMEOUT_S, Database, open_database
 from storage.denials import DenialStore
 from storage.parity import SLICE_CHARS, SLICE_RECORDS, Parity
 from storage.rebuild import PART_RECORDS, Rebuild
@@ -851,3 +851,40 @@ async def test_a_sample_is_held_against_its_rows_in_slices_that_are_bounded_by_i
     steps = [after - before for before, after in itertools.pairwise(held)]
     assert steps == [0, RECORDS + 2, 2, 2]
     assert RECORDS + 2 < SLICE_RECORDS
+
+
+class CountingDatabase:
+    """A store that counts the rows that are read from it."""
+
+    def __init__(self, inner: Database) -> None:
+        self.inner, self.rows = inner, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    async def read(self, sql: str, parameters: tuple[object, ...] = ()):
+        found = await self.inner.read(sql, parameters)
+        self.rows += len(found)
+        return found
+
+
+async def test_many_collections_that_somebody_made_up_are_copied_without_a_list_of_them(
+    tmp_path: Path,
+):
+    made_up = [f"pub.chive.{'aez'[number % 3]}{number:03}.one" for number in range(120)]
+    async with typed_world(tmp_path) as world:
+        await world.commit(ALICE, {f"{EPRINT}/3kpaper222222": minimal(EPRINT)})
+        await world.commit(BOB, {f"{nsid}/a": {"$type": nsid} for nsid in made_up})
+        counting = CountingDatabase(world.database)
+        preparing = Preparing(
+            prepare=partial(prepare_stored, registry=REGISTRY),
+            prepare_trusted=partial(prepare_stored, registry=REGISTRY),
+            types=REGISTRY.types, search=SEARCH, judged_by=REGISTRY.lexicon_id,
+        )  # fmt: skip
+        world.rebuilds = Rebuilds(
+            counting, world.path, world.projections, preparing, world.worker_settings
+        )
+        operation = await world.reindex()
+        assert operation.outcomes == {"rebuilt": len(made_up) + 1}
+        assert 0 < counting.rows < 10 * len(made_up)
+        assert differences(world) == []
