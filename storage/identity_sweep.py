@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from indexer.clock import Clock
+from indexer.lanes import Standing
 from indexer.model import AccountStatus, Priority, Wanted, utc_text
 from indexer.planning import Policy, raised
 from storage.database import Database
@@ -20,7 +21,11 @@ MARKED_AT_ONCE = 4
 """A step a second: no more requests of the directory than that."""
 
 WAITING_MAX = 50
-"""While so many repos wait for more urgent work, none is added."""
+"""While so many repos wait for more urgent work, none is added.
+
+Those of a host that does not answer do not count: it may never do so again, and they would end the
+sweep for good.
+"""
 
 PAUSE_S = 3_600.0
 """Between two walks over all repos."""
@@ -33,7 +38,11 @@ FROM repo WHERE id > ?2 ORDER BY id LIMIT {ROWS_AT_ONCE}
 
 _IS_BUSY = f"""
 SELECT 1 FROM repo WHERE wanted <> 0 AND claimed = 0 AND priority <= {Priority.REPAIR:d}
-                     AND retry_at <= ? LIMIT 1 OFFSET {WAITING_MAX}
+                     AND retry_at <= ?
+                     AND (wanted & {Wanted.IDENTITY:d} OR NOT EXISTS (
+                         SELECT 1 FROM turn
+                         WHERE host = pds_url AND standing = {Standing.FAILED:d}))
+LIMIT 1 OFFSET {WAITING_MAX}
 """  # noqa: S608 - constants
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from indexer.claims import Identity
+from indexer.lanes import Standing
 from indexer.planning import Policy
 from storage.identity_sweep import AGE_S_MAX, MARKED_AT_ONCE, WAITING_MAX, IdentitySweep
+from storage.turns import TurnQueue
 from tests.storage.conftest import KEY, SteppedClock, World, account
 
 STALE = "SELECT count(*) FROM repo WHERE wanted & 1"
@@ -57,3 +59,24 @@ async def test_what_is_gone_is_left_alone_and_urgent_work_goes_first(
     for _ in range(WAITING_MAX):
         await sweep.step()
     assert await world.rows(STALE) == [(WAITING_MAX + 1,)]
+
+
+async def test_what_waits_for_a_host_that_is_gone_for_good_does_not_end_the_sweep(
+    world: World, clock: SteppedClock
+):
+    sweep = await with_repos(world, WAITING_MAX + 20)
+    clock.at += AGE_S_MAX + 1
+    await world.database.write(
+        lambda connection: connection.execute(
+            "UPDATE repo SET identity_at = ?, wanted = 4, priority = 1, rev = 'r1', state = 'desynchronized',"
+            " pds_url = 'https://gone.example' WHERE id <= ?",
+            (clock.at, WAITING_MAX + 10),
+        )
+    )
+    await sweep.step()
+    assert await world.rows(STALE) == [(0,)], "the host is not known to be away"
+    queue = TurnQueue(world.database, world.room, clock=clock)
+    await queue.judge("https://gone.example", Standing.FAILED, until=clock.at + 600)
+    for _ in range(3):
+        await sweep.step()
+    assert await world.rows(STALE + " AND pds_url = 'https://pds.example'") == [(10,)]
