@@ -79,8 +79,9 @@ INSERT INTO gap_asked VALUES (?, ?, 1, ?)
 ON CONFLICT DO UPDATE SET pages = pages + 1, accounts = accounts + excluded.accounts
 """
 
+# The plus keeps SQLite from going through all repos of the host for those on a page.
 _AT_HOST = """
-SELECT did FROM repo WHERE pds_url = ? AND did IN (SELECT value FROM json_each(?))
+SELECT did FROM repo WHERE +pds_url = ? AND did IN (SELECT value FROM json_each(?))
 """
 
 _VERIFIED = "UPDATE repo SET verified_at = max(verified_at, ?) WHERE id = ?"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,26 @@ class World:
         return (await self.rows(f"SELECT {columns} FROM repo WHERE did = ?", did))[0]
 
 
+async def writer_steps(database: Database, work: Awaitable[object]) -> int:
+    """How much SQLite does within the writer's transactions for it, in hundreds of its steps.
+
+    Unlike a time it is the same on every machine.
+    """
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    await database.write(lambda connection: connection.set_progress_handler(count, 100))
+    try:
+        await work
+    finally:
+        await database.write(lambda connection: connection.set_progress_handler(None, 0))
+    return steps
+
+
 def commit(
     rev: str,
     since: str | None,
@@ -125,3 +145,18 @@ async def world(tmp_path: Path, clock: SteppedClock) -> AsyncIterator[World]:
     path = tmp_path / "index.db"
     async with open_database(path) as database:
         yield World(database, path, clock)
+
+
+async def add_repos(world: World, number: int, *, pds_url: str = "'https://crowd.example'") -> None:
+    """Many active repos that have nothing, at one host or, by the column `at`, at several."""
+    await world.database.write(
+        lambda connection: connection.execute(
+            "WITH RECURSIVE many(at) AS (SELECT 1 UNION ALL SELECT at + 1 FROM many WHERE at < ?)"
+            " INSERT INTO repo (did, state, account_status, account_at, pds_url, identity_at,"
+            " wanted, claimed, claim, priority, retry_at, attempts, desyncs, synced_at,"
+            " verified_at, tracked_since, updated_at)"
+            f" SELECT printf('did:plc:%024d', at), 'active', 'active', 0, {pds_url}, 0, 0, 0, 0,"
+            " 1, 0, 0, 0, 0, 0, '', '' FROM many",
+            (number,),
+        )
+    )

@@ -12,7 +12,7 @@ from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.planning import EventBatch
 from storage.gap_closing import ATTEMPTS_MAX, GAPS_KEPT, LET_GO_S
 from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
-from tests.storage.conftest import DID, World, commit
+from tests.storage.conftest import DID, World, add_repos, commit, writer_steps
 from tests.storage.test_repo_limits import HOST, claimed, fetch, follow
 
 URL = HOST.pds_url
@@ -320,3 +320,13 @@ async def test_new_repos_are_waited_for_until_they_were_fetched(
     assert claim.did == stranger
     await fetch(world, claim, "r1")
     assert await repair.close_gaps() == [0]
+
+
+async def test_a_word_on_one_repo_costs_the_writer_no_look_at_the_others_of_its_host(
+    world: World, repair: GapRepairStore
+):
+    await add_repos(world, 5_000, pds_url=f"'{URL}'")
+    question = await surveyed(world, repair)
+    word = Listed("did:plc:" + "1".zfill(24), AccountStatus.ACTIVE, "r9")
+    assert await writer_steps(world.database, repair.compare((word,), question)) < 50
+    assert await world.rows("SELECT repo_id FROM gap_repo") == [(1,)]
