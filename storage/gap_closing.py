@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from indexer.lanes import Standing
 from indexer.model import RepoState, Wanted
@@ -29,26 +30,41 @@ _ENDED = ", ".join(
 )  # fmt: skip
 
 # Whether work is wanted again since then is not the gap's concern.
-_SETTLED = f"""
-DELETE FROM gap_repo WHERE repo_id IN (
-    SELECT repo.id FROM gap_repo JOIN repo ON repo.id = gap_repo.repo_id
-    WHERE verified_at > put_at
-          OR (wanted & {Wanted.ACCOUNT | Wanted.CONTENT:d} = 0 AND claimed = 0)
-          OR (repo.claim > gap_repo.claim AND claimed = 0 AND state IN ({_ENDED}))
-    LIMIT {SETTLED_AT_ONCE})
+_IS_SETTLED = f"""
+(verified_at > put_at
+ OR (wanted & {Wanted.ACCOUNT | Wanted.CONTENT:d} = 0 AND claimed = 0)
+ OR (repo.claim > gap_repo.claim AND claimed = 0 AND state IN ({_ENDED})))
+"""
+
+_IS_LET_GO = f"""
+(repo.attempts >= gap_repo.attempts + {ATTEMPTS_MAX}
+ OR (let_go_at <= ?2
+     AND (repo.attempts > gap_repo.attempts
+          OR EXISTS (SELECT 1 FROM turn
+                     WHERE host = pds_url AND standing = {Standing.FAILED:d}))))
 """  # noqa: S608 - constants
 
-_LET_GO = f"""
-DELETE FROM gap_repo WHERE repo_id IN (
-    SELECT repo.id FROM gap_repo JOIN repo ON repo.id = gap_repo.repo_id
-    WHERE repo.attempts >= gap_repo.attempts + {ATTEMPTS_MAX}
-          OR (let_go_at <= ?1
-              AND (repo.attempts > gap_repo.attempts
-                   OR EXISTS (SELECT 1 FROM turn
-                              WHERE host = pds_url AND standing = {Standing.FAILED:d})))
-    LIMIT {SETTLED_AT_ONCE})
-RETURNING wanted_at
+# All repos that are waited for are looked at for these, and all questions: by readers.
+ENDING = f"""
+SELECT repo_id FROM gap_repo CROSS JOIN repo ON repo.id = gap_repo.repo_id
+WHERE {_IS_SETTLED} OR {_IS_LET_GO} LIMIT ?1
 """  # noqa: S608 - constants
+"""Up to ?1 repos that need not be waited for any longer at the time ?2."""
+
+WAITS_SINCE = """
+SELECT min(wanted_at) FROM (SELECT min(wanted_at) AS wanted_at FROM gap_question
+                            UNION ALL SELECT min(wanted_at) FROM gap_repo)
+"""
+"""When the first gap was surveyed that waits for anything; NULL where none does."""
+
+_AMONG = """
+DELETE FROM gap_repo WHERE repo_id IN (
+    SELECT repo_id FROM json_each(?1)
+    CROSS JOIN gap_repo ON gap_repo.repo_id = json_each.value
+    CROSS JOIN repo ON repo.id = gap_repo.repo_id WHERE {})
+"""
+_SETTLED = _AMONG.format(_IS_SETTLED)
+_LET_GO = _AMONG.format(_IS_LET_GO) + "RETURNING wanted_at"
 
 _UNREACHABLE = """
 UPDATE gap SET unreachable = unreachable + ? WHERE repaired_at IS NULL AND surveyed_at >= ?
@@ -58,9 +74,7 @@ _UNREAD = "UPDATE gap SET unread = unread + 1 WHERE repaired_at IS NULL AND surv
 
 _CLOSE = """
 UPDATE gap SET repaired_at = ?
-WHERE repaired_at IS NULL AND surveyed_at IS NOT NULL
-  AND NOT EXISTS (SELECT 1 FROM gap_question WHERE wanted_at <= gap.surveyed_at)
-  AND NOT EXISTS (SELECT 1 FROM gap_repo WHERE wanted_at <= gap.surveyed_at)
+WHERE repaired_at IS NULL AND surveyed_at < ?
   AND NOT EXISTS (SELECT 1 FROM directory_cursor WHERE read_at < gap.detected_at)
 RETURNING unreachable
 """
@@ -85,13 +99,14 @@ def await_repos(
     connection.executemany(_AWAIT, ((repo_id, wanted_at, now) for repo_id in repo_ids))
 
 
-def settle_repos(connection: sqlite3.Connection, *, now: float) -> None:
-    """Wait no longer for repos that have been compared since, nor for those that cannot be.
+def settle_repos(connection: sqlite3.Connection, ending: Sequence[int], *, now: float) -> None:
+    """Wait no longer for those among these repos that have been compared since, or cannot be.
 
     The latter are counted in the rows of the gaps that waited for them.
     """
-    connection.execute(_SETTLED)
-    let_go = Counter(wanted_at for (wanted_at,) in connection.execute(_LET_GO, (now,)).fetchall())
+    ids = json.dumps(ending)
+    connection.execute(_SETTLED, (ids,))
+    let_go = Counter(row[0] for row in connection.execute(_LET_GO, (ids, now)).fetchall())
     connection.executemany(_UNREACHABLE, ((count, at) for at, count in let_go.items()))
 
 
@@ -100,9 +115,9 @@ def count_unread(connection: sqlite3.Connection, *, wanted_at: float) -> None:
     connection.execute(_UNREAD, (wanted_at,))
 
 
-def close_gaps(connection: sqlite3.Connection, *, now: float) -> list[int]:
-    """Mark as repaired what waits for nothing any more; for each the repos that it lacks."""
-    closed = [left for (left,) in connection.execute(_CLOSE, (now,)).fetchall()]
+def close_gaps(connection: sqlite3.Connection, waits_since: float, *, now: float) -> list[int]:
+    """Mark as repaired what was surveyed earlier; for each the repos that it lacks."""
+    closed = [left for (left,) in connection.execute(_CLOSE, (now, waits_since)).fetchall()]
     if closed:
         connection.execute(_FORGET)
     return closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Sequence
 
@@ -13,7 +14,15 @@ from indexer.model import GapReason, RepoState, utc_text
 from indexer.planning import Repo, plan_discovery
 from storage.database import Database
 from storage.directory import ASIDE_AT
-from storage.gap_closing import await_repos, close_gaps, count_unread, settle_repos
+from storage.gap_closing import (
+    ENDING,
+    SETTLED_AT_ONCE,
+    WAITS_SINCE,
+    await_repos,
+    close_gaps,
+    count_unread,
+    settle_repos,
+)
 from storage.repos import insert_repo, load_repos, update_repos
 from storage.room import Room
 from storage.tracked import TrackedRepos
@@ -308,12 +317,15 @@ class GapRepairStore:
         For each gap the number of repos that it was closed without, their hosts not answering.
         """
         now = self._clock.now()
-
-        def change(connection: sqlite3.Connection) -> list[int]:
-            settle_repos(connection, now=now)
-            return close_gaps(connection, now=now)
-
-        return await self._database.write(change)
+        rows = await self._database.read(ENDING, (SETTLED_AT_ONCE, now))
+        ending = [row[0] for row in rows]
+        # Behind all that askers have left in the writer's queue, though they were cancelled.
+        await self._database.write(lambda connection: settle_repos(connection, ending, now=now))
+        [(first,)] = await self._database.read(WAITS_SINCE)
+        waits_since = math.inf if first is None else float(first)
+        return await self._database.write(
+            lambda connection: close_gaps(connection, waits_since, now=now)
+        )
 
 
 def _keep(connection: sqlite3.Connection, question: Question, *, retry_at: float) -> None:

@@ -330,3 +330,18 @@ async def test_a_word_on_one_repo_costs_the_writer_no_look_at_the_others_of_its_
     word = Listed("did:plc:" + "1".zfill(24), AccountStatus.ACTIVE, "r9")
     assert await writer_steps(world.database, repair.compare((word,), question)) < 50
     assert await world.rows("SELECT repo_id FROM gap_repo") == [(1,)]
+
+
+async def test_a_gap_that_waits_for_many_repos_costs_the_writer_no_look_at_them(
+    world: World, repair: GapRepairStore
+):
+    await add_repos(world, 5_000, pds_url=f"'{URL}'")
+    question = await surveyed(world, repair)
+    while left := await repair.uncompared(question):
+        question = replace(question, after_id=left[-1][0])
+        words = [Listed(did, None, None) for _, did in left]
+        await repair.compare(words, question, is_answered=False)
+    await repair.settle(question)
+    assert await world.rows("SELECT count(*) FROM gap_repo") == [(5_000,)]
+    assert await writer_steps(world.database, repair.close_gaps()) < 50
+    assert await gaps(world) == [(0, 0)]
