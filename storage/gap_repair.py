@@ -12,7 +12,7 @@ from indexer.limits import day_of
 from indexer.listings import Listed, Question, compared, differs
 from indexer.model import GapReason, RepoState, utc_text
 from indexer.planning import Repo, plan_discovery
-from storage.database import Database
+from storage.database import Database, Row
 from storage.directory import ASIDE_AT
 from storage.gap_closing import (
     ENDING,
@@ -29,6 +29,9 @@ from storage.tracked import TrackedRepos
 
 QUESTIONS_AT_ONCE = 16
 ASKED_AT_ONCE = 50
+HOSTS_AT_ONCE = 1_000
+"""Hosts that are to be asked, put down in one transaction."""
+
 SURVEY_S_MIN = 60.0
 """Gaps that come faster than this are surveyed together."""
 
@@ -39,6 +42,7 @@ WITH RECURSIVE host(url) AS (
     SELECT min(pds_url) FROM repo
     UNION ALL
     SELECT (SELECT min(pds_url) FROM repo WHERE pds_url > host.url) FROM host WHERE url IS NOT NULL)
+SELECT url FROM host WHERE url IS NOT NULL
 """
 
 # A list that is being read is read to its end, for the gaps that wait for it, and then once more.
@@ -51,11 +55,6 @@ ON CONFLICT DO UPDATE SET
                    min(coalesce(again_at, excluded.wanted_at), excluded.wanted_at))
 """
 
-_ASK_HOSTS = f"""
-INSERT INTO gap_question (kind, target, since, wanted_at)
-{_KNOWN_HOSTS} SELECT ?1, url, ?2, ?3 FROM host WHERE url IS NOT NULL {_OR_AGAIN}
-"""  # noqa: S608 - constants
-
 _ASK = f"""
 INSERT INTO gap_question (kind, target, since, wanted_at) VALUES (?, ?, ?, ?) {_OR_AGAIN}
 """  # noqa: S608 - constants
@@ -67,10 +66,13 @@ AND (?2 OR reason <> '{GapReason.DISCOVERY}')
 """
 
 _FRESH = f"""
-SELECT count(*), coalesce(sum(reason <> '{GapReason.DISCOVERY}'), 0),
+SELECT max(detected_at), coalesce(sum(reason <> '{GapReason.DISCOVERY}'), 0),
        (SELECT max(surveyed_at) FROM gap)
 FROM gap WHERE {_DUE}
 """  # noqa: S608 - constants
+
+# Not one that has come, or become longer, while hosts were put down.
+_SURVEYED = f"UPDATE gap SET surveyed_at = ?1 WHERE {_DUE} AND detected_at <= ?3"  # noqa: S608 - a constant
 
 _KEEP = """
 UPDATE gap_question SET cursor = ?, after_id = ?, pages = ?, failures = ?, retry_at = ?
@@ -139,19 +141,34 @@ class GapRepairStore:
         """
         now = self._clock.now()
         due = (now, await self._has_room())
-        fresh, about_stream, last_at = (await self._database.read(_FRESH, due))[0]
-        if not fresh or (last_at is not None and 0.0 <= now - last_at < SURVEY_S_MIN):
+        newest, about_stream, last_at = (await self._database.read(_FRESH, due))[0]
+        if newest is None or (last_at is not None and 0.0 <= now - last_at < SURVEY_S_MIN):
             return False
+        if about_stream:
+            await self._ask_all("host", await self._known_hosts(), now, wanted_at=now)
 
         def change(connection: sqlite3.Connection) -> None:
-            if about_stream:
-                connection.execute(_ASK_HOSTS, ("host", now, now))
             connection.executemany(_ASK, (("collection", each, now, now) for each in collections))
-            connection.execute(f"UPDATE gap SET surveyed_at = ?1 WHERE {_DUE}", due)  # noqa: S608 - a constant
+            connection.execute(_SURVEYED, (*due, newest))
             connection.execute(_READ_DIRECTORY_AGAIN, (now,))
 
         await self._database.write(change)
         return True
+
+    async def _known_hosts(self) -> list[str]:
+        return [row[0] for row in await self._database.read(_KNOWN_HOSTS)]
+
+    async def _ask_all(
+        self, kind: str, hosts: Sequence[str], since: float, *, wanted_at: float
+    ) -> None:
+        """Put down a question for each host, in short transactions."""
+        for start in range(0, len(hosts), HOSTS_AT_ONCE):
+            rows = [(kind, host, since, wanted_at) for host in hosts[start : start + HOSTS_AT_ONCE]]
+
+            def change(connection: sqlite3.Connection, rows: Sequence[Row] = rows) -> None:
+                connection.executemany(_ASK, rows)
+
+            await self._database.write(change)
 
     async def missed_since(self) -> float:
         """Unix seconds at which the earliest open gap began; 0 where that is not known."""
@@ -165,17 +182,13 @@ class GapRepairStore:
 
         The gaps that wait for `question` wait for the answers, and count what is cut.
         """
-        now = self._clock.now()
-
-        def change(connection: sqlite3.Connection) -> None:
-            connection.execute(_ASK_HOSTS, ("newcomers", now, question.wanted_at))
-            connection.executemany(
-                _ASK, (("newcomers", host, now, question.wanted_at) for host in hosts)
+        wanted_at = question.wanted_at
+        each = list(dict.fromkeys((*await self._known_hosts(), *hosts)))
+        await self._ask_all("newcomers", each, self._clock.now(), wanted_at=wanted_at)
+        if is_cut:
+            await self._database.write(
+                lambda connection: count_unread(connection, wanted_at=wanted_at)
             )
-            if is_cut:
-                count_unread(connection, wanted_at=question.wanted_at)
-
-        await self._database.write(change)
 
     async def unknown(self, dids: Sequence[str]) -> set[str]:
         """Those that are not tracked."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
@@ -77,23 +78,34 @@ class World:
 
 
 async def writer_steps(database: Database, work: Awaitable[object]) -> int:
-    """How much SQLite does within the writer's transactions for it, in hundreds of its steps.
+    """How much SQLite does in the longest of the writer's transactions, in hundreds of its steps.
 
     Unlike a time it is the same on every machine.
     """
-    steps = 0
+    steps = [0]
 
     def count() -> int:
-        nonlocal steps
-        steps += 1
+        steps[-1] += 1
         return 0
 
-    await database.write(lambda connection: connection.set_progress_handler(count, 100))
+    def note(statement: str) -> None:
+        if statement == "BEGIN IMMEDIATE":
+            steps.append(0)
+
+    def watch(connection: sqlite3.Connection) -> None:
+        connection.set_progress_handler(count, 100)
+        connection.set_trace_callback(note)
+
+    def leave(connection: sqlite3.Connection) -> None:
+        connection.set_progress_handler(None, 0)
+        connection.set_trace_callback(None)
+
+    await database.write(watch)
     try:
         await work
     finally:
-        await database.write(lambda connection: connection.set_progress_handler(None, 0))
-    return steps
+        await database.write(leave)
+    return max(steps)
 
 
 def commit(

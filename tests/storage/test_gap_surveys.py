@@ -11,7 +11,7 @@ from indexer.listings import Listed, Question
 from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.planning import EventBatch
 from storage.gap_closing import ATTEMPTS_MAX, GAPS_KEPT, LET_GO_S
-from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
+from storage.gap_repair import HOSTS_AT_ONCE, SURVEY_S_MIN, GapRepairStore
 from tests.storage.conftest import DID, World, add_repos, commit, writer_steps
 from tests.storage.test_repo_limits import HOST, claimed, fetch, follow
 
@@ -345,3 +345,16 @@ async def test_a_gap_that_waits_for_many_repos_costs_the_writer_no_look_at_them(
     assert await world.rows("SELECT count(*) FROM gap_repo") == [(5_000,)]
     assert await writer_steps(world.database, repair.close_gaps()) < 50
     assert await gaps(world) == [(0, 0)]
+
+
+async def test_many_hosts_are_put_down_in_short_transactions(world: World, repair: GapRepairStore):
+    hosts = 5 * HOSTS_AT_ONCE
+    await add_repos(world, hosts, pds_url="printf('https://h%d.example', at)")
+    await lose(world)
+    assert await writer_steps(world.database, repair.survey(["a.b.c"])) < HOSTS_AT_ONCE
+    (question,) = [each for each in await repair.questions() if each.kind == "collection"]
+    asking = repair.ask_hosts([URL], question, is_cut=True)
+    assert await writer_steps(world.database, asking) < HOSTS_AT_ONCE
+    counts = await world.rows("SELECT kind, count(*) FROM gap_question GROUP BY kind")
+    assert counts == [("collection", 1), ("host", hosts), ("newcomers", hosts + 1)]
+    assert await world.rows("SELECT unread FROM gap WHERE surveyed_at IS NOT NULL") == [(1,)]
