@@ -68,10 +68,12 @@ UPDATE repo SET wanted = wanted | claimed,
 WHERE claimed <> 0 OR state = 'resyncing'
 """
 
+# All may be due at one moment, as after a change of the scope: any of them is next, for one that is
+# served is due later than all.
 _TURN = """
 SELECT host FROM turn INDEXED BY turn_due
 WHERE lane = ? AND standing = ? AND due_at <= ? AND host NOT IN (SELECT value FROM json_each(?))
-ORDER BY due_at, not_before LIMIT 1
+ORDER BY due_at LIMIT 1
 """
 
 _CLAIM = f"""

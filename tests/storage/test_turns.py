@@ -195,3 +195,19 @@ def test_what_was_never_fetched_never_stands_among_what_is_held():
         assert queue.claim(Lane.REPAIR) is None
         assert queue.claim(Lane.DISCOVERY) is None
         assert queue.claim(Lane.LATER) == (1, "a")
+
+
+def test_a_claim_costs_as_much_however_many_hosts_are_due_at_one_moment():
+    with Queue() as queue:
+        for number in range(3_000):
+            queue.add(f"h{number}.example", is_new=False)
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        queue.connection.set_progress_handler(count, 100)
+        assert queue.claim(Lane.REPAIR) is not None
+        assert steps < 20
