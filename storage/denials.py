@@ -9,8 +9,10 @@ what a call had to leave because the store was busy.
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from indexer.claims import DELETED_ROWS
 from indexer.clock import Clock
@@ -39,6 +41,9 @@ from storage.tracked import TrackedRepos
 STEP_REPOS = 200
 """Repos that are hidden in one transaction: some 30 ms."""
 
+FOUND_REPOS = 20_000
+"""Repos to be hidden that are looked up at once."""
+
 ANY_ID = 2**63 - 1
 
 _INSERT = """
@@ -55,8 +60,15 @@ WITH RECURSIVE host(url) AS (
 SELECT url FROM host WHERE url IS NOT NULL
 """
 
-_OF_HOST = f"""
-SELECT {COLUMNS} FROM repo WHERE pds_url = ? AND account_status <> 'denied' ORDER BY id LIMIT ?
+# All repos of these hosts are looked at, hidden or not: by a reader.
+_TO_HIDE = """
+SELECT repo.id FROM json_each(?) AS host CROSS JOIN repo ON repo.pds_url = host.value
+WHERE repo.account_status <> 'denied' LIMIT ?
+"""
+
+_THOSE = f"""
+SELECT {COLUMNS}, pds_url FROM repo
+WHERE id IN (SELECT value FROM json_each(?)) AND account_status <> 'denied'
 """  # noqa: S608 - a constant
 
 _DENIED_REPOS = f"""
@@ -109,7 +121,8 @@ class DenialStore:
         subject = parse_subject(text)
         now = self._clock.now()
         async with self._turn:
-            urls = await self._urls_below(subject)
+            hosts = DeniedHosts((subject.text,) if subject.kind is DenialKind.HOST else ())
+            found = await self._to_hide(hosts, STEP_REPOS)
 
             def change(connection: sqlite3.Connection) -> tuple[int, list[str]]:
                 purging = "done" if subject.kind is DenialKind.RECORD else "wanted"
@@ -121,7 +134,7 @@ class DenialStore:
                     case DenialKind.RECORD:
                         return self._empty_record(connection, subject), []
                     case DenialKind.HOST:
-                        return 0, self._hide_some(connection, urls)
+                        return 0, self._hide_some(connection, hosts, found)
 
             def note(done: tuple[int, list[str]]) -> None:
                 self._tracked.deny(done[1])
@@ -227,22 +240,25 @@ class DenialStore:
         )
         self._hosts = DeniedHosts(row[0] for row in rows)
 
-    async def _urls_below(self, subject: Subject) -> list[str]:
-        if subject.kind is not DenialKind.HOST:
-            return []
-        return await self._urls(DeniedHosts((subject.text,)))
-
     async def _urls(self, hosts: DeniedHosts) -> list[str]:
         rows = await self._database.read(_HOST_URLS) if hosts else []
         return [row[0] for row in rows if hosts.covers(row[0])]
 
+    async def _to_hide(self, hosts: DeniedHosts, limit: int) -> list[int]:
+        """Some repos of these hosts that are not hidden yet."""
+        rows = await self._database.read(_TO_HIDE, (json.dumps(await self._urls(hosts)), limit))
+        return [row[0] for row in rows]
+
     async def _carry_out(self) -> None:
         """Make every repo as the denials say: those of denied hosts hidden, no others."""
-        urls = await self._urls(self._hosts)
-        while await self._database.write(
-            lambda connection: self._hide_some(connection, urls), committed=self._tracked.deny
-        ):
-            pass
+        hosts = self._hosts
+        while found := await self._to_hide(hosts, FOUND_REPOS):
+            for start in range(0, len(found), STEP_REPOS):
+                step = found[start : start + STEP_REPOS]
+                await self._database.write(
+                    partial(self._hide_some, hosts=hosts, repo_ids=step),
+                    committed=self._tracked.deny,
+                )
         last: int | None = 0
         while last is not None:
             last = await self._release_some(last)
@@ -272,14 +288,12 @@ class DenialStore:
 
         return (await self._database.write(change, committed=note))[0]
 
-    def _hide_some(self, connection: sqlite3.Connection, urls: Sequence[str]) -> list[str]:
-        """Hide up to `STEP_REPOS` repos of these hosts; their DIDs."""
-        found: list[Repo] = []
-        for url in urls:
-            rows = connection.execute(_OF_HOST, (url, STEP_REPOS - len(found)))
-            found += map(repo_from_row, rows)
-            if len(found) == STEP_REPOS:
-                break
+    def _hide_some(
+        self, connection: sqlite3.Connection, hosts: DeniedHosts, repo_ids: Sequence[int]
+    ) -> list[str]:
+        """Hide those of the repos that are at these hosts and not hidden yet; their DIDs."""
+        rows = connection.execute(_THOSE, (json.dumps(repo_ids),)).fetchall()
+        found = [repo_from_row(row[:-1]) for row in rows if hosts.covers(row[-1])]
         self._hide(connection, found, HOST_DENIED)
         return [repo.did for repo in found]
 

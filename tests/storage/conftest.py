@@ -159,9 +159,11 @@ async def world(tmp_path: Path, clock: SteppedClock) -> AsyncIterator[World]:
         yield World(database, path, clock)
 
 
-async def add_repos(world: World, number: int, *, pds_url: str = "'https://crowd.example'") -> None:
+async def add_repos(
+    database: Database, number: int, *, pds_url: str = "'https://crowd.example'"
+) -> None:
     """Many active repos that have nothing, at one host or, by the column `at`, at several."""
-    await world.database.write(
+    await database.write(
         lambda connection: connection.execute(
             "WITH RECURSIVE many(at) AS (SELECT 1 UNION ALL SELECT at + 1 FROM many WHERE at < ?)"
             " INSERT INTO repo (did, state, account_status, account_at, pds_url, identity_at,"

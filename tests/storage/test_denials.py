@@ -22,7 +22,7 @@ from storage.export import exported_records
 from storage.reading import open_reader
 from storage.records import RecordTable
 from storage.tracked import TrackedRepos
-from tests.storage.conftest import KEY
+from tests.storage.conftest import KEY, add_repos, writer_steps
 from tests.storage.typed_world import ALICE, BOB, TypedWorld, typed_world
 from tests.unit.records.record_examples import full
 
@@ -533,3 +533,14 @@ async def test_what_was_said_of_a_denied_record_goes_with_its_content(world: Den
     await world.database.write(lambda c: insert_dead_letters(c, drafts, now=world.clock.at))
     await world.deny(uris[0])
     assert await world.rows("SELECT uri FROM dead_letter") == [(uris[1],)]
+
+
+async def test_what_is_hidden_of_a_host_already_costs_the_writer_nothing(world: Denying):
+    await add_repos(world.database, 5_000)
+    await world.deny("crowd.example")
+    hidden = "SELECT count(*) FROM repo WHERE account_status = 'denied'"
+    assert await world.one(hidden) == 5_000
+    await world.database.write(lambda connection: connection.execute("DELETE FROM denial"))
+    hiding = world.denials.deny("crowd.example", "again", purge=False, by=ADMIN)
+    assert await writer_steps(world.database, hiding) < 100
+    assert await world.one(hidden) == 5_000

@@ -325,7 +325,7 @@ async def test_new_repos_are_waited_for_until_they_were_fetched(
 async def test_a_word_on_one_repo_costs_the_writer_no_look_at_the_others_of_its_host(
     world: World, repair: GapRepairStore
 ):
-    await add_repos(world, 5_000, pds_url=f"'{URL}'")
+    await add_repos(world.database, 5_000, pds_url=f"'{URL}'")
     question = await surveyed(world, repair)
     word = Listed("did:plc:" + "1".zfill(24), AccountStatus.ACTIVE, "r9")
     assert await writer_steps(world.database, repair.compare((word,), question)) < 50
@@ -335,7 +335,7 @@ async def test_a_word_on_one_repo_costs_the_writer_no_look_at_the_others_of_its_
 async def test_a_gap_that_waits_for_many_repos_costs_the_writer_no_look_at_them(
     world: World, repair: GapRepairStore
 ):
-    await add_repos(world, 5_000, pds_url=f"'{URL}'")
+    await add_repos(world.database, 5_000, pds_url=f"'{URL}'")
     question = await surveyed(world, repair)
     while left := await repair.uncompared(question):
         question = replace(question, after_id=left[-1][0])
@@ -349,7 +349,7 @@ async def test_a_gap_that_waits_for_many_repos_costs_the_writer_no_look_at_them(
 
 async def test_many_hosts_are_put_down_in_short_transactions(world: World, repair: GapRepairStore):
     hosts = 5 * HOSTS_AT_ONCE
-    await add_repos(world, hosts, pds_url="printf('https://h%d.example', at)")
+    await add_repos(world.database, hosts, pds_url="printf('https://h%d.example', at)")
     await lose(world)
     assert await writer_steps(world.database, repair.survey(["a.b.c"])) < HOSTS_AT_ONCE
     (question,) = [each for each in await repair.questions() if each.kind == "collection"]
