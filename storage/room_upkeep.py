@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -37,12 +38,18 @@ UPDATE repo SET empty_since = ? WHERE id IN (
     SELECT id FROM repo INDEXED BY repo_emptied WHERE records = 0 AND empty_since IS NULL LIMIT ?)
 """
 
-_EMPTY = """
-SELECT id FROM repo INDEXED BY repo_empty
-WHERE empty_since <= ? AND claimed = 0 AND (wanted = 0 OR rev IS NULL)
-      AND account_status <> 'denied'
-LIMIT ?
+_IS_FORGOTTEN = """
+empty_since <= ?1 AND claimed = 0 AND (wanted = 0 OR rev IS NULL) AND account_status <> 'denied'
 """
+
+# Those that are denied, or wait for a host that is away, are passed over for as long as they are:
+# by a reader.
+_EMPTY = f"SELECT id FROM repo INDEXED BY repo_empty WHERE {_IS_FORGOTTEN} LIMIT ?2"  # noqa: S608 - a constant
+
+_STILL_EMPTY = f"""
+SELECT id FROM repo NOT INDEXED
+WHERE id IN (SELECT value FROM json_each(?2)) AND {_IS_FORGOTTEN}
+"""  # noqa: S608 - a constant
 
 
 class Reserve:
@@ -112,8 +119,12 @@ class RoomUpkeep:
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
             await self.look()
+        oldest = self._clock.now() - EMPTY_S_MAX
+        empty = [row[0] for row in await self._database.read(_EMPTY, (oldest, EMPTY_AT_ONCE))]
         try:
-            gone = await self._database.write(self._untrack)
+            gone = await self._database.write(
+                lambda connection: self._untrack(connection, empty, oldest)
+            )
         except LocalBusy:
             return 0  # there is no room to note anything, and no haste
         self._untracked += gone
@@ -136,9 +147,8 @@ class RoomUpkeep:
             )
         self._on_look(room)
 
-    def _untrack(self, connection: sqlite3.Connection) -> int:
-        now = self._clock.now()
-        connection.execute(_NOTE_EMPTY, (now, EMPTY_AT_ONCE))
-        rows = connection.execute(_EMPTY, (now - EMPTY_S_MAX, EMPTY_AT_ONCE)).fetchall()
+    def _untrack(self, connection: sqlite3.Connection, empty: Sequence[int], oldest: float) -> int:
+        connection.execute(_NOTE_EMPTY, (self._clock.now(), EMPTY_AT_ONCE))
+        rows = connection.execute(_STILL_EMPTY, (oldest, json.dumps(empty))).fetchall()
         untrack(connection, [row[0] for row in rows])
         return len(rows)

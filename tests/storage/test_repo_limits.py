@@ -22,7 +22,17 @@ from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
 from storage.room import WALK_S_MIN
 from storage.room_upkeep import EMPTY_S_MAX, Reserve, RoomUpkeep
 from storage.status import StatusStore
-from tests.storage.conftest import DID, KEY, POST, World, commit, gone, put
+from tests.storage.conftest import (
+    DID,
+    KEY,
+    POST,
+    World,
+    add_repos,
+    commit,
+    gone,
+    put,
+    writer_steps,
+)
 
 HOST = Identity(handle=None, signing_key=KEY, pds_url="https://one.pds.example")
 
@@ -479,3 +489,15 @@ async def test_lanes_are_served_as_the_rows_say_whoever_wrote_them(world: World)
     assert (await world.resyncs.claim_next([Lane.REPAIR])).did == DID
     assert await world.resyncs.claim_next([Lane.REPAIR]) is None
     assert (await claimed(world)).did == stranger(1)
+
+
+async def test_empty_repos_that_stay_cost_the_writer_nothing(world: World):
+    upkeep = await upkeep_of(world, Reserve(world.path, size=4096))
+    await add_repos(world.database, 5_000)
+    await world.database.write(
+        lambda connection: connection.execute(
+            "UPDATE repo SET empty_since = 0, account_status = 'denied'"
+        )
+    )
+    assert await writer_steps(world.database, upkeep.step()) < 20
+    assert await world.rows("SELECT count(*) FROM repo") == [(5_000,)]
