@@ -35,10 +35,13 @@ _IS_FREE = """
     SELECT 1 FROM operation WHERE operation.id = host.operation_id AND status = 'running'))
 """
 
+# All hosts that the operation has passed over are looked at: by a reader.
 _OWN = """
-SELECT id FROM host WHERE operation_id = :operation AND is_open = 1
-AND id NOT IN (SELECT value FROM json_each(:in_hand)) LIMIT 1
+SELECT id FROM host WHERE operation_id = ? AND is_open = 1
+AND id NOT IN (SELECT value FROM json_each(?)) LIMIT 1
 """
+
+_STILL_OWN = "SELECT id FROM host WHERE id = :own AND operation_id = :operation AND is_open = 1"
 
 # By its unit as well as by the time: once a clock that was ahead has been set right, a host can be
 # due again at once.
@@ -65,10 +68,14 @@ SELECT url, cursor, pages, is_listed,
 FROM host WHERE id = ?
 """
 
+# All repos of a host that has none are looked at: by a reader.
+_HAS_RECORDS = """
+SELECT EXISTS (SELECT 1 FROM repo CROSS JOIN record ON record.repo_id = repo.id
+               WHERE repo.pds_url = ?)
+"""
+
 _SCANNED = """
-UPDATE host SET status = CASE WHEN pass_records > 0 OR EXISTS (
-                    SELECT 1 FROM repo JOIN record ON record.repo_id = repo.id
-                    WHERE repo.pds_url = host.url) THEN 'active' ELSE 'empty' END,
+UPDATE host SET status = CASE WHEN pass_records > 0 OR ? THEN 'active' ELSE 'empty' END,
                 scanned_at = ?, records = pass_records, failures = 0, error = NULL,
                 is_open = 0, leased_until = 0
 WHERE id = ? AND operation_id = ? AND is_open = 1
@@ -139,17 +146,20 @@ class HostStore:
         another running operation holds cannot be had.
         """
         now = self._clock.now()
+        beside = json.dumps(list(in_hand))
+        own = await self._database.read(_OWN, (operation_id, beside)) if url is None else ()
         asked = {
+            "own": own[0][0] if own else None,
             "operation": operation_id,
             "url": url,
             "due": due_at,
             "now": now,
-            "in_hand": json.dumps(list(in_hand)),
+            "in_hand": beside,
         }
 
         def change(connection: sqlite3.Connection) -> HostPass | None:
             if url is None:
-                row = connection.execute(_OWN, asked).fetchone()
+                row = connection.execute(_STILL_OWN, asked).fetchone()
                 row = row or connection.execute(_DUE, asked).fetchone()
             else:
                 row = connection.execute(_NAMED, asked).fetchone()
@@ -191,6 +201,7 @@ class HostStore:
         Without an error it has been scanned, unless the unit says that nobody needed to ask it.
         """
         now, limits = self._clock.now(), self._limits
+        has_records = (await self._database.read(_HAS_RECORDS, (held.url,)))[0][0]
 
         def change(connection: sqlite3.Connection) -> Operation | None:
             key = (held.host_id, held.operation_id)
@@ -199,7 +210,7 @@ class HostStore:
             elif unit.outcome == HostOutcome.COVERED:
                 ended = connection.execute(_COVERED, key)
             else:
-                ended = connection.execute(_SCANNED, (now, *key))
+                ended = connection.execute(_SCANNED, (has_records, now, *key))
             row = ended.fetchone()
             if row is None:
                 return None

@@ -31,7 +31,7 @@ from storage.hosts import HostStore
 from storage.operation_units import OperationUnits
 from storage.operations import OperationStore
 from storage.scans import DAY_S, ScanStore
-from tests.storage.conftest import DID, World, commit, put
+from tests.storage.conftest import DID, World, add_repos, commit, put, writer_steps
 
 URL = "https://pds.example.com"
 OTHER = "https://other.example.com"
@@ -349,3 +349,31 @@ async def test_the_first_completed_scan_of_all_hosts_is_remembered(registry: Reg
         await registry.scans.keep(operation, lists)
         await registry.operations.end(operation, OperationStatus.COMPLETED, None)
     assert await registry.hosts.has_completed_scan()
+
+
+async def test_the_end_of_a_pass_costs_the_writer_no_look_at_the_repos_of_the_host(
+    world: World, registry: Registry
+):
+    await add_repos(world.database, 5_000, pds_url=f"'{URL}'")
+    operation = await registry.operation("one")
+    await registry.hosts.register([URL], HostSource.RELAY)
+    held = await registry.claim(operation)
+    assert held is not None
+    unit = SettledUnit(unit=URL, outcome=HostOutcome.SCANNED, records=0)
+    ending = registry.hosts.end_pass(held, unit, error=None)
+    assert await writer_steps(world.database, ending) < 20
+    assert await world.rows("SELECT status FROM host") == [("empty",)]
+
+
+async def test_a_claim_costs_the_writer_no_look_at_the_hosts_that_are_done(
+    world: World, registry: Registry
+):
+    operation = await registry.operation("one")
+    done = [f"https://h{number}.example" for number in range(5_000)]
+    await registry.hosts.register([URL, *done], HostSource.RELAY)
+    await change(
+        world,
+        "UPDATE host SET operation_id = ?, next_scan_at = 1e12 WHERE url <> ?", operation, URL,
+    )  # fmt: skip
+    assert await writer_steps(world.database, registry.claim(operation)) < 20
+    assert await world.rows("SELECT url FROM host WHERE is_open = 1") == [(URL,)]
