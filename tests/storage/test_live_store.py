@@ -14,7 +14,17 @@ from indexer.errors import Check, InvalidUpstream, LocalFault
 from indexer.model import RepoState, Wanted
 from indexer.planning import IdentitySeen, SyncSeen
 from storage.dead_letter_queue import DeadLetterStore
-from tests.storage.conftest import DID, KEY, POST, World, account, commit, gone, put
+from tests.storage.conftest import (
+    DID,
+    KEY,
+    POST,
+    World,
+    account,
+    commit,
+    gone,
+    put,
+    writer_steps,
+)
 
 IDENTITY = Identity(handle="a.test", signing_key=KEY, pds_url="https://pds.example")
 
@@ -473,3 +483,16 @@ async def test_readers_see_a_whole_batch_or_nothing(world: World):
         assert reader.execute("SELECT count(*) FROM records").fetchone() == (0,)
         reader.execute("COMMIT")
         assert reader.execute("SELECT count(*) FROM records").fetchone() == (1,)
+
+
+async def test_a_batch_costs_as_much_however_many_records_are_denied(world: World):
+    await activate(world)
+    denied = [(f"at://did:plc:other/{POST}/{number}",) for number in range(5_000)]
+    await world.database.write(
+        lambda connection: connection.executemany(
+            "INSERT INTO denial (subject, kind, reason, denied_by, denied_at, purge)"
+            " VALUES (?, 'record', '', '', 0, 'no')",
+            denied,
+        )
+    )
+    assert await writer_steps(world.database, world.apply(commit("r2", "r1", put("b", "c")))) < 50
