@@ -36,12 +36,13 @@ SELECT id, did, identity_at < ?1 AND wanted & {Wanted.IDENTITY:d} = 0 AND claime
 FROM repo WHERE id > ?2 ORDER BY id LIMIT {ROWS_AT_ONCE}
 """  # noqa: S608 - constants
 
-_IS_BUSY = f"""
-SELECT 1 FROM repo WHERE wanted <> 0 AND claimed = 0 AND priority <= {Priority.REPAIR:d}
-                     AND retry_at <= ?
-                     AND (wanted & {Wanted.IDENTITY:d} OR NOT EXISTS (
-                         SELECT 1 FROM turn
-                         WHERE host = pds_url AND standing = {Standing.FAILED:d}))
+# In the words of the index of what waits: without them each look reads all repos that there are.
+IS_BUSY = f"""
+SELECT 1 FROM repo INDEXED BY repo_work
+WHERE wanted <> 0 AND claimed = 0 AND state <> 'pending' AND (priority = 0 OR rev IS NOT NULL)
+      AND priority <= {Priority.REPAIR:d} AND retry_at <= ?
+      AND (wanted & {Wanted.IDENTITY:d} OR NOT EXISTS (
+          SELECT 1 FROM turn WHERE host = pds_url AND standing = {Standing.FAILED:d}))
 LIMIT 1 OFFSET {WAITING_MAX}
 """  # noqa: S608 - constants
 
@@ -61,7 +62,7 @@ class IdentitySweep:
         now = self._clock.now()
         if self._clock.monotonic() < self._due_at:
             return 0
-        if await self._database.read(_IS_BUSY, (now,)):
+        if await self._database.read(IS_BUSY, (now,)):
             return 0
         rows = await self._database.read(_OLD, (now - AGE_S_MAX, self._after_id))
         old = [(row[0], row[1]) for row in rows if row[2]][:MARKED_AT_ONCE]

@@ -5,9 +5,15 @@ from __future__ import annotations
 from indexer.claims import Identity
 from indexer.lanes import Standing
 from indexer.planning import Policy
-from storage.identity_sweep import AGE_S_MAX, MARKED_AT_ONCE, WAITING_MAX, IdentitySweep
+from storage.identity_sweep import (
+    AGE_S_MAX,
+    IS_BUSY,
+    MARKED_AT_ONCE,
+    WAITING_MAX,
+    IdentitySweep,
+)
 from storage.turns import TurnQueue
-from tests.storage.conftest import KEY, SteppedClock, World, account
+from tests.storage.conftest import KEY, SteppedClock, World, account, add_repos, writer_steps
 
 STALE = "SELECT count(*) FROM repo WHERE wanted & 1"
 
@@ -47,7 +53,7 @@ async def test_what_is_gone_is_left_alone_and_urgent_work_goes_first(
     await world.apply(gone)
     await world.database.write(
         lambda connection: connection.execute(
-            "UPDATE repo SET wanted = 4, priority = 1 WHERE account_status = 'active'"
+            "UPDATE repo SET wanted = 4, priority = 1, rev = 'r1' WHERE account_status = 'active'"
         )
     )
     clock.at += AGE_S_MAX + 1
@@ -80,3 +86,9 @@ async def test_what_waits_for_a_host_that_is_gone_for_good_does_not_end_the_swee
     for _ in range(3):
         await sweep.step()
     assert await world.rows(STALE + " AND pds_url = 'https://pds.example'") == [(10,)]
+
+
+async def test_whether_anything_waits_is_seen_without_a_look_at_all_repos(world: World):
+    await add_repos(world.database, 5_000)
+    looking = world.database.write(lambda connection: connection.execute(IS_BUSY, (1,)).fetchall())
+    assert await writer_steps(world.database, looking) < 5
