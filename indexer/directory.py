@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from indexer.model import Wanted
-from indexer.planning import CLOCKS_APART_S, Policy, Repo, raised
+from indexer.planning import DIRECTORY_LAG_S, Policy, Repo, raised
 from indexer.protocol.plc_export import ExportedOperation
 
 
@@ -35,7 +35,7 @@ def noticed(
     A tombstone has the account asked about too: its rows go once the directory has confirmed it.
     """
     made_at = operation.made_ms / 1000
-    if made_at + CLOCKS_APART_S < repo.identity_at:
+    if made_at + DIRECTORY_LAG_S < repo.identity_at:
         return repo  # the document that we hold is newer
     if operation.is_tombstone:
         return raised(repo, Wanted.IDENTITY | Wanted.ACCOUNT, policy, now)

@@ -28,10 +28,8 @@ from indexer.model import (
     account_status,
 )
 
-CLOCKS_APART_S = 300.0
-"""A document resolved this long after an event shows what the event announced. The time of the
-event is by the clock of its host, that of the look by ours: they may differ, and a look too many
-costs little."""
+DIRECTORY_LAG_S = 5.0
+"""A document resolved this long after an event certainly shows what the event announced."""
 
 EVENT_TIME_AHEAD_S_MAX = 300.0
 """An event's claimed time counts at most this far ahead of our clock."""
@@ -421,7 +419,7 @@ def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
 def _plan_identity(event: IdentitySeen, repo: Repo | None, policy: Policy, now: float) -> Change:
     if repo is None:
         return Change(Outcome.UNTRACKED)
-    if event.time + CLOCKS_APART_S < repo.identity_at:
+    if event.time + DIRECTORY_LAG_S < repo.identity_at:
         return Change(Outcome.REPLAYED, repo)  # the document we hold is newer than the event
     return Change(Outcome.NOTED, raised(_revived(repo, policy, now), Wanted.IDENTITY, policy, now))
 

@@ -247,13 +247,6 @@ def test_a_document_is_asked_for_once_a_minute_whatever_is_heard():
     assert row.retry_at == NOW + 59.0
 
 
-@pytest.mark.parametrize(("behind_s", "is_news"), [(61.0, True), (3600.0, False)])
-def test_an_identity_event_counts_though_its_hosts_clock_is_behind_ours(behind_s, is_news):
-    row = repo(identity_at=NOW - 1.0)
-    row = seen(IdentitySeen(did=DID, seq=1, time=NOW - behind_s), row)
-    assert bool(row.wanted & Wanted.IDENTITY) is is_news
-
-
 def test_an_event_does_not_hurry_a_throttled_fetch():
     row = repo(RepoState.DESYNCHRONIZED, wanted=Wanted.CONTENT, retry_at=NOW + 86400.0)
     assert seen(IdentitySeen(did=DID, seq=1, time=NOW), row).retry_at == NOW + 86400.0
