@@ -44,7 +44,7 @@ async def test_a_store_under_load_and_faults_is_watched_and_ends_equal(tmp_path:
     assert outcome.exit_code == 0
     lines = (tmp_path / "soak" / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == outcome.samples
-    assert sum(each["came_through"] for each in outcome.samples) > 300
+    assert sum(each["came_through"] for each in outcome.samples) > 100
     assert max(each["events_per_s"] for each in outcome.samples[1:]) > 1500
     assert all(each["wal_mb"] < 64 for each in outcome.samples)
     assert min(each["p50_ms"] for each in outcome.samples if "p50_ms" in each) < 1000
