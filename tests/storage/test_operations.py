@@ -67,7 +67,7 @@ class Steps:
             )
 
 
-async def until(condition, deadline_s: float = 5.0) -> None:
+async def until(condition, deadline_s: float = 30.0) -> None:
     async with asyncio.timeout(deadline_s):
         while not await condition():
             await asyncio.sleep(0.005)
