@@ -16,15 +16,19 @@ CONFIDENCE = {"title": 0.8, "ambiguous title": 0.5}
 
 
 def _match(extraction_id: str, position: str, citing_id: str) -> str:
-    """SQL for rank and record id of the eprint that a citation means, packed into one number."""
+    """SQL for rank and record id of the eprint that a citation means, packed into one number.
+
+    The first in the order of the indexes, so that no others are read: a title may be that of many.
+    """
     return f"""
-(SELECT min(shared.rank << {_RANK_BITS} | cited.id)
+(SELECT shared.rank << {_RANK_BITS} | cited.id
  FROM citation_key AS shared
  JOIN eprint_match_key{GENERATION} AS known ON known.key = shared.key
  JOIN record AS cited ON cited.id = known.record_id
  JOIN repo AS holder ON holder.id = cited.repo_id AND holder.account_status = 'active'
  WHERE shared.extraction_id = {extraction_id} AND shared.position = {position}
-   AND cited.id <> {citing_id})"""  # noqa: S608 - constants
+   AND cited.id <> {citing_id}
+ ORDER BY shared.rank, known.record_id LIMIT 1)"""  # noqa: S608 - constants
 
 
 _FOUND = f"""
@@ -50,14 +54,14 @@ SELECT eprint_uri, source, title, doi, arxiv_id, year, venue, authors,
             WHEN 3 THEN 'pmcid' WHEN 4 THEN 'title' END AS match_method,
        CASE WHEN match IS NULL THEN NULL
             WHEN match >> {_RANK_BITS} < 4 THEN 1.0
-            WHEN (SELECT count(DISTINCT known.record_id)
-                  FROM citation_key AS key
+            WHEN (SELECT 1 FROM citation_key AS key
                   JOIN eprint_match_key{GENERATION} AS known ON known.key = key.key
                   JOIN record AS cited ON cited.id = known.record_id
                   JOIN repo AS holder
                       ON holder.id = cited.repo_id AND holder.account_status = 'active'
                   WHERE key.extraction_id = link.extraction_id AND key.position = link.position
-                    AND key.rank = 4 AND known.record_id <> citing_id) > 1
+                    AND key.rank = 4 AND known.record_id <> citing_id
+                  LIMIT 1 OFFSET 1) IS NOT NULL
             THEN {CONFIDENCE["ambiguous title"]}
             ELSE {CONFIDENCE["title"]} END AS match_confidence,
        NULL AS user_record_uri, sources, raw, pmid, pmcid, document_cid, eprint_did

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from indexer.model import (
 from indexer.operations.citation_extraction import CitationExtraction
 from indexer.operations.citation_sources import Sources
 from storage.citations import PART_CITATIONS, CitationStore
+from tests.storage.conftest import writer_steps
 from tests.storage.test_operations import engine
 from tests.storage.typed_world import ALICE, BOB, CAROL, TypedWorld, typed_world
 from tests.unit.records.record_examples import minimal
@@ -465,3 +467,26 @@ async def test_looking_for_citations_of_one_eprint_reads_no_others(world):
         plan = [row[3] for row in await world.world.rows(f"EXPLAIN QUERY PLAN {sql}")]
         scans = [each for each in plan if each.startswith("SCAN")]
         assert scans in ([], ["SCAN citations"]), plan  # of the two halves, put together
+
+
+async def test_eprints_of_the_same_title_are_not_read_for_each_that_cites_it(world):
+    title = "Slow rivers of the northern plain"
+    cited = await world.add(ALICE, "3kcited222222", title)
+    for n in range(30):
+        citing = await world.add(BOB, f"3kciting{n:03}", f"A survey of quiet places, volume {n}")
+        await world.cite(citing, work(title))
+    count = f"SELECT cited_by_count FROM eprint_submission WHERE uri = '{cited}'"
+    list_all = "SELECT match_confidence FROM citations"
+    queries = [partial(_all, sql) for sql in (count, list_all)]
+    database = world.world.database
+    before = [await writer_steps(database, database.write(query)) for query in queries]
+    for n in range(30):
+        await world.add(CAROL, f"3ksame{n:03}", title)
+    after = [await writer_steps(database, database.write(query)) for query in queries]
+    assert all(now < 2 * then for now, then in zip(after, before, strict=True)), (before, after)
+    assert await world.world.one(count) == 30
+    assert set(await world.citations("cited_uri, match_confidence")) == {(cited, 0.5)}
+
+
+def _all(sql: str, connection: sqlite3.Connection) -> list:
+    return connection.execute(sql).fetchall()
