@@ -35,11 +35,17 @@ _THEN_AUTHORED = _AUTHORED.replace("    JOIN", "    CROSS JOIN")
 
 _URI = "'at://' || author.did || '/' || record.path"
 
+_INVITE = "pub.chive.collaboration.invite"
+_ACCEPTANCE = "pub.chive.collaboration.inviteAcceptance"
+
+_UNEXPIRED = """
+(invite.expires_unix IS NULL OR invite.expires_unix > CAST(strftime('%s', 'now') AS INTEGER))"""
+
 _INVITES = f"""
 CREATE VIEW collaboration_states AS
 SELECT invite.subject_uri, invite.invitee_did AS did, author.did AS inviter_did, invite.role,
        {_URI} AS invite_uri, invite.expires_at, invite.created_at,
-       (invite.expires_unix IS NULL OR invite.expires_unix > CAST(strftime('%s', 'now') AS INTEGER))
+       {_UNEXPIRED}
        AND (author.did = {did_of("invite.subject_uri")} OR EXISTS (
            SELECT 1 FROM repo AS paper
            JOIN record AS written ON written.repo_id = paper.id
@@ -92,10 +98,22 @@ WHERE place = 1
 
 _MAY_SPEAK = f"""
 (author.did = {did_of("{0}")} OR EXISTS (
-     SELECT 1 FROM collaboration_states AS state
-     WHERE state.subject_uri = {{0}} AND state.did = author.did
-       AND state.is_live AND state.acceptance_uri IS NOT NULL))"""  # noqa: S608 - constants
-"""The author of an edge holds the collection, or works on it with its owner's consent."""
+     SELECT 1 FROM repo AS owner
+     CROSS JOIN record AS sent ON sent.repo_id = owner.id
+         AND sent.path BETWEEN '{_INVITE}/' AND '{_INVITE}0'
+     CROSS JOIN collaboration_invite{GENERATION} AS invite ON invite.record_id = sent.id
+         AND +invite.subject_uri = {{0}} AND +invite.invitee_did = author.did AND {_UNEXPIRED}
+     CROSS JOIN record AS said ON said.repo_id = author.id
+         AND said.path BETWEEN '{_ACCEPTANCE}/' AND '{_ACCEPTANCE}0'
+     CROSS JOIN collaboration_invite_acceptance{GENERATION} AS acceptance
+         ON acceptance.record_id = said.id AND +acceptance.subject_uri = {{0}}
+         AND +acceptance.invite_uri = 'at://' || owner.did || '/' || sent.path
+     WHERE owner.did = {did_of("{0}")} AND owner.account_status = 'active'))"""  # noqa: S608 - constants
+"""The author of an edge holds the collection, or works on it with its owner's consent.
+
+As `collaboration_states` has it, but looked for among what the owner has sent and the author has
+said: anybody can invite and accept for any collection, and each edge would read all of that.
+"""
 
 _CLAIMS = f"""
 CREATE VIEW collection_claims AS

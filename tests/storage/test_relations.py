@@ -13,6 +13,7 @@ from indexer.records.types.graph_node import ORDERED_MAX
 from storage.relation_views import ANCESTORS_MAX
 from storage.search_rows import INLINE_ROWS
 from storage.search_texts import RECEIVED_MAX
+from tests.storage.conftest import writer_steps
 from tests.storage.typed_world import ALICE, BOB, CAROL, GOVERNANCE, TypedWorld, typed_world
 from tests.unit.records.record_examples import CID, full, minimal
 
@@ -107,6 +108,28 @@ async def test_nobody_invites_himself_into_anothers_collection(world):
     )
     assert await world.one("SELECT state FROM collaborations") == "inactive"
     assert await world.one("SELECT item_count FROM collections") == 0
+
+
+async def test_what_strangers_invite_and_accept_is_not_read_for_each_of_their_edges(world):
+    await world.commit(ALICE, {f"{NODE}/shelf": collection("Shelf")})
+    await world.commit(CAROL, {f"{EDGE}/e{n}": edge(SHELF, PAPER) for n in range(100)})
+
+    def count(connection):
+        return connection.execute("SELECT item_count FROM collections").fetchall()
+
+    before = await writer_steps(world.database, world.database.write(count))
+    own = [f"at://{CAROL}/{INVITE}/i{n}" for n in range(100)]
+    await world.commit(CAROL, {uri.split("/", 3)[3]: invite(SHELF, CAROL) for uri in own})
+    await world.commit(CAROL, {f"{ACCEPTANCE}/a{n}": acceptance(SHELF, own[0]) for n in range(100)})
+    assert await writer_steps(world.database, world.database.write(count)) < 2 * before
+    assert await world.one("SELECT item_count FROM collections") == 0
+    await world.commit(ALICE, {f"{INVITE}/i0": invite(SHELF, CAROL)})
+    assert await world.one("SELECT item_count FROM collections") == 0
+    accepted = acceptance(SHELF, f"at://{ALICE}/{INVITE}/i0")
+    await world.commit(CAROL, {f"{ACCEPTANCE}/accepted": accepted})
+    assert await world.one("SELECT item_count FROM collections") == 100
+    await world.set_account(ALICE, active=False)
+    assert await world.one("SELECT sum(is_authorised) FROM collection_claims") == 0
 
 
 async def test_only_the_invitee_accepts_an_invitation(world):
