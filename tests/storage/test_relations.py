@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from indexer.records.projection import SEARCH
 from indexer.records.types.graph_node import ORDERED_MAX
+from storage.generations import current_generation
 from storage.relation_views import ANCESTORS_MAX
 from storage.search_rows import INLINE_ROWS
-from storage.search_texts import RECEIVED_MAX
+from storage.search_texts import RECEIVED_MAX, TextsOfOthers
 from tests.storage.conftest import writer_steps
 from tests.storage.typed_world import ALICE, BOB, CAROL, GOVERNANCE, TypedWorld, typed_world
 from tests.unit.records.record_examples import CID, full, minimal
@@ -492,6 +494,25 @@ async def test_tags_beyond_the_bound_wait_until_others_are_gone(world):
     assert (await world.one(matching, first), await world.one(matching, last)) == (1, 0)
     await world.commit(ALICE, {f"{tag}/tag{first}": None})
     assert (await world.one(matching, first), await world.one(matching, last)) == (0, 1)
+
+
+async def test_tags_of_a_hidden_account_count_as_read(world):
+    """They take as long to find: uncounted, a transaction would read those of all its eprints."""
+    tag = "pub.chive.eprint.userTag"
+    await world.commit(BOB, {PAPER.split("/", 3)[3]: minimal(EPRINT)})
+    await world.commit(
+        ALICE,
+        {f"{tag}/t{n}": minimal(tag) | {"eprintUri": PAPER, "tag": "x"} for n in range(100)},
+    )
+
+    def received(connection):
+        return TextsOfOthers(SEARCH, current_generation(connection)).received(connection, [PAPER])
+
+    assert (await world.database.write(received))[0] == {"tag": {PAPER: "x"}}
+    await world.set_account(ALICE, active=False)
+    texts, chars = await world.database.write(received)
+    assert texts == {"tag": {PAPER: ""}}
+    assert chars >= 200
 
 
 async def test_tags_on_many_eprints_reach_all_of_them_in_parts(world):
