@@ -90,9 +90,14 @@ FROM (
         FROM collaboration_invite_acceptance{GENERATION} AS acceptance
         {_THEN_AUTHORED.format("acceptance")}
         WHERE NOT EXISTS (
-            SELECT 1 FROM collaboration_states AS known
-            WHERE known.subject_uri = acceptance.subject_uri AND known.did = author.did
-              AND known.invite_uri = acceptance.invite_uri)))
+            SELECT 1 FROM repo AS inviter
+            CROSS JOIN record AS sent ON sent.repo_id = inviter.id
+                AND sent.path = {path_of("acceptance.invite_uri")}
+            CROSS JOIN collaboration_invite{GENERATION} AS invite ON invite.record_id = sent.id
+                AND +invite.subject_uri = acceptance.subject_uri
+                AND +invite.invitee_did = author.did
+            WHERE inviter.did = {did_of("acceptance.invite_uri")}
+              AND inviter.account_status = 'active')))
 WHERE place = 1
 """  # noqa: S608 - constants
 

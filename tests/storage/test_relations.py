@@ -134,6 +134,24 @@ async def test_what_strangers_invite_and_accept_is_not_read_for_each_of_their_ed
     assert await world.one("SELECT sum(is_authorised) FROM collection_claims") == 0
 
 
+async def test_what_somebody_invites_himself_to_is_not_read_for_each_of_his_acceptances(world):
+    inviting = [f"at://{CAROL}/{INVITE}/i{n}" for n in range(100)]
+    await world.commit(CAROL, {f"{ACCEPTANCE}/a{n}": acceptance(SHELF, PAPER) for n in range(100)})
+
+    def collaborations(connection):
+        sql = "SELECT did, state FROM collaborations WHERE subject_uri = ?"
+        return connection.execute(sql, (SHELF,)).fetchall()
+
+    before = await writer_steps(world.database, world.database.write(collaborations))
+    await world.commit(CAROL, {uri.split("/", 3)[3]: invite(SHELF, CAROL) for uri in inviting})
+    after = await writer_steps(world.database, world.database.write(collaborations))
+    assert after < 4 * before
+    assert await world.database.write(collaborations) == [(CAROL, "pending-invite")]
+    await world.commit(CAROL, {f"{ACCEPTANCE}/a{n}": None for n in range(100)})
+    await world.commit(CAROL, {f"{ACCEPTANCE}/own": acceptance(SHELF, inviting[0])})
+    assert await world.database.write(collaborations) == [(CAROL, "inactive")]
+
+
 async def test_only_the_invitee_accepts_an_invitation(world):
     for name in ("shelf", "foreign item", "invite"):
         did, path, value = ACTS[name]
