@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from indexer.denials import is_passed_over
-from indexer.model import Applied, DeadLetterDraft, Source, utc_text
+from indexer.model import Applied, DeadLetterDraft, Source, Wanted, utc_text
 from indexer.planning import Change, Event, Outcome, Policy, Repo, plan
 from storage.dead_letters import insert_dead_letters
 from storage.records import RecordTable, RowWrite
@@ -177,12 +177,21 @@ class Session:
         while self._buffered() > self._room.limits.buffer_bytes_max:
             repo_id, total = self._connection.execute(_MOST_BUFFERED).fetchone()
             if not self._drop_oldest(repo_id, total, total // 2):
-                break
+                self._drop_only(repo_id)
 
     def _buffered(self) -> int:
         """Bytes kept for all repos together."""
         found = self._connection.execute(_BUFFERED).fetchone()
         return 0 if found is None else int(found[0])
+
+    def _drop_only(self, repo_id: int) -> None:
+        """Forget the one commit of a repo: its host has to tell what is missing then."""
+        self._connection.execute("DELETE FROM pending_commit WHERE repo_id = ?", (repo_id,))
+        self._connection.execute(
+            "UPDATE repo SET pending_bytes = 0, is_holed = 1, wanted = wanted | ? WHERE id = ?",
+            (Wanted.CONTENT, repo_id),
+        )
+        self.applied.is_work_added = True
 
     def _drop_oldest(self, repo_id: int, total: int, most: int) -> bool:
         """Make room in a repo's buffer; the newest commit stays, and tells what is missing."""

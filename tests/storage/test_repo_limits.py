@@ -480,6 +480,21 @@ async def test_all_buffers_together_are_bounded_and_the_largest_gives_way(world:
     assert await world.rows("SELECT sum(pending_bytes) FROM repo") == kept
 
 
+async def test_buffers_of_one_commit_each_are_bounded_too(world: World):
+    """Whose only commit gives way is compared with its host once more."""
+    world.room.limits = Limits(buffer_bytes_max=12_000)
+    await discover(world, *range(20))
+    for _ in range(20):
+        await claimed(world)
+    for n in range(20):
+        await world.apply(commit("r1", None, did=stranger(n), frame=bytes(1000)))
+    kept = await world.rows("SELECT sum(length(frame)) FROM pending_commit")
+    assert kept == [(12_000,)]
+    assert await world.rows("SELECT total FROM tally WHERE kind = 'pending_bytes'") == kept
+    wanted = "SELECT count(*) FROM repo WHERE pending_bytes = 0 AND wanted & ?"
+    assert await world.database.read(wanted, (Wanted.CONTENT,)) == [(8,)]
+
+
 async def test_lanes_are_served_as_the_rows_say_whoever_wrote_them(world: World):
     await follow(world, "r1", "a")
     await discover(world, 1, 2)
