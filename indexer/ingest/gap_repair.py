@@ -134,20 +134,27 @@ class GapRepair:
         while True:
             try:
                 await self.go_on()
-            except* LocalBusy as group:
-                log.warning("gaps.store_busy", reason=str(group.exceptions[0]))
+            except LocalBusy as error:
+                log.warning("gaps.store_busy", reason=str(error))
             await asyncio.sleep(IDLE_S)
 
     async def go_on(self) -> None:
-        """Ask everything that is due, and close the gaps that wait for nothing more."""
+        """Ask everything that is due, and close the gaps that wait for nothing more.
+
+        Raises `LocalBusy` where the store is busy; what was asked by then stays.
+        """
         if not await self._gaps.has_open_gaps() or self._is_lagging():
             return
         # A gap may not have ended before the stream is open again: what hosts say now would be all.
         if self._is_connected() and await self._gaps.survey(self._collections):
             log.warning("gaps.repair_begun")
+        # Kept apart: an error within a group takes the place of a cancel that comes at that moment.
+        busy: list[LocalBusy] = []
         async with asyncio.TaskGroup() as group:
             for number in range(ASKERS):
-                group.create_task(self._ask_all(), name=f"gap-repair-{number}")
+                group.create_task(self._ask_all(busy), name=f"gap-repair-{number}")
+        if busy:
+            raise busy[0]
         closed = await self._gaps.close_gaps()
         if closed:
             log.info("gaps.repaired", gaps=len(closed), unreachable_repos=max(closed))
@@ -156,20 +163,29 @@ class GapRepair:
         stream_at = self._stream_at()
         return stream_at is not None and self._clock.now() - stream_at > LAG_S_MAX
 
-    async def _ask_all(self) -> None:
-        while True:
-            due = await self._questions.questions()
-            question = next((q for q in due if (q.kind, q.target) not in self._in_hand), None)
-            if question is None:
-                return
-            key = (question.kind, question.target)
-            self._in_hand.add(key)
-            try:
-                await self._ask(question)
-            except (Unavailable, InvalidUpstream) as error:
-                await self._failed(question, error)
-            finally:
-                self._in_hand.discard(key)
+    async def _ask_all(self, busy: list[LocalBusy]) -> None:
+        """Ask until nothing is due, or the store is `busy`."""
+        try:
+            while not busy and await self._ask_next():
+                pass
+        except LocalBusy as error:
+            busy.append(error)
+
+    async def _ask_next(self) -> bool:
+        """Ask one question; False where none is due."""
+        due = await self._questions.questions()
+        question = next((q for q in due if (q.kind, q.target) not in self._in_hand), None)
+        if question is None:
+            return False
+        key = (question.kind, question.target)
+        self._in_hand.add(key)
+        try:
+            await self._ask(question)
+        except (Unavailable, InvalidUpstream) as error:
+            await self._failed(question, error)
+        finally:
+            self._in_hand.discard(key)
+        return True
 
     async def _ask(self, question: Question) -> None:
         if question.kind == "collection":

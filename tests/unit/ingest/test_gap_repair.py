@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.serving import Reply, json_reply
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.resync_rig import Rig, open_rig
+from tests.unit.ingest.scripted_relay import until
 
 TAG = "pub.chive.eprint.userTag"
 FOREIGN = "app.bsky.feed.post"
@@ -200,6 +204,25 @@ async def test_without_lists_by_collection_newcomers_are_found_at_their_hosts(ri
     described = sum(pds.server.requests["com.atproto.repo.describeRepo"] for pds in rig.net.pds)
     assert described == 2
     assert asked_of_relay(rig, "listHosts") == 1
+
+
+async def test_the_repair_ends_when_it_is_cancelled_while_the_store_is_locked(rig: Rig):
+    """Amid a page of newcomers: what was asked is still to be noted then, and cannot be."""
+    rig.net.relay.serves_collections = False
+    newcomer = await rig.net.create_account()
+    tag(rig, newcomer)
+    await lose(rig)
+    hang = rig.net.faults.schedule(
+        FaultKind.HTTP_HANG, service="pds", endpoint="com.atproto.repo.describeRepo"
+    )
+    repairing = asyncio.create_task(rig.repair.run())
+    await until(lambda: hang.fired == 1)
+    await rig.database.write(lambda connection: connection.execute("PRAGMA busy_timeout=50"))
+    with closing(sqlite3.connect(rig.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        repairing.cancel()
+        await asyncio.wait([repairing], timeout=2.0)
+        assert repairing.cancelled()
 
 
 async def test_a_host_that_never_lists_its_newcomers_does_not_keep_the_gap_open(rig: Rig):
