@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from typing import IO
 
@@ -66,7 +66,9 @@ class BlobNetwork:
             yield file
         finally:
             self._folder.give_back(taken)
-            file.close()
+            # What could not be written was told by then, and is tried once more by this.
+            with suppress(OSError):
+                file.close()
 
     async def _download(
         self, file: IO[bytes], did: str, cid: str, digest: bytes, *, is_fresh: bool
@@ -116,8 +118,10 @@ def _insist_on(is_right: bool, detail: str) -> None:  # noqa: FBT001 - reads as 
 
 
 def _write(file: IO[bytes], chunk: bytes) -> None:
+    """Write through the file's own buffer: what stays there fails later, out of place."""
     try:
         file.write(chunk)
+        file.flush()
     except OSError as error:
         raise LocalBusy(f"spool: {error.strerror}") from error
 
