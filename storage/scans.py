@@ -105,11 +105,10 @@ class ScanStore:
                 found[known.repo.did] = known
         return found
 
-    async def verified(self, dids: Sequence[str]) -> None:
-        """What we hold of these repos was found to be what their host has."""
-        now = self._clock.now()
+    async def verified(self, dids: Sequence[str], *, at: float) -> None:
+        """What we hold of these repos is what their host had, which was asked `at` that time."""
         for start in range(0, len(dids), AT_ONCE):
-            rows = [(now, did) for did in dids[start : start + AT_ONCE]]
+            rows = [(at, did) for did in dids[start : start + AT_ONCE]]
 
             def change(
                 connection: sqlite3.Connection, rows: Sequence[tuple[float, str]] = rows

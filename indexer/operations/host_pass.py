@@ -140,6 +140,7 @@ class HostScan:
         seen: set[int] = set()
         while True:
             step = partial(self._parts.lists.of_host, held.url, cursor, repos_max=PAGE_REPOS)
+            asked_at = self._parts.clock.now()
             page = await patiently(step)
             if page is None:
                 raise InvalidUpstream(Check.RESPONSE, f"{held.url}: listRepos is not served")
@@ -152,12 +153,12 @@ class HostScan:
                 self._gap = f"the list of {held.url} has no end"
                 return
             if not is_repeated:
-                await self._take_page(page)
+                await self._take_page(page, asked_at)
             if page.cursor is None:
                 return
             cursor = page.cursor
 
-    async def _take_page(self, page: ListingPage) -> None:
+    async def _take_page(self, page: ListingPage, asked_at: float) -> None:
         parts, held = self._parts, self._held
         words = {each.did: each for each in page.repos}
         known = await insist(partial(parts.rows.known, list(words)))
@@ -190,7 +191,8 @@ class HostScan:
         candidates = await self._sorted_out(strangers, outcomes)
         added = [(word.did, word.rev or "") for word in candidates]
         await insist(partial(parts.pages.add_candidates, held, added))
-        await insist(partial(parts.pages.verified, current))
+        # Not as of now: a repo may have changed unheard while others of the page were fetched.
+        await insist(partial(parts.pages.verified, current, at=asked_at))
         taken = PageTaken(
             outcomes=outcomes,
             records=records,

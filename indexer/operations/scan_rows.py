@@ -65,8 +65,8 @@ class ScanRows(Protocol):
 class PageRows(Protocol):
     """The pages of a host's list."""
 
-    async def verified(self, dids: Sequence[str]) -> None:
-        """What we hold of these repos was found to be what their host has."""
+    async def verified(self, dids: Sequence[str], *, at: float) -> None:
+        """What we hold of these repos is what their host had, which was asked `at` that time."""
 
     async def asked_before(self, url: str, dids: Sequence[str]) -> set[str]:
         """Those that this host was asked about not long ago, and that had nothing for us."""

@@ -409,6 +409,29 @@ async def test_a_scan_that_is_killed_over_a_page_ends_as_one_that_is_not(tmp_pat
     assert await scan_of_a_page(tmp_path / "killed", is_killed=True) == whole
 
 
+async def test_a_repo_counts_as_compared_when_its_host_was_asked_however_long_others_take(
+    tmp_path: Path,
+):
+    """The repair of a gap asks about none that was compared since: it may have changed unheard."""
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        (equal,) = net.pds[0].add_extras(1, (TAG,), at=time.time() - DAY_S)
+        slow = await unheard(net)
+        url = net.pds[0].url
+        async with running_daemon(tmp_path, scanning(tmp_path, net)) as daemon:
+            database = daemon.database
+        track(database, url, [equal])
+        track_unread(database, url, [slow])
+        delay = net.faults.schedule(FaultKind.HTTP_DELAY, endpoint=STATUS, host=0, seconds=1.0)
+        async with running_daemon(tmp_path, scanning(tmp_path, net)) as daemon:
+            scan = asyncio.create_task(daemon.backfill("pdsScan", pdsUrl=url))
+            await wait_until(lambda: delay.fired == 1, what="the other repo of the page")
+            surveyed_at = time.time()
+            assert outcomes(await scan) == {"current": 1, "fetched": 1, "scanned": 1}
+            compared = "SELECT verified_at FROM repo WHERE did = ?"
+            assert 0.0 < daemon.rows(compared, equal.did)[0][0] < surveyed_at
+
+
 async def test_only_the_newest_strangers_are_asked_about_and_the_rest_is_said_to_be_left(
     tmp_path: Path,
 ):
