@@ -125,6 +125,7 @@ class LiveIngest:
         self._poison_patience = Patience(clock)
         self._order_patience = Patience(clock)
         self._unsaved: EventBatch | None = None
+        self._saving = asyncio.Lock()  # of that, by this path and by whoever waits for `drained`
         self._saved_at = clock.monotonic()
         self._stopping = asyncio.Event()
         self.busy_reason: str | None = None
@@ -412,8 +413,11 @@ class LiveIngest:
             self._unsaved = batch
 
     async def _save_cursor(self) -> None:
-        if self._unsaved is not None:
-            await self._write(self._unsaved)
+        # One at a time: of two that wait for a busy store the second would come after a reset of
+        # the cursor for which the first was waited for, and set it back.
+        async with self._saving:
+            if self._unsaved is not None:
+                await self._write(self._unsaved)
 
     async def _write(self, batch: EventBatch) -> None:
         applied = await self._insist(lambda: self._index.apply(batch))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -27,6 +29,7 @@ from tests.devnet.cbor import decode_at, encode
 from tests.devnet.frames import error_message, identity_event, info_message, message
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.live_stage import URL, Stage, open_stage, tag
+from tests.unit.ingest.scripted_relay import until
 
 RNG = random.Random(7)
 
@@ -111,6 +114,25 @@ async def test_a_stream_full_of_poison_does_not_reconnect_for_ever(stage: Stage)
         await stage.drained()
     assert stage.script.reconnects == [ReconnectReason.POISON] * RECONNECTS_MAX
     assert await stage.rig.rows("SELECT count(*) FROM dead_letters") == [(5,)]
+
+
+async def test_a_cursor_that_was_reset_is_not_set_back_by_what_waited_to_be_saved(stage: Stage):
+    """Whoever resets it waits for that; while the store is busy two at once would try to save it."""
+    await followed(stage)
+    cursor = await stage.cursor() or 0
+    await stage.rig.database.write(lambda connection: connection.execute("PRAGMA busy_timeout=0"))
+    stage.store.calls.clear()
+    with closing(sqlite3.connect(stage.rig.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await stage.script.send([message("#labels", {"seq": cursor + 5, "labels": []})])
+        draining = asyncio.create_task(stage.drained())
+        await until(lambda: len(stage.store.calls) == 2)
+    await draining
+    await stage.rig.live.reset_cursor(URL, 3)
+    stage.live.stop()
+    await stage.task
+    assert [batch.seq for batch in stage.store.calls[:2]] == [cursor + 5] * 2
+    assert await stage.cursor() == 3
 
 
 async def test_an_error_frame_gives_the_connection_up(stage: Stage):
