@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from indexer.claims import Claim, Identity
 from indexer.errors import Check, ChiveIndexerError, InvalidUpstream
 from indexer.ingest.places import Admission, Seat
 from indexer.model import AccountStatus, FetchMethod
@@ -69,6 +70,13 @@ class Route:
     def transfer(self) -> AbstractAsyncContextManager[None]:
         """Wait for a turn at fetching, where others fetch too, and hold it."""
         return nullcontext() if self.seat is None else self.seat.transfer()
+
+    async def is_refused(self, claim: Claim, identity: Identity) -> bool:
+        """Whether the repo may not be fetched, as far as that is known; its claim is ended then."""
+        if self.is_admitted is None:
+            admission = self.admission if self.seat is None else self.seat
+            self.is_admitted = admission is None or await admission.admit(claim, identity)
+        return self.is_admitted is False
 
     async def count(self, records: int) -> None:
         """So many more have been compared with the network."""

@@ -99,6 +99,7 @@ class Resyncer:
         self._metrics = metrics
         self._stream_at = stream_at  # time of the newest applied live event, unix seconds
         self._bells: list[asyncio.Event] = []
+        self._unreturned: set[Claim] = set()  # of attempts that were cancelled
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by DID
         self._merge = RepoMerge(
             rows,
@@ -199,10 +200,11 @@ class Resyncer:
             outcome = await self._outcome(claim, route, is_operator=is_operator)
         except asyncio.CancelledError:
             # An operation was cancelled, or the process stops: somebody else will do the work.
-            # Where the store is busy for longer, the next start gives the claim back.
+            # Where the store is busy for longer, the workers or the next start give the claim back.
+            self._unreturned.add(claim)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GIVE_BACK_S):
-                    await self._settle(claim, Result.STALE, "cancelled", given_back, None)
+                    await self.give_back()
             raise
         self._metrics.resyncs.labels(outcome.result, route.method).inc()
         self._metrics.resync_duration_seconds.observe(self._clock.monotonic() - started)
@@ -215,6 +217,12 @@ class Resyncer:
             reason=outcome.reason,
         )
         return replace(outcome, changes=route.changes)
+
+    async def give_back(self) -> None:
+        """Release what cancelled attempts could not, the store being busy then."""
+        for claim in tuple(self._unreturned):
+            await self._settle(claim, Result.STALE, "cancelled", given_back, None)
+            self._unreturned.discard(claim)
 
     async def _outcome(  # noqa: PLR0911 - a table of cases, first match wins
         self, claim: Claim, route: Route, *, is_operator: bool
@@ -259,7 +267,7 @@ class Resyncer:
         is_about_host = bool(claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT))
         seat = route.seat
         is_seated = is_about_host and (seat is None or seat.move(document.pds_url))
-        if is_seated and await _is_refused(claim, route, identity):
+        if is_seated and await route.is_refused(claim, identity):
             return Resync(result=Result.LIMITED, reason=TOO_MANY)
         former_url = claim.pds_url
         handle, is_handle_unasked = None, False
@@ -310,7 +318,7 @@ class Resyncer:
         pds_url = identity.pds_url or ""
         is_hurried = route.seat is not None and route.seat.is_awaited
         status = await self._hosts.fetch_status(pds_url, claim.did, is_hurried=is_hurried)
-        if await _is_refused(claim, route, identity):
+        if await route.is_refused(claim, identity):
             return Resync(result=Result.LIMITED, reason=TOO_MANY)
         route.host_rev = None if status is None else status.rev
         if status is None or status.status is AccountStatus.DELETED:
@@ -435,11 +443,3 @@ class Resyncer:
         except StaleClaim:
             return Resync(result=Result.STALE, reason=reason)
         return Resync(result=result, reason=reason)
-
-
-async def _is_refused(claim: Claim, route: Route, identity: Identity) -> bool:
-    """Whether the repo may not be fetched, as far as that is known; its claim is ended then."""
-    if route.is_admitted is None:
-        admission = route.admission if route.seat is None else route.seat
-        route.is_admitted = admission is None or await admission.admit(claim, identity)
-    return route.is_admitted is False

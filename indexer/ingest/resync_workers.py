@@ -120,6 +120,7 @@ class ResyncWorkers:
         pool = served.pool
         while True:
             served.bell.clear()
+            await self._resyncer.give_back()
             if self._is_held():
                 await asyncio.sleep(HELD_S)
                 continue

@@ -7,7 +7,7 @@ import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Self
 
@@ -232,3 +232,22 @@ async def test_a_stop_gives_everything_back(tmp_path: Path, workers: int):
         net.faults.clear()
         async with working(rig, workers=workers):
             await until_active(rig, accounts)
+
+
+async def test_what_a_cancelled_operation_could_not_give_back_is_worked_on_once_the_store_is_free(
+    tmp_path: Path,
+):
+    """Else the repo would be nobody's, and stay as it is until the next start."""
+    async with Devnet(seed=8) as net, open_rig(net, tmp_path) as rig:
+        accounts = await followed(net, rig, 1, 1)
+        hang = net.faults.schedule(FaultKind.HTTP_HANG, endpoint="com.atproto.sync.getRepo")
+        attempt = asyncio.create_task(rig.resyncer.sync_now(accounts[0].did))
+        await net.faults.wait_fired(hang)
+        await rig.database.write(lambda connection: connection.execute("PRAGMA busy_timeout=0"))
+        with closing(sqlite3.connect(rig.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            attempt.cancel()
+            await asyncio.wait([attempt])
+        async with working(rig):
+            await until_active(rig, accounts)
+        assert_store_equals(net, rig.path)
