@@ -37,6 +37,10 @@ DOUBLINGS_MAX = 10  # a relay may be away for so long that no float is twice as 
 TRIES_MAX = 5
 """A host that failed so often has its repos left to the resync, one by one."""
 
+PATIENCE_S = 21_600.0
+"""After this time it counts as a try too that a host is left alone: where it is dead, somebody else
+may always be the first to find that out again."""
+
 
 class GapRows(Protocol):
     """The repair's rows."""
@@ -257,13 +261,13 @@ class GapRepair:
         )
         doublings = min(question.failures, DOUBLINGS_MAX)
         delay_s = min(RETRY_S_MIN * 2.0**doublings, RETRY_S_MAX)
+        is_try = True
         if isinstance(error, NotAsked) and question.kind != "collection":
             # Our own manners are no try at the host, which may ask for an hour of them.
             delay_s = min(max(delay_s, error.wait_s), RETRY_S_MAX)
-            await self._questions.put_off(question, delay_s=delay_s)
-            return
-        if question.kind == "collection" or question.failures + 1 < TRIES_MAX:
-            later = replace(question, failures=question.failures + 1)
+            is_try = not 0.0 <= self._clock.now() - question.wanted_at < PATIENCE_S
+        later = replace(question, failures=question.failures + is_try)
+        if question.kind == "collection" or later.failures < TRIES_MAX:
             await self._questions.put_off(later, delay_s=delay_s)
             return
         if question.kind == NEWCOMERS:

@@ -378,6 +378,22 @@ async def test_a_dead_host_leaves_its_repos_to_the_resync(rig: Rig):
     assert await rig.rows("SELECT unreachable FROM gap") == [(2,)]
 
 
+async def test_a_dead_host_that_the_resync_always_asks_first_is_given_up_too(rig: Rig):
+    accounts = await followed(rig, 2)
+    dead = rig.net.faults.schedule(FaultKind.HTTP_STATUS, times=None, service="pds", status=503)
+    await lose(rig)
+    for _ in range(100):
+        await rig.database.write(
+            lambda connection: connection.execute("UPDATE repo SET wanted = 4, retry_at = 0")
+        )
+        await rig.work(ahead_s=601.0)  # and its window is closed once more
+        await rig.repair.go_on()
+        if await repaired(rig):
+            break
+    assert dead.fired and await repaired(rig)
+    assert await rig.rows("SELECT unreachable FROM gap") == [(len(accounts),)]
+
+
 async def test_a_host_that_asks_for_an_hour_of_rest_is_not_given_up_meanwhile(rig: Rig):
     rig.net.relay.serves_collections = False
     accounts = await followed(rig, 1)
