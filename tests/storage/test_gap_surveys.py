@@ -358,3 +358,29 @@ async def test_many_hosts_are_put_down_in_short_transactions(world: World, repai
     counts = await world.rows("SELECT kind, count(*) FROM gap_question GROUP BY kind")
     assert counts == [("collection", 1), ("host", hosts), ("newcomers", hosts + 1)]
     assert await world.rows("SELECT unread FROM gap WHERE surveyed_at IS NOT NULL") == [(1,)]
+
+
+async def test_a_gap_that_comes_while_hosts_are_put_down_is_left_to_the_next_survey(
+    world: World, repair: GapRepairStore
+):
+    """Of what was compared with a host meanwhile, some was before that loss."""
+    await follow(world)
+    await lose(world)
+    write, has_come = world.database.write, False
+
+    async def write_and_lose(change, **how):
+        nonlocal has_come
+        done = await write(change, **how)
+        if not has_come:
+            has_come = True
+            world.clock.at += 1.0
+            await lose(world)
+        return done
+
+    world.database.write = write_and_lose
+    assert await repair.survey([])
+    which = "SELECT surveyed_at IS NOT NULL FROM gap ORDER BY id"
+    assert has_come and await world.rows(which) == [(1,), (0,)]
+    world.clock.at += SURVEY_S_MIN
+    assert await repair.survey([])
+    assert await world.rows(which) == [(1,), (1,)]

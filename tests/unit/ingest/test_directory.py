@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ import pytest
 
 from indexer.ingest.directory import NOT_OFFERED_S
 from indexer.model import GapReason, GapSeen
-from indexer.planning import EventBatch
+from indexer.planning import EventBatch, Policy
+from storage.directory import DirectoryStore
+from storage.due_times import DueTimeUpkeep
+from storage.tracked import TrackedRepos
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.keys import derive_key, multibase
 from tests.devnet.plc import audit_entry
@@ -380,6 +384,69 @@ async def test_a_log_that_was_away_for_a_day_is_read_on_from_where_it_was_left(
     await read_again(rig, after_s=NOT_OFFERED_S)
     await rig.directory.go_on()
     assert await is_stale(rig, account)
+
+
+async def put_aside(rig: Rig) -> None:
+    """Read the log to its end, and find then that it is not offered any more."""
+    await read_again(rig)
+    away = rig.net.faults.schedule(
+        FaultKind.HTTP_STATUS, times=4, endpoint=EXPORT, status=404, error="NotFound"
+    )
+    for _ in range(4):
+        await read_again(rig, after_s=600.0)
+    assert away.fired == 4
+
+
+async def is_repaired(rig: Rig) -> bool:
+    return await rig.rows("SELECT repaired_at IS NULL FROM gap") == [(0,)]
+
+
+async def test_no_gap_waits_for_a_log_that_is_away_though_a_clock_is_set_back(rig: Rig):
+    await followed(rig)
+    upkeep = DueTimeUpkeep(rig.database, clock=rig.clock)
+    await put_aside(rig)
+    assert await upkeep.step() == 0
+    rig.clock.ahead_s -= 3600.0
+    while await upkeep.step():
+        pass
+    await lose(rig)
+    await rig.repair.go_on()
+    assert await is_repaired(rig)
+
+
+async def test_no_gap_from_before_a_log_was_followed_waits_for_one_that_is_away(rig: Rig):
+    await followed(rig)
+    await put_aside(rig)
+    now = rig.clock.now()
+
+    def change(connection: sqlite3.Connection) -> None:
+        later_ms = int((now + 30) * 1000)
+        connection.execute("UPDATE directory_cursor SET since_ms = ?1, after_ms = ?1", (later_ms,))
+        connection.execute("UPDATE firehose_cursor SET event_at = ?", (now - 120,))
+
+    await rig.database.write(change)
+    await lose(rig)
+    await rig.repair.go_on()
+    assert await rig.rows("SELECT since_ms / 1000 FROM directory_cursor") == [(int(now - 120),)]
+    assert await is_repaired(rig)
+
+
+async def test_a_gap_waits_for_a_log_that_is_offered_again_and_not_read_to_its_end(rig: Rig):
+    await followed(rig)
+    await put_aside(rig)
+    rows = DirectoryStore(
+        rig.database,
+        TrackedRepos(rig.database),
+        Policy(),
+        plc_url=rig.net.plc_url,
+        clock=rig.clock,
+    )
+    reading = await rows.reading()
+    assert reading is not None
+    await rows.take((), reading, reading.after_ms, ended_at=None)
+    await lose(rig)
+    await rig.repair.go_on()
+    assert not await is_repaired(rig)
 
 
 async def test_a_gap_waits_until_the_log_was_read_behind_it_and_asks_for_that_at_once(rig: Rig):
