@@ -64,7 +64,9 @@ WHERE did IN (SELECT value FROM json_each(?1)) AND id <= ?2 AND (?4 IS NULL OR p
   AND NOT EXISTS (SELECT 1 FROM operation_unit WHERE operation_id = ?3 AND unit = did)
 """
 
-_VERIFIED = "UPDATE repo SET verified_at = max(verified_at, ?) WHERE id = ?"
+# What others have compared since the scan began was compared when they say, and not now: a loss of
+# the stream may have come in between, and its repair goes by that time.
+_VERIFIED = "UPDATE repo SET verified_at = ? WHERE id = ? AND verified_at < ?"
 
 
 class FreshnessStore:
@@ -169,7 +171,7 @@ class FreshnessStore:
                 connection, [pair for pair in changed if pair[0] is not pair[1]], at=utc_text(now)
             )
             verified = [each.repo.id for each in made.values() if each.outcome in VERIFIED]
-            connection.executemany(_VERIFIED, [(now, identifier) for identifier in verified])
+            connection.executemany(_VERIFIED, [(now, each, scan.since) for each in verified])
             units = [
                 _unit(did, each, records[did])
                 for did, each in made.items()

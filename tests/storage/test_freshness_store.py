@@ -191,6 +191,33 @@ async def test_a_repo_that_was_verified_in_the_future_is_visited_as_if_never_ver
     assert (ended.outcomes, sorted(hosts.asked)) == ({"current": 3}, names)
 
 
+async def test_a_repo_that_others_have_compared_does_not_count_as_compared_when_it_is_settled(
+    world: World,
+):
+    """A loss may have come in between: what its repair need not ask about is told by that time."""
+    compared, left = dids("a", 1), dids("b", 3)
+    compared_at = world.clock.at
+    track(world, HOST_A, compared, verified_at=compared_at)
+    track(world, HOST_B, left)
+    hosts = Hosts({HOST_A: compared, HOST_B: left}, lists=False)
+    hosts.gate = asyncio.Semaphore(0)
+    async with engine(world, scan_of(world, hosts)) as one:
+        operation = await one.runner.start("freshnessScan", {}, started_by=None)
+        async with asyncio.timeout(5):
+            while not hosts.pages[HOST_B]:
+                await asyncio.sleep(0.005)
+        world.clock.at += 100.0
+        for _ in left:
+            hosts.gate.release()
+        ended = await one.ended(operation)
+    assert (ended.outcomes, sorted(hosts.asked)) == ({"current": 4}, left)
+    asked_at = [(world.clock.at,)] * len(left)
+    assert await world.rows("SELECT verified_at FROM repo ORDER BY id") == [
+        (compared_at,),
+        *asked_at,
+    ]
+
+
 async def test_a_host_that_fails_for_a_moment_is_asked_again(world: World):
     names = dids("a", 5)
     track(world, HOST_A, names)
