@@ -145,7 +145,8 @@ class HostScan:
             if page is None:
                 raise InvalidUpstream(Check.RESPONSE, f"{held.url}: listRepos is not served")
             mark = hash(tuple(each.did for each in page.repos))
-            is_repeated = bool(page.repos) and (mark in seen or page.cursor == cursor)
+            is_stuck = page.cursor is not None and page.cursor == cursor
+            is_repeated = bool(page.repos) and (mark in seen or is_stuck)
             seen.add(mark)
             repeats += is_repeated
             pages += 1

@@ -19,14 +19,20 @@ from indexer.hosts import (
     StrangerOutcome,
     retry_s,
 )
+from indexer.ingest.attempts import Result, Resync
+from indexer.listings import Listed, ListingPage
 from indexer.model import (
+    AccountStatus,
     Json,
     Operation,
     OperationMode,
     OperationStatus,
     OperationType,
+    Scope,
     SettledUnit,
 )
+from indexer.operations.host_pass import HostScan, ScanParts
+from indexer.operations.operation import Context
 from storage.hosts import HostStore
 from storage.operation_units import OperationUnits
 from storage.operations import OperationStore
@@ -377,3 +383,52 @@ async def test_a_claim_costs_the_writer_no_look_at_the_hosts_that_are_done(
     )  # fmt: skip
     assert await writer_steps(world.database, registry.claim(operation)) < 20
     assert await world.rows("SELECT url FROM host WHERE is_open = 1") == [(URL,)]
+
+
+class SlowFetches:
+    """A host that has all of these repos at one rev, and takes ten minutes to give one."""
+
+    def __init__(self, world: World, dids: list[str]) -> None:
+        self.world, self.dids = world, dids
+
+    async def of_host(self, pds_url: str, cursor: str | None, *, repos_max: int) -> ListingPage:
+        words = [Listed(did, AccountStatus.ACTIVE, "r1") for did in self.dids]
+        return ListingPage(tuple(words), None)
+
+    async def sync_listed(self, did: str, *, on_compared: object) -> Resync:
+        self.world.clock.at += 600.0
+        return Resync(result=Result.CURRENT, reason=None)
+
+
+async def scan_slowly(registry: Registry) -> None:
+    """A pass over a host of which one of two repos is as we hold it."""
+    world = registry.world
+    await change(world, _REPOS, 2, URL)
+    scope = Scope(("pub.chive.*",))
+    await change(
+        world,
+        "UPDATE repo SET rev = 'r1', data = 'root', scope_id = ?,"
+        " state = iif(id = 1, 'active', 'desynchronized')",
+        scope.scope_id,
+    )
+    operation = await registry.operations.load(await registry.operation("one"))
+    assert operation is not None
+    host = SlowFetches(world, [f"did:plc:{number}" for number in (1, 2)])
+    parts = ScanParts(
+        registry=registry.hosts, rows=registry.scans, pages=registry.scans,
+        candidates=registry.scans, lists=host, documents=host, repos=host, scope=scope,
+        is_denied=lambda _: False, stream_at=lambda: None, clock=world.clock,
+    )  # fmt: skip
+    context = Context(operation, OperationUnits(world.database), lambda *_: None, clock=world.clock)
+
+    async def are_collections_listed() -> bool:
+        return True
+
+    held = await registry.held("one")
+    await HostScan(parts, context, held, are_collections_listed=are_collections_listed).run()
+
+
+async def test_a_list_of_one_page_without_a_cursor_is_read(registry: Registry):
+    """As the lexicon allows it; the reference host gives a cursor with each page that has repos."""
+    await scan_slowly(registry)
+    assert (await registry.row()).outcomes == {"current": 2}
