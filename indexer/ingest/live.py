@@ -318,11 +318,15 @@ class LiveIngest:
         return True
 
     def _meet_future_cursor(self, decoded: DecodedBatch) -> None:
-        """The relay's numbers end before our cursor: it was set back, or is another one."""
+        """The relay's numbers end before our cursor: it was set back, or is another one.
+
+        Held, that is a gap once, and now: it may be past our cursor when we are started anew.
+        """
+        is_news = decoded.url not in self._future_since
         since = self._future_since.setdefault(decoded.url, self._clock.monotonic())
-        if self._skips_future_cursor and not decoded.taken:
+        if (is_news or self._skips_future_cursor) and not decoded.taken:
             decoded.gaps.append(GapSeen(reason=GapReason.FUTURE_CURSOR))
-            decoded.seq = FROM_NOW_ON
+            decoded.seq = FROM_NOW_ON if self._skips_future_cursor else None
         is_overdue = self._clock.monotonic() - since >= FUTURE_CURSOR_S
         self._drop_connection(ReconnectReason.FUTURE_CURSOR, next_url=is_overdue)
 

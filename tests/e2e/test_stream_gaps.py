@@ -43,10 +43,11 @@ async def accounts_with_records(net: Devnet, count: int) -> list[Account]:
     return accounts
 
 
-async def repaired(net: Devnet, daemon: RunningDaemon, clock: ShiftedClock, reason: str) -> None:
-    """The gap is there; when the stream has passed the loss by a minute, all is equal again."""
+async def repaired(net: Devnet, daemon: RunningDaemon, clock: ShiftedClock, *reasons: str) -> None:
+    """The gaps are there; when the stream has passed the loss by a minute, all is equal again."""
     await wait_until(
-        lambda: daemon.rows("SELECT reason FROM gaps") == [(reason,)], what=f"a gap: {reason}"
+        lambda: daemon.rows("SELECT reason FROM gaps ORDER BY id") == [(each,) for each in reasons],
+        what=f"gaps: {reasons}",
     )
     async with asyncio.timeout(EQUAL_S):
         while not (await daemon.query(ADMIN + "getFirehoseStatus"))[1]["connected"]:
@@ -134,7 +135,7 @@ async def test_a_relay_set_back_is_held_until_the_cursor_is_reset(tmp_path: Path
             assert (status, body["error"]) == (400, "InvalidRequest")
             status, body = await daemon.call(INDEXER + "resetCursor", consent=True)
             assert (status, body) == (200, {"success": True})
-            await repaired(net, daemon, clock, "cursor_reset")
+            await repaired(net, daemon, clock, "future_cursor", "cursor_reset")
             outcomes = daemon.rows(
                 "SELECT outcome FROM audit_log WHERE action = ?", INDEXER + "resetCursor"
             )
@@ -157,6 +158,30 @@ async def test_a_relay_set_back_that_has_come_past_our_cursor_again_is_a_gap(tmp
             )
             while net.relay.stream.last_seq <= held:
                 tag(net, accounts[1])
+            await repaired(net, daemon, clock, "future_cursor")
+
+
+async def test_a_relay_set_back_that_comes_past_our_cursor_while_we_are_away_is_a_gap(
+    tmp_path: Path,
+):
+    async with Devnet(seed=9) as net:
+        accounts = await accounts_with_records(net, 2)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            ((held,),) = daemon.rows("SELECT cursor FROM firehose")
+            net.relay.stream.rewind(2)
+            net.faults.schedule(FaultKind.DROP_CONNECTION)
+            tag(net, accounts[0])  # under a number that we hold already
+            await wait_until(
+                lambda: (
+                    daemon.rows("SELECT reason, before_seq FROM gaps") == [("future_cursor", None)]
+                ),
+                what="the relay to say that it was set back",
+            )
+        while net.relay.stream.last_seq <= held:
+            tag(net, accounts[1])
+        clock = ShiftedClock(time.time())
+        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
             await repaired(net, daemon, clock, "future_cursor")
 
 

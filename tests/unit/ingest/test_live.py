@@ -340,7 +340,9 @@ async def test_a_cursor_ahead_of_the_relay_is_held_and_said_and_the_next_relay_a
     await stage.script.send([error_message("FutureCursor", "ahead")])
     await stage.drained()
     assert stage.script.is_moved_on
-    assert await stage.cursor() == before and await stage.gaps() == []
+    # A process that is started anew does not know what this one was told.
+    assert await stage.cursor() == before
+    assert await stage.gaps() == [("future_cursor", before, None)]
     await stage.rig.net.create_account()
     newest = stage.rig.net.relay.stream.last_seq
     await stage.script.send([stage.rig.net.relay.stream.after(newest - 1)[-1].frame])
