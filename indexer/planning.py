@@ -112,6 +112,7 @@ class SyncSeen(msgspec.Struct, frozen=True, kw_only=True):
     did: str
     seq: int
     rev: str
+    commit_rev: str | None = None  # of the commit block; older than `rev` after an import
     data: str | None = None
     signing_key: str | None = None
     error: InvalidUpstream | None = None
@@ -411,8 +412,10 @@ def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
         # only asks for a look at the repo, at the account's own host.
         at = now + wait_s(Trouble.FUTURE_REV) if _is_early(event) else now
         return Change(Outcome.NOTED, raised(repo, Wanted.IDENTITY | Wanted.CONTENT, policy, at))
-    if event.data == repo.data:
-        return Change(Outcome.NOTED, replace(repo, host_rev=event.rev))
+    if event.data == repo.data:  # the host's next commit names the one shown here
+        shown = event.commit_rev or ""
+        rev = shown if (repo.rev or "") < shown <= event.rev else repo.rev
+        return Change(Outcome.NOTED, replace(repo, rev=rev, host_rev=event.rev))
     return Change(Outcome.DESYNCHRONIZED, desynchronized(repo, "sync", now=now))
 
 

@@ -171,7 +171,12 @@ class Verifier:
         except InvalidUpstream as error:
             return SyncSeen(did=did, seq=seq, rev=event.rev, signing_key=key, error=error)
         return SyncSeen(
-            did=did, seq=seq, rev=event.rev, data=cid_text(commit.data), signing_key=key
+            did=did,
+            seq=seq,
+            rev=event.rev,
+            commit_rev=commit.rev,
+            data=cid_text(commit.data),
+            signing_key=key,
         )
 
 

@@ -212,6 +212,19 @@ async def test_a_sync_at_the_known_root_is_no_gap(world: World):
     assert (await world.rows("SELECT rev, host_rev FROM repo")) == [("r1", "r2")]
 
 
+@pytest.mark.parametrize(
+    ("shown", "rev"), [("r0", "r1"), ("r1", "r1"), ("r2", "r2"), ("r3", "r3"), ("r4", "r1")]
+)
+async def test_a_newer_commit_that_a_sync_shows_of_the_known_root_is_what_the_next_follows(
+    world: World, shown: str, rev: str
+):
+    await activate(world, "r1", ("a", "c1"))
+    await world.apply(
+        SyncSeen(did=DID, seq=1, rev="r3", commit_rev=shown, data="root-r1", signing_key=KEY)
+    )
+    assert (await world.rows("SELECT rev, host_rev FROM repo")) == [(rev, "r3")]
+
+
 async def test_a_sync_to_another_root_desynchronizes(world: World):
     await activate(world, "r1", ("a", "c1"))
     await world.apply(SyncSeen(did=DID, seq=1, rev="r2", data="root-zzz", signing_key=KEY))

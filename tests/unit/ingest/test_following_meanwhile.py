@@ -93,3 +93,17 @@ async def test_a_forged_sync_does_not_stop_a_repo_whose_host_fails(rig: Rig):
     await rig.hear()
     assert (await rig.repo(account))[0] == "active"
     assert_equal(rig)
+
+
+async def test_what_follows_a_commit_that_only_a_sync_has_shown_is_followed(rig: Rig):
+    """A host that makes a tree anew, as the real one's `rebuild-repo` does, sends no #commit."""
+    account = await followed(rig)
+    shown = rig.net.repo(account).commit()
+    rig.net.emit_sync(account)
+    await rig.hear()
+    assert await rig.rows("SELECT rev, host_rev FROM repo") == [(shown.rev, shown.rev)]
+    tag(rig, account)
+    await rig.hear()
+    assert (await rig.repo(account))[0] == "active"
+    assert await rig.rows("SELECT reason FROM dead_letters") == []
+    assert_equal(rig)
