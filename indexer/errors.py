@@ -133,6 +133,10 @@ class NotServed(Unavailable):
     """A host does not offer a method, or not in the form that we need: use another one there."""
 
 
+class RepoWithdrawn(Unavailable):
+    """A host does not give a repo that it called active a moment ago: ask how it is by now."""
+
+
 class LocalBusy(ChiveIndexerError):
     """This machine is short of something that will come back: wait, retry, pause intake."""
 

@@ -26,6 +26,7 @@ from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.continuity import Patience, SeqOrder
 from indexer.ingest.decoded import DecodedBatch, event_at
 from indexer.ingest.endings import ReconnectReason
+from indexer.ingest.firehose import FrameBatch
 from indexer.ingest.portions import portions
 from indexer.ingest.verification import RawFrame, is_relevant
 from indexer.metrics import Metrics
@@ -52,22 +53,6 @@ CLOCK_LOOK_S = 1.0
 
 POISON_REMEMBERED = 16
 """Frames that cannot be decoded and have cost a connection: seen again, they cost no other."""
-
-
-class FrameBatch(Protocol):
-    """Frames of one connection, in order."""
-
-    @property
-    def url(self) -> str:
-        """Stream that they came from: the key of its cursor."""
-
-    @property
-    def connection(self) -> int:
-        """Number of the connection; sequence numbers rise within one."""
-
-    @property
-    def frames(self) -> list[bytes]:
-        """Raw binary messages."""
 
 
 class FrameSource(Protocol):

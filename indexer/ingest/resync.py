@@ -44,6 +44,7 @@ from indexer.errors import (
     NotAsked,
     RepoLimited,
     RepoTooLarge,
+    RepoWithdrawn,
     Unavailable,
     bug,
 )
@@ -229,7 +230,10 @@ class Resyncer:
     ) -> Resync:
         """What comes of it: for each kind of failure its own way on."""
         try:
-            return await self._attempt(claim, route, is_operator=is_operator)
+            try:
+                return await self._attempt(claim, route, is_operator=is_operator)
+            except RepoWithdrawn:  # the account has changed meanwhile
+                return await self._attempt(claim, route, is_operator=is_operator)
         except HostDenied as error:
             return Resync(result=Result.DENIED, reason=str(error))
         except StaleClaim as error:

@@ -9,7 +9,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from urllib.parse import urlencode
 
-from indexer.errors import Check, InvalidUpstream, NotServed, RepoTooLarge, Unavailable
+from indexer.errors import (
+    Check,
+    InvalidUpstream,
+    NotServed,
+    RepoTooLarge,
+    RepoWithdrawn,
+    Unavailable,
+)
 from indexer.model import AccountStatus, account_status
 from indexer.network.answers import XrpcFailure
 from indexer.network.http import HttpClient
@@ -138,13 +145,14 @@ class RepoNetwork:
 
     @asynccontextmanager
     async def fetch_repo(self, pds_url: str, did: str) -> AsyncIterator[CarSpool]:
-        """The whole repo. Raises `RepoTooLarge` beyond the caps."""
+        """The whole repo. Raises `RepoTooLarge` beyond the caps, `RepoWithdrawn`."""
         with CarSpool(self._folder) as spool:
             try:
                 await self._download(pds_url, did, spool)
             except XrpcFailure as error:
                 # The status was active a moment ago: look again rather than conclude.
-                raise Unavailable(f"{pds_url}: getRepo: {error}") from error
+                failure = RepoWithdrawn if _is_about_repo(error) else Unavailable
+                raise failure(f"{pds_url}: getRepo: {error}") from error
             except InvalidUpstream as error:
                 if error.check is Check.LIMITS and not spool.has_header:
                     # No archive at all, and no word about the size of one.

@@ -385,6 +385,27 @@ async def test_an_older_archive_than_our_rows_is_refused(rig: Rig):
     assert_equal(rig)
 
 
+@pytest.mark.parametrize(
+    ("status", "ends"),
+    [("deactivated", Result.HIDDEN), ("takendown", Result.HIDDEN), ("deleted", Result.NOT_FOUND)],
+)
+async def test_an_account_that_goes_between_its_status_and_its_archive_is_asked_about_again(
+    rig: Rig, status: str, ends: Result
+):
+    account = await rig.net.create_account()
+    tag(rig, account)
+    await rig.hear()
+    slow = rig.net.faults.schedule(
+        FaultKind.HTTP_DELAY, endpoint="com.atproto.sync.getRepo", seconds=0.3
+    )
+    attempt = asyncio.create_task(rig.resyncer.sync_now(account.did))
+    await rig.net.faults.wait_fired(slow)
+    rig.net.set_account_status(account, status)
+    done = await attempt
+    assert rig.asked("getRepoStatus") == 2
+    assert done.result is ends, done.reason
+
+
 async def test_an_operator_takes_a_repo_over_from_a_worker(rig: Rig):
     account = await rig.net.create_account()
     tag(rig, account)
