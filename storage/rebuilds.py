@@ -231,11 +231,12 @@ class Rebuilds:
 
         def change(connection: sqlite3.Connection) -> bool:
             current = current_generation(connection)
-            if current.operation_id == operation_id:
-                return True
             operation = load_operation(connection, operation_id)
+            # Not the current one first: a start by other declarations has it made once more.
             building = generation_of(connection, operation_id)
-            if building is None or operation.cancel_requested:
+            if building is None:
+                return current.operation_id == operation_id
+            if operation.cancel_requested:
                 return False
             swap_generations(connection, self._projections, current, building)
             connection.execute(

@@ -483,6 +483,20 @@ async def test_a_rebuild_by_other_declarations_than_it_began_with_begins_again(f
         assert await tables(world) == {"3"}
 
 
+async def test_a_rebuild_that_was_swapped_in_and_not_ended_is_made_again_by_other_declarations(
+    folder: Path,
+):
+    async with typed_world(folder) as world:
+        await FullReindex(world.rebuilds).run(await world.begin_reindex())
+    registry = changed(REGISTRY, TAG)
+    async with typed_world(folder, registry) as world:
+        await world.reindex()
+        assert differences(world, registry) == []
+        assert await tables(world) == {"3"}
+    async with typed_world(folder, registry) as world:
+        assert not world.is_outdated
+
+
 MANY = PART_RECORDS + 100
 
 
