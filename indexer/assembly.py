@@ -149,6 +149,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         metrics=metrics,
     )  # fmt: skip
     hosts = host_store(settings, database, clock)
+    await hosts.enter_scope()
     install_host_gauge(metrics, hosts.totals)
     bootstrap = first_scan(settings, hosts, runner, firehose)
     install_gauges(metrics, status, runner.running, runner.queued, settings.storage.file)

@@ -78,6 +78,7 @@ class ScanLimits:
     asked_max: int  # unknown repos that a host is asked about in one pass
     ask_again_days: int
     remembered_max: int  # answers kept
+    scope_id: str  # of the collections that hosts are looked through for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ def scan_limits(settings: Settings) -> ScanLimits:
         asked_max=hosts.ask_repos_max,
         ask_again_days=hosts.ask_again_days,
         remembered_max=hosts.asked_repos_max,
+        scope_id=Scope(settings.scope.collections).scope_id,
     )
 
 

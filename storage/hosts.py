@@ -30,6 +30,17 @@ HOSTS_MAX = 200_000
 
 REGISTERED_AT_ONCE = 500
 
+SCOPED_AT_ONCE = 100_000
+"""Row ids looked through at once at start, while no stream waits."""
+
+_IS_COMPLETE = """
+SELECT EXISTS (SELECT 1 FROM repo WHERE id > ?1 AND id <= ?2 AND scope_id = ?3)
+"""
+
+_DUE_AGAIN = """
+UPDATE host SET next_scan_at = 0 WHERE id > ? AND id <= ? AND status <> 'unreachable'
+"""
+
 _IS_FREE = """
 (leased_until <= :now OR operation_id = :operation OR NOT EXISTS (
     SELECT 1 FROM operation WHERE operation.id = host.operation_id AND status = 'running'))
@@ -117,6 +128,28 @@ class HostStore:
         self._database = database
         self._limits = limits
         self._clock = clock
+
+    async def enter_scope(self) -> None:
+        """At start: hosts looked through under another scope are due, and no first scan is done.
+
+        Repos have the scope that they are complete under, and lose it when it is another's. So
+        where none has today's, that is a new one, or nothing was found under it yet.
+        """
+        tops = "SELECT coalesce(max(id), 0), (SELECT coalesce(max(id), 0) FROM host) FROM repo"
+        repos, hosts = (await self._database.read(tops))[0]
+        for after in range(0, repos, SCOPED_AT_ONCE):
+            asked = (after, after + SCOPED_AT_ONCE, self._limits.scope_id)
+            if (await self._database.read(_IS_COMPLETE, asked))[0][0]:
+                return
+        for after in range(0, hosts, SCOPED_AT_ONCE):
+
+            def change(connection: sqlite3.Connection, after: int = after) -> None:
+                connection.execute(_DUE_AGAIN, (after, after + SCOPED_AT_ONCE))
+
+            await self._database.write(change)
+        await self._database.write(
+            lambda connection: connection.execute("DELETE FROM first_scan").rowcount
+        )
 
     async def register(self, urls: Sequence[str], source: HostSource) -> None:
         """Know hosts from now on, those that an operator names in any case."""

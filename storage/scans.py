@@ -2,8 +2,8 @@
 
 A page counts in the transaction that moves the host's cursor, an unknown repo in the one that takes
 it off the list of candidates: so each counts once, however often the process ends in between.
-Answers that a host has nothing for us are remembered by a hash of host and DID, because another
-host's word on the same DID is worth nothing.
+Answers that a host has nothing for us are remembered by a hash of host, DID and scope, because
+another host's word on the same DID is worth nothing, nor is what was said of another scope.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class ScanStore:
 
     async def asked_before(self, url: str, dids: Sequence[str]) -> set[str]:
         """Those that this host was asked about not long ago, and that had nothing for us."""
-        hashes = {_hash(url, did): did for did in dids}
+        hashes = {self._hash(url, did): did for did in dids}
         today = self._today()
         rows = await self._database.read(
             "SELECT hash FROM asked_repo WHERE hash IN (SELECT value FROM json_each(?))"
@@ -245,7 +245,7 @@ class ScanStore:
                 connection.execute(
                     "INSERT INTO asked_repo (hash, asked_on) VALUES (?, ?)"
                     " ON CONFLICT DO UPDATE SET asked_on = excluded.asked_on",
-                    (_hash(held.url, did), today),
+                    (self._hash(held.url, did), today),
                 )
             if not _take_off(connection, held, did):
                 return None
@@ -317,10 +317,10 @@ class ScanStore:
     def _today(self) -> int:
         return int(self._clock.now() // DAY_S)
 
-
-def _hash(url: str, did: str) -> int:
-    digest = hashlib.sha256(f"{url} {did}".encode()).digest()
-    return int.from_bytes(digest[:8], signed=True)
+    def _hash(self, url: str, did: str) -> int:
+        """That a repo has nothing for us was said of today's scope alone."""
+        text = f"{url} {did} {self._limits.scope_id}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
 
 
 def _take_off(connection: sqlite3.Connection, held: HostPass, did: str) -> bool:

@@ -20,7 +20,13 @@ from indexer.errors import Check, InvalidUpstream, LocalBusy, RequestRefused, Un
 from indexer.hosts import HostOutcome, HostPass, HostSource
 from indexer.model import TERMINAL_STATES, Json, OperationType, SettledUnit
 from indexer.operations.host_pass import HostScan, ScanParts
-from indexer.operations.operation import Context, Request, insist, refuse_foreign_params
+from indexer.operations.operation import (
+    Context,
+    OperationFailed,
+    Request,
+    insist,
+    refuse_foreign_params,
+)
 from indexer.operations.scanning import patiently, synced, work_through
 from indexer.protocol.did_document import parse_origin
 
@@ -45,6 +51,9 @@ RELEASE_S = 1.0
 class Progress(msgspec.Struct):
     """The checkpoint: what the relay has been asked."""
 
+    scope_id: str = ""  # of the scope that repos are looked for under
+    relay_url: str = ""
+    collections: tuple[str, ...] = ()  # that the relay is asked for
     collection: int = 0  # index of the one whose list is being read
     cursor: str | None = None  # of its next page
     is_listed: bool | None = None  # whether the relay lists collections; None: not known yet
@@ -127,8 +136,25 @@ class _Scan:
         self._in_hand: set[int] = set()
         self._claiming = asyncio.Lock()
         self._reading = asyncio.Lock()
-        checkpoint = context.operation.checkpoint
-        self._progress = Progress() if checkpoint is None else msgspec.convert(checkpoint, Progress)
+        self._progress = self._resumed(context.operation.checkpoint)
+
+    def _resumed(self, checkpoint: Json) -> Progress:
+        """From where to go on; other lists than those that were read are read from the start.
+
+        Raises `OperationFailed` where the scope is another: what was left out is to be seen anew.
+        """
+        progress = Progress(
+            scope_id=self._parts.scope.scope_id,
+            relay_url=self._relay_url,
+            collections=tuple(self._collections),
+        )
+        if checkpoint is None:
+            return progress
+        saved = msgspec.convert(checkpoint, Progress)
+        if saved.scope_id not in {"", progress.scope_id}:
+            raise OperationFailed("scope.collections is another now: start the scan again")
+        lists = (progress.relay_url, progress.collections)
+        return saved if (saved.relay_url, saved.collections) == lists else progress
 
     @property
     def _is_whole(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import time
@@ -26,10 +27,12 @@ from tests.oracle import wait_until_equal
 
 LIST = "com.atproto.sync.listRepos"
 BY_COLLECTION = "com.atproto.sync.listReposByCollection"
+HOSTS = "com.atproto.sync.listHosts"
 DESCRIBE = "com.atproto.repo.describeRepo"
 STATUS = "com.atproto.sync.getRepoStatus"
 GET_REPO = "com.atproto.sync.getRepo"
 POST = "app.bsky.feed.post"
+COMMENT = "pub.chive.review.comment"
 
 UNCHANGED = 10_000
 STRANGERS = int(os.environ.get("CHIVE_SCAN_REPOS", "150"))
@@ -451,6 +454,63 @@ async def test_only_the_newest_strangers_are_asked_about_and_the_rest_is_said_to
             }  # fmt: skip
             asked = asked_about(net.pds[0])
             assert len(asked) == 10 and set(asked.values()) == {1}
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_a_wider_scope_is_looked_for_at_all_hosts_again(tmp_path: Path, is_listed: bool):
+    """Also at those that had nothing for the narrower one, which is believed for a month."""
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = is_listed
+        strangers = [await unheard(net, pds) for pds in (0, 1)]
+        known = await unheard(net, collection=COMMENT)
+        values = scanning(tmp_path, net)
+        values["backfill"] = {"bootstrap": True}
+        values["scope"] = {"collections": [COMMENT]}
+        is_done = "SELECT 1 FROM first_scan"
+        held = "SELECT DISTINCT did FROM records"
+        async with running_daemon(tmp_path, values) as daemon:
+            await wait_until(lambda: daemon.rows(is_done) != [], what="the first scan")
+            assert daemon.rows(held) == [(known.did,)]
+        values["scope"] = {"collections": ["pub.chive.*"]}
+        rng = random.Random(2)
+        async with running_daemon(tmp_path, values, rng=rng) as daemon:
+            await wait_until(lambda: daemon.rows(is_done) != [], what="the scan for the new scope")
+            await wait_until_equal(net, daemon.database, 10.0, heads=True)
+            assert len(daemon.rows(held)) == 1 + len(strangers)
+        scans = "SELECT count(*) FROM operation WHERE type = 'pdsScan'"
+        rng = random.Random(3)
+        async with running_daemon(tmp_path, values, rng=rng) as daemon:
+            assert daemon.rows(is_done) != [] and daemon.rows(scans) == [(2,)]
+
+
+@pytest.mark.parametrize("changed", ["scope", "relay"])
+async def test_a_scan_that_a_restart_finds_with_another_scope_or_relay_trusts_no_list_of_before(
+    tmp_path: Path, changed: str
+):
+    async with Devnet(seed=8) as net:
+        values = scanning(tmp_path, net)
+        values["scope"] = {"collections": [TAG]}
+        hang = net.faults.schedule(FaultKind.HTTP_HANG, times=None, endpoint=HOSTS)
+        async with running_daemon(tmp_path, values) as daemon:
+            status, body = await daemon.call(ADMIN + "triggerBackfill", type="pdsScan")
+            assert status == 200, body
+            await wait_until(lambda: hang.fired > 0, what="the end of the lists by collection")
+        net.faults.clear()
+        stranger = await unheard(net, collection=COMMENT if changed == "scope" else TAG)
+        if changed == "scope":
+            values["scope"] = {"collections": [TAG, COMMENT]}
+        else:
+            relay_url = net.relay_url.replace("ws://127.0.0.1", "http://localhost")
+            values["network"]["relay_url"] = relay_url
+        async with running_daemon(tmp_path, values, rng=random.Random(2)) as daemon:
+            ended = "SELECT error FROM operations WHERE id = ? AND status <> 'running'"
+            identifier = body["operation"]["id"]
+            await wait_until(lambda: daemon.rows(ended, identifier) != [], what="its end")
+            ((error,),) = daemon.rows(ended, identifier)
+            if changed == "scope":
+                assert "scope.collections" in error
+                await daemon.backfill("pdsScan")
+            assert daemon.rows("SELECT DISTINCT did FROM records") == [(stranger.did,)]
 
 
 @pytest.mark.parametrize("endpoint", [LIST, DESCRIBE])

@@ -47,6 +47,7 @@ LIMITS = ScanLimits(
     asked_max=3,
     ask_again_days=30,
     remembered_max=1000,
+    scope_id="scope",
 )
 
 
