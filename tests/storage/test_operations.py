@@ -563,6 +563,12 @@ async def test_a_restart_goes_on_with_what_was_at_work_and_then_in_the_order_of_
     resumed = Ordered()
     for _ in range(20):
         resumed.permits.release()
+    phases = "SELECT key, phase FROM operation WHERE status = 'running' ORDER BY started_at"
+    waiting = [("third", "queued"), ("fourth", "queued"), ("fifth", "queued")]
+    gone_on = Ordered()
+    async with engine(world, gone_on, max_running=1):
+        await until(lambda: is_true(gone_on.turns == ["first"]))
+        assert await world.rows(phases) == [("first", "running"), *waiting]
     async with engine(world, resumed, max_running=1):
         await until(lambda: is_true(len(resumed.turns) == 4))
     assert resumed.turns == ["first", "third", "fourth", "fifth"]
