@@ -60,7 +60,7 @@ class StoreParts:
     directory: DirectoryStore
     rebuilds: Rebuilds
     citations: CitationStore
-    is_outdated: bool  # whether what readers see was made from other declarations than today's
+    is_outdated: bool  # whether what readers see is of other declarations or lexicons than today's
     denials: DenialStore
     upkeep: tuple[Step, ...]
     """What it owes and nobody waits for."""

@@ -68,7 +68,8 @@ class Projections:
     def install(self, connection: sqlite3.Connection, *, judged_by: str) -> bool:
         """Make sure of tables and views for readers; whether they still have to be rebuilt.
 
-        `judged_by` names the lexicons that records are held against from now on.
+        `judged_by` names the lexicons that records are held against from now on: while some of
+        those that are stored were held against others, their verdicts have to be made anew.
         """
         found = find_generation(connection, GenerationState.CURRENT)
         if found is None:
@@ -88,7 +89,7 @@ class Projections:
             connection.execute(
                 "UPDATE generation SET judged_by = '' WHERE number = ?", (found.number,)
             )
-        return found.fingerprint != self.fingerprint
+        return (found.fingerprint, found.judged_by) != (self.fingerprint, judged_by)
 
     def is_current(self, connection: sqlite3.Connection) -> bool:
         """Whether what readers see was made from today's declarations."""

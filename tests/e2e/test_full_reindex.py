@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 import signal
 import sqlite3
 import sys
@@ -16,7 +18,7 @@ from structlog.testing import capture_logs
 from indexer.operations.runner import QUEUED_MAX
 from indexer.records.prepare import prepare_stored
 from indexer.records.projection import SEARCH
-from indexer.records.registry import load_registry
+from indexer.records.registry import bundled_documents, load_registry
 from storage.verification import Verification
 from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.devnet.account import Account
@@ -193,6 +195,36 @@ async def test_tables_of_another_authority_are_served_while_they_are_rebuilt(tmp
             )  # fmt: skip
             assert daemon.rows("SELECT count(*) FROM graph_node WHERE authority") == [(valid,)]
         assert differences(tmp_path / "index.db", authority.did) == []
+
+
+async def test_records_are_judged_anew_when_the_lexicons_are_others(tmp_path: Path):
+    nsid = "pub.chive.actor.mute"
+    folder = tmp_path / "lexicons"
+    folder.mkdir()
+    (document,) = (each for each in bundled_documents() if each["id"] == nsid)
+    document["defs"]["main"]["record"]["required"].append("reason")
+    (folder / "mute.json").write_text(json.dumps(document))
+    found = (
+        "SELECT (SELECT sum(valid) FROM records), (SELECT count(*) FROM actor_mute),"
+        " (SELECT count(*) FROM operations WHERE status = 'completed')"
+    )
+    async with Devnet(seed=7) as net:
+        account = await net.create_account()
+        value = realistic_record(net.rng, nsid, did=account.did)
+        net.create(account, nsid, {name: value[name] for name in value if name != "reason"})
+        values = sections(tmp_path, net)
+        async with running_daemon(tmp_path, values) as daemon:
+            await wait_until(lambda: daemon.rows(found) == [(1, 1, 0)], what="the record")
+        stricter, looser = {"scope": {"lexicon_dir": str(folder)}}, {}
+        for number, (changed, expected) in enumerate(
+            ((stricter, (0, 0, 1)), (stricter, (0, 0, 1)), (looser, (1, 1, 2)))
+        ):
+            rng = random.Random(10 + number)
+            async with running_daemon(tmp_path, values | changed, rng=rng) as daemon:
+                await wait_until(
+                    lambda daemon=daemon, expected=expected: daemon.rows(found) == [expected],
+                    what="other verdicts, by one rebuild",
+                )
 
 
 QUEUED = """
