@@ -356,7 +356,9 @@ class Resyncer:
         if claim.repo.state is RepoState.ACTIVE:
             if await self._rows.load_pending(claim, 0):
                 return now  # the host's commit may be a buffered one: replay them first
-            if may_yet_come(host_rev, stream_at=self._stream_at(), now=now):
+            # Of what was left out under another scope the stream brings nothing.
+            is_in_scope = claim.repo.scope_id == self._verifier.scope.scope_id
+            if is_in_scope and may_yet_come(host_rev, stream_at=self._stream_at(), now=now):
                 return now + STREAM_GRACE_S
         return claim.repo.fetch_at if now < claim.repo.fetch_at else None
 

@@ -513,6 +513,27 @@ async def test_a_scan_that_a_restart_finds_with_another_scope_or_relay_trusts_no
             assert daemon.rows("SELECT DISTINCT did FROM records") == [(stranger.did,)]
 
 
+async def test_repos_of_busy_accounts_are_read_under_a_wider_scope_at_once(tmp_path: Path):
+    """Their hosts are ahead by a commit of this minute, which the stream will bring."""
+    async with Devnet(seed=8) as net:
+        accounts = [await unheard(net, collection=COMMENT) for _ in range(12)]
+        for account in accounts:
+            net.import_records(account, 2, [TAG], announce=False)
+        values = scanning(tmp_path, net)
+        values["scope"] = {"collections": [COMMENT]}
+        async with running_daemon(tmp_path, values) as daemon:
+            await daemon.backfill("pdsScan")
+        del values["scope"]
+        loop = asyncio.get_running_loop()
+        traffic = loop.create_task(write_steadily(net, accounts, [0]))
+        async with running_daemon(tmp_path, values, rng=random.Random(2)) as daemon:
+            left = "SELECT count(*) FROM repo WHERE scope_id IS NULL"
+            await wait_until(lambda: daemon.rows(left) == [(0,)], what="all repos")
+            traffic.cancel()
+            await asyncio.wait([traffic])
+            await wait_until_equal(net, daemon.database, 10.0, heads=True)
+
+
 @pytest.mark.parametrize("endpoint", [LIST, DESCRIBE])
 async def test_a_cancel_ends_a_scan_in_a_wait_for_a_host_within_two_seconds(
     tmp_path: Path, endpoint: str
