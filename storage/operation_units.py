@@ -127,6 +127,16 @@ class OperationUnits:
             lambda connection: connection.execute(_COUNT_CRASHES).rowcount
         )
 
+    async def queue_all(self) -> None:
+        """At a start: what was at work waits for its turn, of which there may be fewer now."""
+        await self._database.write(
+            lambda connection: (
+                connection.execute(
+                    "UPDATE operation SET phase = 'queued' WHERE status = 'running'"
+                ).rowcount
+            )
+        )
+
     async def failures(self, operation_id: str) -> list[FailedUnit]:
         """The first failed units, at most `FAILURES_KEPT`, by unit."""
         rows = await self._database.read(

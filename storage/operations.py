@@ -119,16 +119,6 @@ class OperationStore:
 
         return await self._database.write(change)
 
-    async def queue_all(self) -> None:
-        """At a start: what was at work waits for its turn, of which there may be fewer now."""
-        await self._database.write(
-            lambda connection: (
-                connection.execute(
-                    "UPDATE operation SET phase = 'queued' WHERE status = 'running'"
-                ).rowcount
-            )
-        )
-
     async def go_on_as_supplement(self, operation_id: str, note: str) -> None:
         """The live stream is not, or no longer, held for a running operation; `note` says why."""
 

@@ -33,9 +33,6 @@ class OperationRows(Protocol):
     async def begin(self, operation_id: str) -> Operation:
         """Say that an operation has got its turn; its row then."""
 
-    async def queue_all(self) -> None:
-        """At a start: what was at work waits for its turn, of which there may be fewer now."""
-
     async def go_on_as_supplement(self, operation_id: str, note: str) -> None:
         """The live stream is not, or no longer, held for a running operation; `note` says why."""
 
@@ -60,6 +57,9 @@ class OperationUnits(Protocol):
 
     async def count_crashes(self) -> int:
         """At a start, before any work: units that the last process left in progress."""
+
+    async def queue_all(self) -> None:
+        """At a start: what was at work waits for its turn, of which there may be fewer now."""
 
     async def failures(self, operation_id: str) -> list[FailedUnit]:
         """The first failed units, by unit."""

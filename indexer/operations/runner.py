@@ -95,7 +95,7 @@ class Runner:
                 log.warning("operation.units_interrupted", units=crashed)
             listed = partial(self._rows.list, OperationStatus.RUNNING, QUEUED_MAX)
             oldest_first = reversed(await insist(listed))
-            await insist(self._rows.queue_all)
+            await insist(self._units.queue_all)
             for operation in sorted(oldest_first, key=lambda row: row.phase == "queued"):
                 if operation.cancel_requested:
                     await self._end(operation, OperationStatus.CANCELLED, None)
