@@ -157,6 +157,7 @@ class EventBatch:
     seq: int | None  # of the last event, relevant to us or not; None leaves the cursor alone
     event_at: float | None  # its `time`, unix seconds
     gaps: Sequence[GapSeen] = ()  # noticed between the events
+    began_at: float | None = None  # `time` of the first event that came with them, unix seconds
 
 
 class Outcome(StrEnum):

@@ -30,6 +30,7 @@ class DecodedBatch:
     refused: list[FrameRefused] = field(default_factory=list)
     seq: int | None = None
     event_at: float | None = None
+    began_at: float | None = None  # of the first frame, where `event_at` is of the last
     counts: Counter[str] = field(default_factory=Counter)
     taken: list[tuple[int, object]] = field(default_factory=list)  # (seq, `time`), in order
     gaps: list[GapSeen] = field(default_factory=list)
@@ -59,18 +60,27 @@ class DecodedBatch:
         if self.taken:
             self.seq, time = self.taken[-1]
             self.event_at = event_at(time, now=self.now)
+            self.began_at = event_at(self.taken[0][1], now=self.now)
 
     def parts(self) -> Iterator[DecodedBatch]:
         """The closed batch in parts that the later stages can hold several of.
 
-        The cursor of each part is the seq of its last frame: nothing relevant lies between.
+        The cursor of each part is the seq of its last frame: nothing relevant lies between. What
+        is known of that frame's time is that the batch had begun.
         """
         rest = self
         while len(rest.relevant) > RELEVANT_MAX:
             part, left = rest.relevant[:RELEVANT_MAX], rest.relevant[RELEVANT_MAX:]
-            yield replace(rest, relevant=part, seq=part[-1].frame.seq, event_at=None)
+            seq = part[-1].frame.seq
+            yield replace(rest, relevant=part, seq=seq, event_at=self.began_at)
             rest = DecodedBatch(
-                self.url, self.era, self.now, relevant=left, seq=self.seq, event_at=self.event_at
+                self.url,
+                self.era,
+                self.now,
+                relevant=left,
+                seq=self.seq,
+                event_at=self.event_at,
+                began_at=self.began_at,
             )
         yield rest
 

@@ -348,6 +348,7 @@ class LiveIngest:
                     seq=decoded.seq,
                     event_at=decoded.event_at,
                     gaps=decoded.gaps,
+                    began_at=decoded.began_at,
                 )
             )
             self._to_verify.task_done()

@@ -17,7 +17,8 @@ frames, with which its time grows too. So many side rows cost as much as one mor
 def portions(batch: EventBatch) -> Iterator[EventBatch]:
     """A batch in parts that are small enough for one transaction each.
 
-    The cursor of each part is the seq of its last event: nothing relevant lies between.
+    The cursor of each part is the seq of its last event: nothing relevant lies between. What is
+    known of that event's time is that the batch had begun.
     """
     part: list[Event] = []
     writes = size = 0
@@ -26,7 +27,7 @@ def portions(batch: EventBatch) -> Iterator[EventBatch]:
         if isinstance(event, CommitSeen):
             more_writes, more_bytes = 1 + weight(event), len(event.frame)
         if part and (writes + more_writes > WRITES_MAX or size + more_bytes > FRAME_BYTES_MAX):
-            yield replace(batch, events=part, seq=part[-1].seq, event_at=None)
+            yield replace(batch, events=part, seq=part[-1].seq, event_at=batch.began_at)
             batch, part, writes, size = replace(batch, gaps=()), [], 0, 0
         part.append(event)
         writes += more_writes

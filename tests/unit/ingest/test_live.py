@@ -314,6 +314,20 @@ async def test_a_relay_that_begins_anew_at_lower_numbers_without_a_word_is_a_gap
     assert await stage.gaps() == [("seq_regression", newest, held)]
 
 
+async def test_a_relay_that_repeats_much_from_below_our_cursor_is_no_gap(stage: Stage):
+    account = await followed(stage)
+    for _ in range(2 * WRITES_MAX):
+        tag(stage, account)
+    await stage.send_all()
+    held = await stage.cursor()
+    *repeated, _ = (entry.frame for entry in stage.rig.net.relay.stream.after(0, 100_000))
+    stage.script.connection += 1
+    await stage.script.send(repeated)
+    await stage.drained()
+    assert await stage.cursor() == (held or 0) - 1
+    assert await stage.gaps() == []
+
+
 async def test_a_relay_that_never_keeps_the_order_is_followed_all_the_same(stage: Stage):
     await followed(stage)
     stream = stage.rig.net.relay.stream
