@@ -36,7 +36,7 @@ class HostState(StrEnum):
 
 
 class HostSource(StrEnum):
-    """Who named a host first."""
+    """Who named a host first; who asked for it, where that was a repo."""
 
     REPO = "repo"  # the DID document of a tracked repo
     RELAY = "relay"

@@ -28,6 +28,7 @@ from storage.directory import DirectoryStore
 from storage.due_times import DueTimeUpkeep
 from storage.file_watch import FileWatch
 from storage.generation_swap import GenerationUpkeep
+from storage.host_upkeep import HostUpkeep
 from storage.identity_sweep import IdentitySweep
 from storage.live import LiveStore
 from storage.operation_units import OperationRetention
@@ -131,6 +132,7 @@ async def open_store(
             room_upkeep.step,
             DueTimeUpkeep(database, clock=world.clock).step,
             TallyUpkeep(database, clock=world.clock).step,
+            HostUpkeep(database, clock=world.clock).step,
         ),
     )
 

@@ -41,6 +41,13 @@ _DUE_AGAIN = """
 UPDATE host SET next_scan_at = 0 WHERE id > ? AND id <= ? AND status <> 'unreachable'
 """
 
+# A host that a person has named stays, also once it has none of the repos that had named it before.
+_REGISTER = f"""
+INSERT INTO host (url, source, status, next_scan_at) VALUES (?, ?, 'pending', 0)
+ON CONFLICT DO UPDATE SET source = excluded.source
+    WHERE source = '{HostSource.REPO}' AND excluded.source <> '{HostSource.RELAY}'
+"""  # noqa: S608 - constants
+
 _IS_FREE = """
 (leased_until <= :now OR operation_id = :operation OR NOT EXISTS (
     SELECT 1 FROM operation WHERE operation.id = host.operation_id AND status = 'running'))
@@ -161,11 +168,7 @@ class HostStore:
             rows = [(url, source) for url in urls[start : start + REGISTERED_AT_ONCE]]
 
             def change(connection: sqlite3.Connection, rows: Sequence[Row] = rows) -> None:
-                connection.executemany(
-                    "INSERT INTO host (url, source, status, next_scan_at)"
-                    " VALUES (?, ?, 'pending', 0) ON CONFLICT DO NOTHING",
-                    rows,
-                )
+                connection.executemany(_REGISTER, rows)
 
             await self._database.write(change)
 

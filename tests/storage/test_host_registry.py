@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 
 import pytest
 
@@ -33,6 +34,7 @@ from indexer.model import (
 )
 from indexer.operations.host_pass import HostScan, ScanParts
 from indexer.operations.operation import Context
+from storage.host_upkeep import PAUSE_S, ROWS_AT_ONCE, HostUpkeep
 from storage.hosts import HostStore
 from storage.operation_units import OperationUnits
 from storage.operations import OperationStore
@@ -433,3 +435,43 @@ async def test_a_list_of_one_page_without_a_cursor_is_read(registry: Registry):
     """As the lexicon allows it; the reference host gives a cursor with each page that has repos."""
     await scan_slowly(registry)
     assert (await registry.row()).outcomes == {"current": 2}
+
+
+async def walk(world: World, upkeep: HostUpkeep) -> int:
+    world.clock.at += PAUSE_S
+    return sum([await upkeep.step() for _ in range(3)])
+
+
+async def test_hosts_that_an_account_names_one_after_the_other_are_not_kept(registry: Registry):
+    world = registry.world
+    await change(world, _REPOS, 1, "https://first.example.com")
+    names = [f"https://made-up-{number}.example.com" for number in range(ROWS_AT_ONCE + 5)]
+
+    def name_all(connection: sqlite3.Connection) -> None:
+        connection.executemany("UPDATE repo SET pds_url = ?", [(name,) for name in names])
+
+    await world.database.write(name_all)
+    await registry.hosts.register(names[:1], HostSource.OPERATOR)
+    await registry.hosts.register(names[1:2], HostSource.RELAY)
+    held = await registry.held(await registry.operation("o1"), names[2])
+    upkeep = HostUpkeep(world.database, clock=world.clock)
+    await walk(world, upkeep)
+    kept = [url for (url,) in await world.rows("SELECT url FROM host ORDER BY id")]
+    assert kept == [URL, names[0], names[2], names[-1]]
+
+    await registry.end(held)
+    await change(world, "UPDATE repo SET pds_url = ?", OTHER)
+    await walk(world, upkeep)
+    kept = [url for (url,) in await world.rows("SELECT url FROM host ORDER BY id")]
+    assert kept == [URL, names[0], OTHER]
+
+
+async def test_the_id_of_a_host_that_is_not_kept_is_given_to_no_other(registry: Registry):
+    world = registry.world
+    await change(world, _REPOS, 1, "https://first.example.com")
+    await change(world, "UPDATE repo SET pds_url = ?", OTHER)
+    [(last,)] = await world.rows("SELECT max(id) FROM host")
+    await change(world, "UPDATE repo SET pds_url = ?", URL)
+    await walk(world, HostUpkeep(world.database, clock=world.clock))
+    await change(world, "UPDATE repo SET pds_url = ?", "https://third.example.com")
+    assert (await world.rows("SELECT max(id) FROM host"))[0][0] > last
