@@ -44,7 +44,11 @@ WHERE kind = 'collection' AND name NOT IN (SELECT value FROM json_each(?1))
 
 _VERIFIED = "SELECT count(*) FROM repo WHERE verified_at > ? AND verified_at <= ?"
 
-_ROLLED_BACK = f"SELECT count(*) FROM repo WHERE state = 'error' AND reason = '{ROLLED_BACK}'"  # noqa: S608 - a constant
+# By what their hosts were found to lack, or all repos would be read at each scrape.
+ROLLED_BACK_REPOS = f"""
+SELECT count(*) FROM rollback CROSS JOIN repo ON repo.id = repo_id
+WHERE state = 'error' AND reason = '{ROLLED_BACK}'
+"""  # noqa: S608 - a constant
 
 # What a day's quota refused is nobody's concern until the day is over.
 _OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL AND not_before <= ?"
@@ -75,7 +79,7 @@ class StatusStore:
             accounts=totals.get("account_status", {}),
             records=totals.get("collection", {}),
             dead_letters=totals.get("dead_letter", {}),
-            rolled_back=(await self._database.read(_ROLLED_BACK))[0][0],
+            rolled_back=(await self._database.read(ROLLED_BACK_REPOS))[0][0],
             open_gaps=(await self._database.read(_OPEN_GAPS, (self._clock.now(),)))[0][0],
             verified=await self._verified(),
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from indexer.model import UNTYPED, PreparedRecord
 from indexer.planning import RecordWrite
-from storage.status import StatusStore
+from storage.status import ROLLED_BACK_REPOS, StatusStore
 from storage.tally_upkeep import PAUSE_S, ROWS_AT_ONCE, TallyUpkeep
-from tests.storage.conftest import POST, World, commit, put
+from tests.storage.conftest import POST, World, add_repos, commit, put, writer_steps
 from tests.storage.test_live_store import activate
 
 MADE_UP = ROWS_AT_ONCE + 10
@@ -53,3 +53,11 @@ async def test_collections_without_a_type_are_one_total(world: World):
     counts = await status.counts()
     assert counts.records == {POST: 2, UNTYPED: 50}
     assert counts.repos["active"] == counts.accounts["active"] == 1
+
+
+async def test_repos_that_were_rolled_back_are_counted_without_a_look_at_all_repos(world: World):
+    await add_repos(world.database, 5_000)
+    looking = world.database.write(
+        lambda connection: connection.execute(ROLLED_BACK_REPOS).fetchall()
+    )
+    assert await writer_steps(world.database, looking) < 5
