@@ -24,6 +24,11 @@ LOOK_S = 1.0
 EMPTY_S_MAX = 30 * 86_400.0
 """A repo without rows for so long is not tracked any more."""
 
+WAITED_S = 30 * 86_400.0
+ATTEMPTS_MIN = 3
+"""A repo that was fetched once, and is wanted without a break for so long since it could have been
+forgotten, in vain so often, is at a host that is gone."""
+
 EMPTY_AT_ONCE = 200
 UNTRACKED_MIN = 100_000
 """So many DIDs that are tracked no more are worth reading all that are."""
@@ -38,8 +43,11 @@ UPDATE repo SET empty_since = ? WHERE id IN (
     SELECT id FROM repo INDEXED BY repo_emptied WHERE records = 0 AND empty_since IS NULL LIMIT ?)
 """
 
-_IS_FORGOTTEN = """
-empty_since <= ?1 AND claimed = 0 AND (wanted = 0 OR rev IS NULL) AND account_status <> 'denied'
+# Whoever is not wanted for a moment, once its time has come, is forgotten then.
+_IS_FORGOTTEN = f"""
+empty_since <= ?1 AND claimed = 0 AND account_status <> 'denied'
+AND (wanted = 0 OR rev IS NULL
+     OR (empty_since <= ?1 - {WAITED_S} AND attempts >= {ATTEMPTS_MIN}))
 """
 
 # Those that are denied, or wait for a host that is away, are passed over for as long as they are:

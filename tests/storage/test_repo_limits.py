@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import threading
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from indexer.claims import ROUNDS_MAX, Claim, Fetched, Identity, SnapshotChunk
+from indexer.claims import ROUNDS_MAX, Claim, Fetched, Identity, SnapshotChunk, failed
 from indexer.errors import LocalBusy, RepoLimited
 from indexer.lanes import NEW, Lane
 from indexer.limits import DAY_S, Limit, Limits, day_of
@@ -20,7 +21,7 @@ from storage.admissions import AdmissionStore
 from storage.author_index import AuthorIndex
 from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
 from storage.room import WALK_S_MIN
-from storage.room_upkeep import EMPTY_S_MAX, Reserve, RoomUpkeep
+from storage.room_upkeep import ATTEMPTS_MIN, EMPTY_S_MAX, WAITED_S, Reserve, RoomUpkeep
 from storage.status import StatusStore
 from tests.storage.conftest import (
     DID,
@@ -358,6 +359,26 @@ async def test_a_repo_without_rows_for_thirty_days_is_not_tracked_any_more(world
     await upkeep.step()
     world.clock.at += EMPTY_S_MAX - 10
     assert await upkeep.step() == 0
+
+
+async def test_a_repo_without_rows_whose_host_is_gone_is_not_asked_for_without_end(world: World):
+    upkeep = await upkeep_of(world, Reserve(world.path, size=4096))
+    await discover(world, 1)
+    await fetch(world, await claimed(world), "r1")
+    await upkeep.step()
+    world.clock.at += EMPTY_S_MAX - 10
+    await world.apply(IdentitySeen(did=stranger(1), seq=2, time=world.clock.at))
+    world.clock.at += WAITED_S
+    assert await upkeep.step() == 0
+    for _ in range(ATTEMPTS_MIN):
+        assert await upkeep.step() == 0
+        claim = await claimed(world)
+        await world.resyncs.settle(
+            claim, partial(failed, reason="gone", delay_s=60.0, now=world.clock.at)
+        )
+        world.clock.at += 61
+    assert await upkeep.step() == 1
+    assert await world.rows("SELECT did FROM repo") == []
 
 
 def test_a_reserve_that_cannot_be_opened_is_not_held_and_is_no_fault(tmp_path: Path):
