@@ -28,6 +28,10 @@ TITLE_WORDS_MIN = 2
 HEAD_CHARS_MAX = 1200
 """Names before a year or a title take no more; a year beyond is not the one after the names."""
 
+SENTENCES_TRIED = 20
+"""What follows a list of names is no title so often: then the entry has none. Each is read to its
+end, which is that of the entry where every word is an abbreviation."""
+
 _YEAR = r"(?:1[5-9]|20)\d\d"
 _YEAR_ALONE = re.compile(rf"(?<![\d/.:–—-])({_YEAR})(?![\d/])[a-z]?(?!\s?[–—-]\s?\d)")
 _YEAR_IN_BRACKETS = re.compile(
@@ -162,13 +166,15 @@ def _after_colon(text: str) -> _Parts | None:
 
 def _after_names(text: str) -> _Parts | None:
     """The first sentence after one that holds nothing but names."""
+    left = SENTENCES_TRIED
     for found in _BREAK.finditer(text[:HEAD_CHARS_MAX]):
         head, tail = text[: found.end()].strip(), text[found.end() :].strip()
         if not tail or _NAMES_ONLY.fullmatch(head) is None or _PROSE.search(head):
             return None
         if not _NAMES_GO_ON.match(tail):
             parts = _sentence(head, tail)
-            if parts is not None:
+            left -= 1
+            if parts is not None or not left:
                 return parts
     return None
 
@@ -215,7 +221,7 @@ def _venue(tail: str) -> str | None:
 def _ends_venue(text: str, found: re.Match[str]) -> bool:
     """A point followed by another word may be that of an abbreviation."""
     is_point = found.group().strip(" .,;") == "" and found.end() < len(text)
-    return not (is_point and _ABBREVIATED_VENUE.search(text[: found.start() + 1]))
+    return not (is_point and _ABBREVIATED_VENUE.search(text[: found.start() + 1][-8:]))
 
 
 _ABBREVIATED_VENUE = re.compile(r"(?:^|\s)[^\W\d_a-z][\w-]{0,5}\.$")
