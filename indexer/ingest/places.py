@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from indexer.claims import Claim, Identity
+from indexer.clock import Clock
 from indexer.lanes import DOUBT, Standing, doubt
 
 PLACES: Mapping[Standing, int] = MappingProxyType(
@@ -37,6 +38,9 @@ AT_DIRECTORY = 16
 HOSTS_MAX = 20_000
 PAUSE_S_MIN = 10.0
 PAUSE_S_MAX = 600.0
+
+COUNTED_S = 3_600.0
+"""For so long it is held against a host how long its transfers took."""
 
 
 class Hosts:
@@ -121,20 +125,73 @@ class Places:
 
 
 class Transfers:
-    """The repos fetched at the same time, of which at most half from hosts that may hang."""
+    """The repos fetched at the same time, of which at most half from hosts that may hang.
 
-    def __init__(self, workers: int) -> None:
-        self._all = asyncio.Semaphore(workers)
+    A host may take half an hour for one repo, so who waits longest is not who comes next: it is the
+    host (or group) with the fewest under way, and among those the one that has had the least time.
+    """
+
+    def __init__(self, workers: int, *, clock: Clock) -> None:
+        self._clock = clock
         self._doubtful = asyncio.Semaphore(max(workers // 2, 1))
+        self._free = workers
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []  # in the order of asking
+        self._under_way: Counter[str] = Counter()
+        self._had_s: dict[str, float] = {}  # since the time below
+        self._counted_since = clock.monotonic()
 
     @asynccontextmanager
-    async def turn(self, standing: Standing) -> AsyncIterator[None]:
+    async def turn(self, standing: Standing, host: str) -> AsyncIterator[None]:
         """Wait for one, and hold it."""
         async with AsyncExitStack() as stack:
             if standing is not Standing.ANSWERS:
                 await stack.enter_async_context(self._doubtful)
-            await stack.enter_async_context(self._all)
-            yield
+            await self._enter(host)
+            began = self._clock.monotonic()
+            try:
+                yield
+            finally:
+                self._leave(host, self._clock.monotonic() - began)
+
+    async def _enter(self, host: str) -> None:
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append((host, place))
+        self._deal_out()
+        try:
+            await place
+        except asyncio.CancelledError:
+            if (host, place) in self._waiting:
+                self._waiting.remove((host, place))
+            else:  # it was dealt one at the same moment
+                self._leave(host, 0.0)
+            raise
+
+    def _leave(self, host: str, held_s: float) -> None:
+        now = self._clock.monotonic()
+        if now - self._counted_since >= COUNTED_S:
+            self._had_s.clear()
+            self._counted_since = now
+        self._had_s[host] = self._had_s.get(host, 0.0) + held_s
+        self._under_way[host] -= 1
+        if not self._under_way[host]:
+            del self._under_way[host]
+        self._free += 1
+        self._deal_out()
+
+    def _deal_out(self) -> None:
+        while self._free:
+            # Who was cancelled takes himself out, a moment later.
+            waiting = [each for each in self._waiting if not each[1].done()]
+            if not waiting:
+                return
+            chosen = min(
+                waiting, key=lambda each: (self._under_way[each[0]], self._had_s.get(each[0], 0.0))
+            )
+            host, place = chosen
+            self._waiting.remove(chosen)
+            self._free -= 1
+            self._under_way[host] += 1
+            place.set_result(None)
 
 
 class Admission(Protocol):
@@ -206,7 +263,7 @@ class Seat:
     @asynccontextmanager
     async def transfer(self) -> AsyncIterator[None]:
         """Wait for a turn at fetching, and hold it."""
-        async with self._transfers.turn(self._standing or Standing.UNKNOWN):
+        async with self._transfers.turn(self._standing or Standing.UNKNOWN, self.host):
             yield
 
     def leave(self) -> None:

@@ -72,7 +72,7 @@ class Seating:
         self._queue = queue
         self._manners = manners
         self._clock = clock
-        self._transfers = Transfers(workers)
+        self._transfers = Transfers(workers, clock=clock)
         self._hosts = Hosts()
         self.tracked = Pool(lanes=TRACKED, places=Places(self._hosts), key_of=str, admission=None)
         self.new = Pool(
