@@ -1,5 +1,8 @@
 """DID documents that nobody has looked at for a month are looked at again, a few at a time.
 
+Those of accounts that are held without a handle after a week: whoever was to confirm it may have
+been away.
+
 Keys change by events, by failed signatures and by the directory's log; what all of these missed
 ends here. The position is not durable: a restart begins anew, and finds most of it done.
 """
@@ -16,6 +19,7 @@ from storage.database import Database
 from storage.repos import load_repos, update_repos
 
 AGE_S_MAX = 30 * 86_400.0
+NAMELESS_S_MAX = 7 * 86_400.0
 ROWS_AT_ONCE = 2_000
 MARKED_AT_ONCE = 4
 """A step a second: no more requests of the directory than that."""
@@ -31,7 +35,8 @@ PAUSE_S = 3_600.0
 """Between two walks over all repos."""
 
 _OLD = f"""
-SELECT id, did, identity_at < ?1 AND wanted & {Wanted.IDENTITY:d} = 0 AND claimed = 0
+SELECT id, did, identity_at < iif(handle IS NULL AND rev IS NOT NULL, ?3, ?1)
+                AND wanted & {Wanted.IDENTITY:d} = 0 AND claimed = 0
                 AND account_status <> '{AccountStatus.DELETED}'
 FROM repo WHERE id > ?2 ORDER BY id LIMIT {ROWS_AT_ONCE}
 """  # noqa: S608 - constants
@@ -64,7 +69,9 @@ class IdentitySweep:
             return 0
         if await self._database.read(IS_BUSY, (now,)):
             return 0
-        rows = await self._database.read(_OLD, (now - AGE_S_MAX, self._after_id))
+        rows = await self._database.read(
+            _OLD, (now - AGE_S_MAX, self._after_id, now - NAMELESS_S_MAX)
+        )
         old = [(row[0], row[1]) for row in rows if row[2]][:MARKED_AT_ONCE]
         if len(old) == MARKED_AT_ONCE:
             self._after_id = old[-1][0]

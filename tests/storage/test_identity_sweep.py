@@ -9,6 +9,8 @@ from storage.identity_sweep import (
     AGE_S_MAX,
     IS_BUSY,
     MARKED_AT_ONCE,
+    NAMELESS_S_MAX,
+    PAUSE_S,
     WAITING_MAX,
     IdentitySweep,
 )
@@ -18,11 +20,15 @@ from tests.storage.conftest import KEY, SteppedClock, World, account, add_repos,
 STALE = "SELECT count(*) FROM repo WHERE wanted & 1"
 
 
-async def with_repos(world: World, count: int) -> IdentitySweep:
+async def with_repos(
+    world: World, count: int, *, handle: str | None = "a.example", is_handle_unasked: bool = False
+) -> IdentitySweep:
     for number in range(count):
         claim = await world.resyncs.claim_repo(f"did:plc:{number:024}")
         claim = await world.resyncs.save_identity(
-            claim, Identity(handle=None, signing_key=KEY, pds_url="https://pds.example")
+            claim,
+            Identity(handle=handle, signing_key=KEY, pds_url="https://pds.example"),
+            is_handle_unasked=is_handle_unasked,
         )
         await world.resyncs.settle(claim, lambda repo: repo)
     await world.database.write(
@@ -43,6 +49,20 @@ async def test_an_identity_of_a_month_ago_is_looked_at_again_a_few_at_a_time(
         await sweep.step()
         marked += (await world.rows(STALE))[0]
     assert marked == [MARKED_AT_ONCE, 2 * MARKED_AT_ONCE, 10, 10]
+
+
+async def test_a_handle_that_nobody_could_be_asked_about_is_missed_for_a_week_at_most(
+    world: World, clock: SteppedClock
+):
+    sweep = await with_repos(world, 1, is_handle_unasked=True)
+    assert await world.rows("SELECT handle FROM repo") == [(None,)]
+    await world.database.write(lambda connection: connection.execute("UPDATE repo SET rev = 'r1'"))
+    clock.at += NAMELESS_S_MAX - 1
+    await sweep.step()
+    assert await world.rows(STALE) == [(0,)]
+    clock.at += PAUSE_S
+    await sweep.step()
+    assert await world.rows(STALE) == [(1,)]
 
 
 async def test_what_is_gone_is_left_alone_and_urgent_work_goes_first(
