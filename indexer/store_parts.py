@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -162,8 +163,9 @@ async def _open_file(
                 reach=world.reach,
             )
         )
-    except LocalBusy:
-        reserve.free()  # with it the next try may succeed
+    except LocalBusy as error:
+        if isinstance(error.__cause__, sqlite3.Error):  # and not a command, which will end
+            reserve.free()  # with it the next try may succeed
         raise
 
 

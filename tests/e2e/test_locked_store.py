@@ -75,6 +75,7 @@ async def test_a_start_waits_for_a_command_that_checks_the_store(tmp_path: Path)
                 starting = group.create_task(start(tmp_path, net))
                 await asyncio.sleep(1.5)
                 assert not checking.done() and not starting.done()
+                assert database.with_name("index.db.reserve").exists()
             assert await checking is None
             await starting
 
