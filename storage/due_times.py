@@ -12,6 +12,7 @@ it.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import dataclass
 
@@ -27,17 +28,23 @@ log = structlog.get_logger(__name__)
 SET_BACK_S = 60.0
 """Less than this within a second or so is a clock that is being slowed, and no longer a wait."""
 
+NOWHERE = ""
+"""The turn of repos whose host is not known, before those of all hosts."""
+
 IN_HAND_S = 600.0
 """What was in hand when the clock was set is over by then; it was noted with the time of before."""
 
 REPOS_MAX = 1_000
-"""Repos, and hosts, looked through in one transaction."""
+"""Repos, and hosts, and hosts with turns, looked through in one transaction."""
 
 _TURNS = """
 UPDATE turn SET due_at = iif(due_at > ?1 AND due_at < ?4, max(?2, due_at - ?3), due_at),
                 not_before = iif(not_before > ?1, max(?2, not_before - ?3), not_before)
-WHERE not_before > ?1 OR (due_at > ?1 AND due_at < ?4)
+WHERE host IN (SELECT value FROM json_each(?5))
+      AND (not_before > ?1 OR (due_at > ?1 AND due_at < ?4))
 """
+
+_HOSTS_OF_TURNS = "SELECT DISTINCT host FROM turn WHERE host > ? ORDER BY host LIMIT ?"
 
 _GAPS = """
 UPDATE gap SET not_before = iif(not_before > ?1, max(?2, not_before - ?3), not_before),
@@ -93,6 +100,7 @@ class _Pass:
     floor: float
     by_s: float
     upto: int | None = None  # ids that were looked through; None: nor was the rest
+    host: str | None = NOWHERE  # whose turn was looked at last; None: all were
 
 
 class DueTimeUpkeep:
@@ -114,8 +122,10 @@ class DueTimeUpkeep:
         if due is None:
             return 0
         last = (await self._database.read(_LAST))[0][0]
-        due.upto = await self._database.write(lambda connection: self._pass_on(connection, due))
-        if due.upto >= last:
+        due.upto, due.host = await self._database.write(
+            lambda connection: self._pass_on(connection, due)
+        )
+        if due.upto >= last and due.host is None:
             self._passes.remove(due)
         return 1
 
@@ -132,11 +142,16 @@ class DueTimeUpkeep:
             _Pass(begins_at=at + IN_HAND_S, floor=in_hand, by_s=back_s),
         ]
 
-    def _pass_on(self, connection: sqlite3.Connection, due: _Pass) -> int:
+    def _pass_on(self, connection: sqlite3.Connection, due: _Pass) -> tuple[int, str | None]:
         now = self._clock.now()
         how = (max(due.floor, now), now, due.by_s)
+        hosts: list[str] = []
+        if due.host is not None:
+            found = connection.execute(_HOSTS_OF_TURNS, (due.host, REPOS_MAX))
+            hosts = [row[0] for row in found]
+        turns = hosts if due.upto is not None else [NOWHERE, *hosts]
+        connection.execute(_TURNS, (*how, NEVER, json.dumps(turns)))
         if due.upto is None:
-            connection.execute(_TURNS, (*how, NEVER))
             connection.execute(_GAPS, how)
             connection.execute(_DIRECTORY, how[:1])
             connection.execute(_QUESTIONS, how)
@@ -144,7 +159,7 @@ class DueTimeUpkeep:
         connection.execute(_REPOS, (*how, after, after + REPOS_MAX))
         connection.execute(_AWAITED, (*how, after, after + REPOS_MAX))
         connection.execute(_HOSTS, (*how, after, after + REPOS_MAX))
-        return after + REPOS_MAX
+        return after + REPOS_MAX, hosts[-1] if len(hosts) == REPOS_MAX else None
 
     def _unverify(self, connection: sqlite3.Connection) -> int:
         return connection.execute(_UNVERIFY, (self._clock.now(),)).rowcount

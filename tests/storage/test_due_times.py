@@ -13,7 +13,7 @@ from storage.database import open_database
 from storage.due_times import IN_HAND_S, REPOS_MAX, SET_BACK_S, DueTimeUpkeep
 from storage.gap_closing import LET_GO_S, await_repos
 from storage.gap_repair import GapRepairStore
-from tests.storage.conftest import DID, World
+from tests.storage.conftest import DID, World, writer_steps
 
 YEAR_S = 365 * 86_400.0
 WAIT_S = 60.0
@@ -258,3 +258,31 @@ async def test_a_clock_that_goes_ahead_or_is_slowed_brings_nothing_forward(
         clock.at += 1.0
         assert await upkeep.step() == 0
     assert await world.rows("SELECT retry_at, fetch_at FROM repo") == before
+
+
+async def test_turns_are_brought_forward_a_few_at_a_time_and_each_once(
+    world: World, clock: SetClock
+):
+    upkeep = DueTimeUpkeep(world.database, clock=clock)
+    clock.ahead_s += YEAR_S
+    at = clock.now() + WAIT_S
+    names = ["", *(f"https://{number:05}.example" for number in range(3 * REPOS_MAX))]
+
+    def put_off_turns(connection: sqlite3.Connection) -> None:
+        connection.executemany(
+            "INSERT INTO turn VALUES (?, ?, ?3, ?3, 0)",
+            [(name, lane, at) for name in names for lane in (0, 1)],
+        )
+
+    await world.database.write(put_off_turns)
+    assert await upkeep.step() == 0
+    clock.ahead_s -= YEAR_S
+
+    async def bring_forward() -> None:
+        while await upkeep.step():
+            pass
+
+    assert await writer_steps(world.database, bring_forward()) < 2_000
+    expected = (clock.now() + WAIT_S, clock.now() + WAIT_S, 2 * len(names))
+    found = "SELECT due_at, not_before, count(*) FROM turn GROUP BY 1, 2"
+    assert await world.rows(found) == [expected]
