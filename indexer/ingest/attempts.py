@@ -17,6 +17,8 @@ from indexer.ports import Compared
 from indexer.protocol.did_document import DidDocument
 from indexer.protocol.plc_log import FormerKey
 
+TOO_MANY = "too many new repos at its host today"
+
 LASTING_CHECKS = frozenset(
     {
         Check.DID_DOCUMENT,

@@ -49,7 +49,7 @@ from indexer.errors import (
     bug,
 )
 from indexer.freshness import STREAM_GRACE_S, may_yet_come
-from indexer.ingest.attempts import RepoHosts, Result, Resync, Route, is_lasting
+from indexer.ingest.attempts import TOO_MANY, RepoHosts, Result, Resync, Route, is_lasting
 from indexer.ingest.merging import RepoMerge
 from indexer.ingest.places import Admission, Seat
 from indexer.ingest.reading import RepoReader
@@ -65,8 +65,6 @@ log = structlog.get_logger(__name__)
 LOOKS_MAX = 3
 """Answers about a repo that must be wrong in a row before it counts as invalid: a directory that
 lags behind a key rotation looks the same at first. Looks that get no answer say nothing."""
-
-TOO_MANY = "too many new repos at its host today"
 
 
 def _wait(error: LocalBusy) -> None:
