@@ -20,7 +20,7 @@ from indexer.errors import RequestRefused
 from indexer.model import Priority, Wanted, utc_text
 from indexer.planning import plan_discovery
 from storage.database import Database
-from storage.dead_letters import is_to_be_read_again
+from storage.dead_letters import OLDER, is_to_be_read_again
 from storage.repos import insert_repo, load_repos, update_repos
 from storage.rows import delete_rows
 from storage.tracked import TrackedRepos
@@ -34,8 +34,7 @@ LETTER_ID_MAX = 2**63 - 1
 
 _NOTE = "UPDATE dead_letter SET retry_count = retry_count + 1, last_retry_at = ? WHERE id = ?"
 
-# All letters are looked at for these: by a reader, which holds nobody up.
-_OLDER = "SELECT id FROM dead_letter WHERE created_at < ? ORDER BY id LIMIT ?"
+# As for `OLDER`, all letters may be looked at.
 _RETRIED = """
 SELECT id FROM dead_letter
 WHERE id > ?1 AND id <= ?2 AND did IS NOT NULL AND (?3 IS NULL OR reason = ?3)
@@ -120,7 +119,7 @@ class DeadLetterStore:
         """Drop the letters that are older; their number."""
         before = self._clock.now() - older_than_s
         total = 0
-        while rows := await self._database.read(_OLDER, (before, LETTERS_MAX)):
+        while rows := await self._database.read(OLDER, (before, LETTERS_MAX)):
             letters = [row[0] for row in rows]
             total += await self._database.write(
                 partial(delete_rows, table="dead_letter", column="id", keys=letters)

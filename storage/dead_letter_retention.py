@@ -8,14 +8,13 @@ from functools import partial
 
 from indexer.clock import Clock
 from storage.database import Database
+from storage.dead_letters import OLDER
 from storage.rows import delete_rows
 
 STEP_LETTERS = 250
 """Letters dropped in one transaction."""
 
 DAY_S = 86_400.0
-
-_TOO_OLD = "SELECT id FROM dead_letter WHERE created_at < ? ORDER BY id LIMIT ?"
 
 _TOTAL = "SELECT coalesce(sum(total), 0) FROM tally WHERE kind = 'dead_letter'"
 
@@ -47,7 +46,7 @@ class DeadLetterRetention:
     async def _superfluous(self) -> list[int]:
         """Ids of what is to be dropped next, looked up by a reader: all letters are looked at."""
         oldest = self.clock.now() - self.age_s_max
-        rows = await self.database.read(_TOO_OLD, (oldest, STEP_LETTERS))
+        rows = await self.database.read(OLDER, (oldest, STEP_LETTERS))
         excess = (await self.database.read(_TOTAL))[0][0] - self.letters_max
         if not rows and excess > 0:
             (did, most), *others = await self.database.read(_LARGEST)

@@ -22,6 +22,9 @@ DELETE FROM dead_letter WHERE did IS ? AND reason = ? AND id <= (
     ORDER BY id DESC LIMIT 1 OFFSET ?)
 """
 
+OLDER = "SELECT id FROM dead_letter WHERE created_at < ? ORDER BY id LIMIT ?"
+"""Ids of some that are older. All letters are looked at: by a reader, which holds nobody up."""
+
 _SETTLE = """
 DELETE FROM dead_letter
 WHERE did = ?1 AND last_retry_at IS NOT NULL AND NOT EXISTS (

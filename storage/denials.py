@@ -35,7 +35,7 @@ from storage.database import Database
 from storage.dead_letters import delete_record_letters
 from storage.denied import load_denied_hosts
 from storage.records import RecordTable, RowWrite
-from storage.repos import COLUMNS, load_repo, repo_from_row, update_repos
+from storage.repos import COLUMNS, HOST_URLS, load_repo, repo_from_row, update_repos
 from storage.tracked import TrackedRepos
 
 STEP_REPOS = 200
@@ -50,14 +50,6 @@ _INSERT = """
 INSERT INTO denial (subject, kind, reason, denied_by, denied_at, purge) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (subject) DO UPDATE SET reason = excluded.reason, denied_by = excluded.denied_by,
     purge = CASE excluded.purge WHEN 'no' THEN purge ELSE excluded.purge END
-"""
-
-_HOST_URLS = """
-WITH RECURSIVE host(url) AS (
-    SELECT min(pds_url) FROM repo
-    UNION ALL
-    SELECT (SELECT min(pds_url) FROM repo WHERE pds_url > host.url) FROM host WHERE url IS NOT NULL)
-SELECT url FROM host WHERE url IS NOT NULL
 """
 
 # All repos of these hosts are looked at, hidden or not: by a reader.
@@ -241,7 +233,7 @@ class DenialStore:
         self._hosts = DeniedHosts(row[0] for row in rows)
 
     async def _urls(self, hosts: DeniedHosts) -> list[str]:
-        rows = await self._database.read(_HOST_URLS) if hosts else []
+        rows = await self._database.read(HOST_URLS) if hosts else []
         return [row[0] for row in rows if hosts.covers(row[0])]
 
     async def _to_hide(self, hosts: DeniedHosts, limit: int) -> list[int]:

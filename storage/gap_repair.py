@@ -23,7 +23,7 @@ from storage.gap_closing import (
     count_unread,
     settle_repos,
 )
-from storage.repos import insert_repo, load_repos, update_repos
+from storage.repos import HOST_URLS, insert_repo, load_repos, update_repos
 from storage.room import Room
 from storage.tracked import TrackedRepos
 
@@ -36,14 +36,6 @@ SURVEY_S_MIN = 60.0
 """Gaps that come faster than this are surveyed together."""
 
 _COLUMNS = "kind, target, since, cursor, after_id, pages, failures, wanted_at"
-
-_KNOWN_HOSTS = """
-WITH RECURSIVE host(url) AS (
-    SELECT min(pds_url) FROM repo
-    UNION ALL
-    SELECT (SELECT min(pds_url) FROM repo WHERE pds_url > host.url) FROM host WHERE url IS NOT NULL)
-SELECT url FROM host WHERE url IS NOT NULL
-"""
 
 # A list that is being read is read to its end, for the gaps that wait for it, and then once more.
 # A gap that comes later waits too, though the first one was surveyed by a clock that was ahead.
@@ -156,7 +148,7 @@ class GapRepairStore:
         return True
 
     async def _known_hosts(self) -> list[str]:
-        return [row[0] for row in await self._database.read(_KNOWN_HOSTS)]
+        return [row[0] for row in await self._database.read(HOST_URLS)]
 
     async def _ask_all(
         self, kind: str, hosts: Sequence[str], since: float, *, wanted_at: float

@@ -16,6 +16,15 @@ COLUMNS = (
     " fetch_at, refusals"
 )
 
+HOST_URLS = """
+WITH RECURSIVE host(url) AS (
+    SELECT min(pds_url) FROM repo
+    UNION ALL
+    SELECT (SELECT min(pds_url) FROM repo WHERE pds_url > host.url) FROM host WHERE url IS NOT NULL)
+SELECT url FROM host WHERE url IS NOT NULL
+"""
+"""The hosts that repos name: one step through the index for each, and no look at all repos."""
+
 _INSERT = """
 INSERT INTO repo (did, state, account_status, account_at, identity_at, wanted, claimed, claim,
                   priority, retry_at, attempts, desyncs, synced_at, verified_at, tracked_since,
