@@ -44,7 +44,8 @@ THREADS_S = 1.0
 
 START_RETRY_S = 1.0
 START_EXTENSION_US = 60_000_000
-"""Between two tries to open a store that has no space, and what each asks of the manager."""
+"""Between two tries to open a store that has no space or is in use, and what each asks of the
+manager."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ async def run_daemon_until(
 async def _assembled(
     stop: asyncio.Event, settings: Settings, world: World, stack: AsyncExitStack
 ) -> Parts | None:
-    """The parts; None when the stop comes while the store has no space or is locked.
+    """The parts; None when the stop comes while the store has no space or is in use.
 
     To end instead would leave the process ended for good after some tries of the service manager.
     """

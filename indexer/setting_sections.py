@@ -109,7 +109,10 @@ class ScopeSettings(Section):
     collections: Patterns = ("pub.chive.*",)
     """NSIDs, or `prefix.*`."""
     lexicon_dir: File | None = None
-    """A folder with further lexicon files (*.json) to validate records with."""
+    """A folder with further lexicon files (*.json) to validate records with.
+
+    When they have changed, all records are judged anew, by a `fullReindex` that starts by itself.
+    """
 
 
 class ResyncSettings(Section):
@@ -186,7 +189,7 @@ class BackfillSettings(Section):
     history_days_max: Annotated[float, Field(gt=0, le=36_500)] = 90.0
     """Operations are forgotten so many days after they ended."""
     bootstrap: bool = True
-    """Scan all hosts once, when no such scan was ever completed on this store."""
+    """Scan all hosts once, when none was ever completed on this store for `scope.collections`."""
 
 
 class HostsSettings(Section):

@@ -77,8 +77,8 @@ def _inspected(connection: sqlite3.Connection, path: Path) -> StoreCopy:
 def restore_store(copy: Path, database: Path) -> tuple[StoreCopy, Path | None]:
     """Put the copy in the place of the store; what it holds, and where the old file is now.
 
-    Raises `ConfigurationError` while another process has the store and for an unusable copy,
-    OSError and what `copy_store` raises where it cannot be written.
+    Raises `ConfigurationError` while a daemon has the store and for an unusable copy, `LocalBusy`
+    while another command has it, OSError and what `copy_store` raises where it cannot be written.
     """
     with file_lock(database, is_command=True):
         found = inspect_copy(copy)

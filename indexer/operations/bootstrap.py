@@ -1,7 +1,8 @@
 """The first scan of a store: started once the stream is connected, so that nothing falls between.
 
 It is an ordinary pdsScan of all hosts, which an operator may watch and cancel. Until one has been
-completed the store is not known to hold all that there is, and whoever asks is told so.
+completed the store is not known to hold all that there is, and whoever asks is told so. Under other
+`scope.collections` it is a first one again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RETRY_S = 600.0
 
 
 class Bootstrap:
-    """Sees to the first scan. `is_done` says whether any was ever completed."""
+    """Sees to the first scan. `is_done` says whether any was completed for this scope."""
 
     def __init__(
         self,

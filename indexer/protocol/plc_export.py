@@ -41,7 +41,7 @@ class ExportedOperation:
 
 @dataclass(frozen=True, slots=True)
 class ExportPage:
-    """The operations of an answer up to the first line that cannot be read."""
+    """The operations of an answer: up to a line that cannot be read, or all but such lines."""
 
     operations: tuple[ExportedOperation, ...]
     made_ms: tuple[int, ...]  # the time of each line that was read, nullified ones too
