@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from indexer.daemon import START_RETRY_S
 from indexer.errors import LocalBusy
 from indexer.records.projection import SEARCH
 from storage.file_lock import file_lock
@@ -73,7 +74,7 @@ async def test_a_start_waits_for_a_command_that_checks_the_store(tmp_path: Path)
                 lock = database.with_name("index.db.lock")
                 await wait_until(lambda: is_held(lock), what="the check")
                 starting = group.create_task(start(tmp_path, net))
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(START_RETRY_S + 0.5)
                 assert not checking.done() and not starting.done()
                 assert database.with_name("index.db.reserve").exists()
             assert await checking is None

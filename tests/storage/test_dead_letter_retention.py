@@ -9,7 +9,7 @@ from storage.dead_letter_queue import DeadLetterStore
 from storage.dead_letter_retention import DAY_S, STEP_LETTERS, DeadLetterRetention
 from storage.dead_letters import insert_dead_letters
 from storage.tracked import TrackedRepos
-from tests.storage.conftest import SteppedClock
+from tests.storage.conftest import SteppedClock, writer_steps
 
 
 def letters(count: int, did: str | None) -> list[DeadLetterDraft]:
@@ -63,14 +63,6 @@ async def test_looking_through_a_full_queue_holds_no_writer(tmp_path: Path, cloc
         await database.write(lambda c: insert_dead_letters(c, drafts, now=clock.at))
         retention = DeadLetterRetention(database, clock, age_s_max=DAY_S, letters_max=5000)
         queue = DeadLetterStore(database, TrackedRepos(database), on_work=lambda: None, clock=clock)
-        steps = 0
-
-        def count() -> None:
-            nonlocal steps
-            steps += 1
-
-        await database.write(lambda c: c.set_progress_handler(count, 100))
-        assert await retention.step() == 0
-        assert await queue.retry_all("no such reason") == 0
-        assert await queue.purge(DAY_S) == 0
-        assert steps < 20
+        for looking in (retention.step(), queue.retry_all("no such reason"), queue.purge(DAY_S)):
+            assert await writer_steps(database, looking) < 20
+        assert await database.read("SELECT count(*) FROM dead_letter") == [(5000,)]

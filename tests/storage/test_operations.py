@@ -521,6 +521,7 @@ async def test_what_is_asked_for_during_a_cancel_is_another_operation(world: Wor
         anew = {"did": "a"}
         starting = asyncio.create_task(one.runner.start("didSync", anew, started_by=None))
         await asyncio.sleep(0.05)
+        assert not starting.done()
         kind.goes_on.set()
         second = await starting
         assert second.id != first.id

@@ -5,18 +5,7 @@ from __future__ import annotations
 import pytest
 
 from admin_api.limits import CLIENTS_MAX, FAILURES_MAX, FailureLimit, Limited, RequestLimit
-
-
-class SteppedClock:
-    """A clock that stands still until it is moved."""
-
-    at = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
+from tests.unit.admin.tokens import SteppedClock
 
 
 def taken(limit: RequestLimit, client: str, most: int = 100) -> int:

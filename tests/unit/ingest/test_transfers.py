@@ -8,21 +8,9 @@ import pytest
 
 from indexer.ingest.places import COUNTED_S, Transfers
 from indexer.lanes import Standing
+from tests.unit.ingest.test_giving_way import HandClock
 
 SLOW, FAST, OTHER = "https://slow.example", "https://fast.example", "https://other.example"
-
-
-class HandClock:
-    """Monotonic time that only the test moves."""
-
-    def __init__(self) -> None:
-        self.at = 0.0
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
 
 
 class Hall:
