@@ -14,11 +14,9 @@ from indexer.protocol.plc_export import ExportedOperation
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How far the log was read. Times are unix milliseconds of the directory's clock."""
+    """How far the log was read."""
 
-    since_ms: int  # everything after it, up to `after_ms`, was read
-    after_ms: int
-    read_at: float  # unix seconds of our clock when its end was last reached; 0: not yet
+    after_ms: int  # unix milliseconds of the directory's clock
 
 
 def noticed(

@@ -50,10 +50,9 @@ class DirectoryStore:
         self._clock = clock
 
     async def reading(self) -> Reading | None:
-        """How far it was read; None before the first time, or where it is not to be had."""
+        """How far it was read; None before the first time, or where it was never to be had."""
         rows = await self._database.read(
-            "SELECT since_ms, after_ms, read_at FROM directory_cursor WHERE url = ?",
-            (self._plc_url,),
+            "SELECT after_ms FROM directory_cursor WHERE url = ?", (self._plc_url,)
         )
         return Reading(*rows[0]) if rows else None
 

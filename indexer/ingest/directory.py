@@ -147,7 +147,7 @@ class DirectoryFollower:
         reading = await self._rows.reading()
         if reading is None:
             first_ms = self._begun_ms = int(asked_at * 1000) - FIRST_REACH_MS
-            reading = Reading(first_ms, first_ms, 0.0)
+            reading = Reading(first_ms)
             await self._rows.begin(first_ms)
         is_new = reading.after_ms == self._begun_ms
         after_ms = reading.after_ms - (OVERLAP_MS if self._is_at_end else 0)
