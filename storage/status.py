@@ -62,7 +62,7 @@ class StatusStore:
         database: Database,
         *,
         clock: Clock,
-        collections: Iterable[str] = (),  # those with a type
+        collections: Iterable[str],  # those with a type
     ) -> None:
         self._database = database
         self._collections = json.dumps(list(collections))

@@ -326,7 +326,7 @@ async def test_what_a_days_quota_refused_is_looked_for_on_the_next_day_and_not_b
         ]
         assert not await repair.survey([POST])
         world.clock.at += SURVEY_S_MIN
-    status = StatusStore(world.database, clock=world.clock)
+    status = StatusStore(world.database, clock=world.clock, collections=())
     world.clock.at = tomorrow - 1
     assert not await repair.survey([POST])
     assert (await status.counts()).open_gaps == 0, "nobody is alarmed by it meanwhile"
