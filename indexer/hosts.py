@@ -143,7 +143,7 @@ class HostRow:
     outcomes: Mapping[str, int] = field(default_factory=dict)  # of that pass
 
 
-def is_failure_of_hosts(outcomes: Mapping[str, int], *, units: int, failed: int) -> bool:
+def has_all_failed(outcomes: Mapping[str, int], *, units: int, failed: int) -> bool:
     """Whether all has failed: every unit, or every host and list, or every repo of the hosts.
 
     Those do not count that only wait, mostly for a host that has failed too often to be asked.

@@ -23,7 +23,7 @@ from indexer.errors import (
     LocalFault,
     RequestRefused,
 )
-from indexer.hosts import is_failure_of_hosts
+from indexer.hosts import has_all_failed
 from indexer.metrics import Metrics
 from indexer.model import (
     FailedUnit,
@@ -344,6 +344,6 @@ def verdict(
     reason = first.message or first.outcome
     if units == 1:
         return OperationStatus.FAILED, reason
-    has_failed = is_failure_of_hosts(operation.outcomes, units=units, failed=failed)
-    status = OperationStatus.FAILED if has_failed else OperationStatus.COMPLETED
+    is_failure = has_all_failed(operation.outcomes, units=units, failed=failed)
+    status = OperationStatus.FAILED if is_failure else OperationStatus.COMPLETED
     return status, f"{failed} of {units} {operation.unit}s failed, such as {first.unit}: {reason}"
