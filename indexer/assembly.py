@@ -132,7 +132,7 @@ async def assemble(settings: Settings, world: World, stack: AsyncExitStack) -> P
         gaps, gaps, network.listings, network.hosts,
         Newcomers(gaps, network.listings, clock, is_in_scope=lambda nsid: f"{nsid}/" in scope),
         collections=collections, clock=clock,
-        stream_at=stream.at, is_connected=lambda: firehose.is_connected, on_work=resyncer.wake,
+        stream_at=stream.at, is_followed=stream.is_followed, on_work=resyncer.wake,
     )  # fmt: skip
     directory = DirectoryFollower(
         network.directory, store.directory, interval_s=settings.identity.export_interval_s,

@@ -58,6 +58,8 @@ class StreamParts:
     doubt: ClockDoubt
     at: Callable[[], float | None]
     """How far the stream has come, unix seconds: to the present once it has fallen silent."""
+    is_followed: Callable[[], bool]
+    """Whether the stream goes on from our cursor: a relay may be slow to say that it does not."""
     giving_way: GivingWay
     """What all background work of the process takes its turns from."""
 
@@ -113,6 +115,12 @@ def open_stream(
             return now
         return live.stream_at
 
+    def is_followed() -> bool:
+        since = firehose.connected_since
+        if since is None or not firehose.is_connected:
+            return False
+        return firehose.has_begun or not 0.0 <= clock.now() - since <= SILENCE_S
+
     def is_live() -> bool:
         return firehose.is_connected and (clock.now() - (firehose.last_received_at or 0.0) < LIVE_S)
 
@@ -130,7 +138,8 @@ def open_stream(
     )  # fmt: skip
     return StreamParts(
         firehose=firehose, live=live, verification=verification, resyncer=resyncer,
-        workers=workers, doubt=doubt, at=stream_at, giving_way=giving_way,
+        workers=workers, doubt=doubt, at=stream_at, is_followed=is_followed,
+        giving_way=giving_way,
     )  # fmt: skip
 
 

@@ -155,6 +155,11 @@ class Firehose:
         return self._websocket is not None and self._websocket.end is None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether frames of the present connection have been accepted."""
+        return self.is_connected and self._good_frames > 0
+
+    @property
     def is_paused(self) -> bool:
         """Whether at least one `pause` is in force."""
         return self._pauses > 0

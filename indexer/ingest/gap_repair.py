@@ -118,7 +118,7 @@ class GapRepair:
         collections: Sequence[str],
         clock: Clock,
         stream_at: Callable[[], float | None],
-        is_connected: Callable[[], bool],
+        is_followed: Callable[[], bool],
         on_work: Callable[[], None],
     ) -> None:
         self._gaps = gaps
@@ -129,7 +129,7 @@ class GapRepair:
         self._collections = collections
         self._clock = clock
         self._stream_at = stream_at
-        self._is_connected = is_connected
+        self._is_followed = is_followed
         self._on_work = on_work
         self._in_hand: set[tuple[str, str]] = set()
 
@@ -149,8 +149,8 @@ class GapRepair:
         """
         if not await self._gaps.has_open_gaps() or self._is_lagging():
             return
-        # A gap may not have ended before the stream is open again: what hosts say now would be all.
-        if self._is_connected() and await self._gaps.survey(self._collections):
+        # Before the stream goes on a gap may not have ended: what hosts say now would be all.
+        if self._is_followed() and await self._gaps.survey(self._collections):
             log.warning("gaps.repair_begun")
         # Kept apart: an error within a group takes the place of a cancel that comes at that moment.
         busy: list[LocalBusy] = []

@@ -39,6 +39,7 @@ class Subscriptions:
         self.backlog_max: int | None = None
         self.between: Callable[[int], bytes] | None = None
         """What follows the event of a seq: whole WebSocket messages, of events in no log."""
+        self.hesitation_s = 0.0  # before a cursor ahead of the log is refused
         self.connections = 0  # ever accepted
         self.open = 0
         self._changed = asyncio.Event()
@@ -162,6 +163,7 @@ class _Connection:
             await self._fail("InvalidRequest", text)
             raise Hangup from None
         if position > stream.last_seq:
+            await asyncio.sleep(self._owner.hesitation_s)
             await self._fail("FutureCursor", "Cursor in the future.")
         if stream.is_outdated(position):
             text = "Requested cursor exceeded limit. Possibly missing events"

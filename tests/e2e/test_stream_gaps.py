@@ -185,6 +185,34 @@ async def test_a_relay_set_back_that_comes_past_our_cursor_while_we_are_away_is_
             await repaired(net, daemon, clock, "future_cursor")
 
 
+async def test_what_a_relay_set_back_goes_on_to_send_is_part_of_the_gap(tmp_path: Path):
+    """Its repair does not begin, and end, between a connection and the answer FutureCursor."""
+    async with Devnet(seed=10) as net:
+        accounts = await accounts_with_records(net, 2)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            ((held,),) = daemon.rows("SELECT cursor FROM firehose")
+            net.relay.stream.rewind(3)
+            net.faults.schedule(FaultKind.DROP_CONNECTION)
+            tag(net, accounts[1])
+            await wait_until(
+                lambda: daemon.rows("SELECT reason FROM gaps") == [("future_cursor",)],
+                what="the relay to say that it was set back",
+            )
+        net.relay.subscriptions.hesitation_s = 2.5
+        before = net.relay.subscriptions.connections
+        async with running_daemon(tmp_path, settings(net)):
+            await wait_until(
+                lambda: net.relay.subscriptions.connections > before + 1, what="another answer"
+            )
+        tag(net, accounts[0])  # under a number that we hold already
+        while net.relay.stream.last_seq <= held:
+            tag(net, accounts[1])
+        clock = ShiftedClock(time.time())
+        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
+            await repaired(net, daemon, clock, "future_cursor")
+
+
 async def test_a_relay_set_back_is_followed_at_once_where_the_settings_say_so(tmp_path: Path):
     async with Devnet(seed=6) as net:
         accounts = await accounts_with_records(net, 2)

@@ -239,7 +239,7 @@ async def open_rig(
             collections=sorted(REGISTRY.types),
             clock=clock,
             stream_at=lambda: None,
-            is_connected=connected.is_set,
+            is_followed=connected.is_set,
             on_work=lambda: None,
         )
         start_directory = partial(
