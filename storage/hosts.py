@@ -21,7 +21,7 @@ from indexer.hosts import (
     ScanLimits,
     retry_s,
 )
-from indexer.model import Operation, SettledUnit
+from indexer.model import Operation, OperationType, SettledUnit
 from storage.database import Database, Row
 from storage.operation_units import settle_units
 
@@ -36,6 +36,11 @@ SCOPED_AT_ONCE = 100_000
 _IS_COMPLETE = """
 SELECT EXISTS (SELECT 1 FROM repo WHERE id > ?1 AND id <= ?2 AND scope_id = ?3)
 """
+
+_LAST_SCOPE = f"""
+SELECT checkpoint ->> '$.scope_id' FROM operation
+WHERE type = '{OperationType.PDS_SCAN}' AND key = '*' ORDER BY started_at DESC LIMIT 1
+"""  # noqa: S608 - a constant
 
 _DUE_AGAIN = """
 UPDATE host SET next_scan_at = 0 WHERE id > ? AND id <= ? AND status <> 'unreachable'
@@ -140,8 +145,11 @@ class HostStore:
         """At start: hosts looked through under another scope are due, and no first scan is done.
 
         Repos have the scope that they are complete under, and lose it when it is another's. So
-        where none has today's, that is a new one, or nothing was found under it yet.
+        where none has today's, that is a new one, or nothing was found under it yet. A scan of all
+        hosts that has been begun under it, the last one, tells these apart.
         """
+        if (self._limits.scope_id,) in await self._database.read(_LAST_SCOPE):
+            return
         tops = "SELECT coalesce(max(id), 0), (SELECT coalesce(max(id), 0) FROM host) FROM repo"
         repos, hosts = (await self._database.read(tops))[0]
         for after in range(0, repos, SCOPED_AT_ONCE):

@@ -483,6 +483,24 @@ async def test_a_wider_scope_is_looked_for_at_all_hosts_again(tmp_path: Path, is
             assert daemon.rows(is_done) != [] and daemon.rows(scans) == [(2,)]
 
 
+async def test_where_no_account_has_anything_in_scope_a_restart_scans_nothing_again(tmp_path: Path):
+    async with Devnet(seed=8) as net:
+        await unheard(net, collection=COMMENT)
+        values = scanning(tmp_path, net)
+        values["backfill"] = {"bootstrap": True}
+        values["scope"] = {"collections": [TAG]}
+        is_done = "SELECT 1 FROM first_scan"
+        due = "SELECT count(*) FROM host WHERE next_scan_at = 0"
+        async with running_daemon(tmp_path, values) as daemon:
+            await wait_until(lambda: daemon.rows(is_done) != [], what="the first scan")
+        async with running_daemon(tmp_path, values, rng=random.Random(2)) as daemon:
+            assert daemon.rows(is_done) != [] and daemon.rows(due) == [(0,)]
+        values["scope"] = {"collections": [COMMENT]}
+        async with running_daemon(tmp_path, values, rng=random.Random(3)) as daemon:
+            await wait_until(lambda: daemon.rows(is_done) != [], what="the scan for the new scope")
+            assert len(daemon.rows("SELECT DISTINCT did FROM records")) == 1
+
+
 @pytest.mark.parametrize("changed", ["scope", "relay"])
 async def test_a_scan_that_a_restart_finds_with_another_scope_or_relay_trusts_no_list_of_before(
     tmp_path: Path, changed: str
