@@ -93,6 +93,9 @@ async def working(rig: Rig, *, workers: int = 4, room: Room | None = None) -> As
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled(), task.exception()
+        # As the next start does. Not before what they have left in the writer's queue, though they
+        # were cancelled: a claim among it would be of a repo that came later, and nobody's.
+        await rig.store.give_back_all()
 
 
 async def until_active(rig: Rig, accounts: Sequence[Account]) -> None:
