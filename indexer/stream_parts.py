@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -77,10 +77,6 @@ def open_stream(
     hosts: RepoNetwork,
 ) -> StreamParts:
     """The parts, which wake each other. Nothing runs yet."""
-    allow_private = settings.network.allow_private_hosts
-    # A relay of the operator's own may be at a private address; one that it redirects to may not.
-    configured = frozenset(map(endpoint_of, settings.firehose.url))
-    open_socket = partial(open_public_socket, exempt=configured)
     doubt = ClockDoubt(clock, on_change=metrics.clock_in_doubt.set)
     live: LiveIngest
 
@@ -90,22 +86,8 @@ def open_stream(
         seq = {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
         return await insist_on(partial(store.live.load_cursor, url, seq), _wait)
 
-    firehose = Firehose(
-        settings=FirehoseSettings(
-            urls=settings.firehose.url,
-            user_agent=user_agent,
-            websocket=WebsocketSettings(
-                batch_frames=settings.firehose.batch_frames,
-                batch_s=settings.firehose.batch_ms / 1000,
-                idle_s=_idle_s(settings),
-            ),
-        ),
-        clock=clock,
-        rng=rng,
-        metrics=metrics,
-        load_cursor=load_cursor,
-        check_url=partial(check_url, allow_private=allow_private),
-        open_socket=open_any_socket if allow_private else open_socket,
+    firehose = _firehose(
+        settings, clock, rng, user_agent=user_agent, metrics=metrics, load_cursor=load_cursor
     )
 
     def stream_at() -> float | None:
@@ -141,6 +123,38 @@ def open_stream(
         workers=workers, doubt=doubt, at=stream_at, is_followed=is_followed,
         giving_way=giving_way,
     )  # fmt: skip
+
+
+def _firehose(
+    settings: Settings,
+    clock: Clock,
+    rng: random.Random,
+    *,
+    user_agent: str,
+    metrics: Metrics,
+    load_cursor: Callable[[str], Awaitable[int | None]],
+) -> Firehose:
+    allow_private = settings.network.allow_private_hosts
+    # A relay of the operator's own may be at a private address; one that it redirects to may not.
+    configured = frozenset(map(endpoint_of, settings.firehose.url))
+    open_socket = partial(open_public_socket, exempt=configured)
+    return Firehose(
+        settings=FirehoseSettings(
+            urls=settings.firehose.url,
+            user_agent=user_agent,
+            websocket=WebsocketSettings(
+                batch_frames=settings.firehose.batch_frames,
+                batch_s=settings.firehose.batch_ms / 1000,
+                idle_s=_idle_s(settings),
+            ),
+        ),
+        clock=clock,
+        rng=rng,
+        metrics=metrics,
+        load_cursor=load_cursor,
+        check_url=partial(check_url, allow_private=allow_private),
+        open_socket=open_any_socket if allow_private else open_socket,
+    )
 
 
 def _resync(
