@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from types import FrameType
 
 import structlog
 
@@ -87,15 +88,24 @@ def _exit_code(error: Exception) -> int:
 async def _run_until_signal(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    is_asked = False
 
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(EXIT_FORCED)
+    def begin(number: int) -> None:
         log.info("daemon.stopping", signal=signal.Signals(number).name)
         stop.set()
 
+    # Not by the loop's own handlers: they hear of a signal by its pipe, which is full where threads
+    # have woken the loop some hundred times while it was busy, and the signal would be lost.
+    def on_signal(number: int, _: FrameType | None) -> None:
+        nonlocal is_asked
+        if is_asked:
+            os._exit(EXIT_FORCED)
+        is_asked = True
+        with suppress(RuntimeError):  # the loop is closed, and the process ends
+            loop.call_soon_threadsafe(begin, number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+        signal.signal(number, on_signal)
     world = World(manager=ServiceManager.from_environment(os.environ))
     await run_daemon_until(stop, settings, world=world, on_ready=_keep_what_is_loaded)
     log.info("daemon.stopped")

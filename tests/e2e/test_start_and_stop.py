@@ -93,6 +93,45 @@ async def test_a_stop_does_not_wait_for_a_name_server_that_hangs(tmp_path: Path)
             await daemon.wait()
 
 
+BUSY_LOOP = """
+import asyncio, os, signal, sys
+import indexer.daemon
+
+def ready(addresses):
+    wakes = asyncio.get_running_loop()._csock
+    wakes.setblocking(False)
+    try:
+        while True:
+            wakes.send(b"\\0")
+    except BlockingIOError:
+        os.write(1, b"full\\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+indexer.daemon._keep_what_is_loaded = ready
+from indexer.cli import main
+main(["run", "--config", sys.argv[1]])
+"""
+
+
+async def test_a_signal_counts_though_the_loop_has_been_woken_more_often_than_its_pipe_holds(
+    tmp_path: Path,
+):
+    settings_in(tmp_path)
+    daemon = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", BUSY_LOOP, str(tmp_path / "config.toml"), stdout=PIPE, stderr=DEVNULL
+    )
+    try:
+        assert daemon.stdout is not None
+        async with asyncio.timeout(30.0):
+            assert await daemon.stdout.readline() == b"full\n"
+        async with asyncio.timeout(STOP_S):
+            assert await daemon.wait() == EXIT_CLEAN
+    finally:
+        if daemon.returncode is None:
+            daemon.kill()
+            await daemon.wait()
+
+
 async def test_a_scope_set_narrower_and_back_leaves_no_repo_behind(tmp_path: Path):
     comment, rng = "pub.chive.review.comment", random.Random(5)
     async with Devnet(seed=5) as net:
