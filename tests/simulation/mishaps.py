@@ -21,6 +21,7 @@ from tests.simulation.subject import Subject
 
 CRASH_S_MAX = 600.0
 WAIT_S_MAX = 60.0
+HEARD_S_MAX = 600.0  # the relay is dialed once a minute at the least
 KEPT_MAX = 2  # events, by a relay that forgets
 OFF_S = (-86_400.0, -7_200.0, -900.0, 7_200.0)
 STRANGERS = 25
@@ -121,7 +122,11 @@ class Mishaps:
         relay.stream.rewind(max(relay.stream.last_seq - self._rng.randrange(1, 20), 1))
         cursor = self._cursor()
         await relay.server.start()
-        return cursor is not None and cursor > relay.stream.last_seq
+        if cursor is None or cursor <= relay.stream.last_seq:
+            return False
+        # Who comes back when it is past our cursor again cannot know: numbers are all that tells.
+        await self._wait_for(lambda: self._cursor() != cursor, most_s=HEARD_S_MAX)
+        return True
 
     async def _host_down(self) -> None:
         self._take_down(self._rng.choice(self._net.pds).server)
@@ -192,9 +197,9 @@ class Mishaps:
     async def _pause(self) -> None:
         await asyncio.sleep(self._rng.choice(DOWN_S) * self._rng.random())
 
-    async def _wait_for(self, condition: Callable[[], bool]) -> None:
+    async def _wait_for(self, condition: Callable[[], bool], *, most_s: float = WAIT_S_MAX) -> None:
         """Wait a while: other things go on, which may keep it from coming about."""
-        for _ in range(int(WAIT_S_MAX)):
+        for _ in range(int(most_s)):
             if condition():
                 return
             await asyncio.sleep(1.0)
