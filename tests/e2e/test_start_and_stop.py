@@ -7,8 +7,9 @@ import random
 import signal
 import sqlite3
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
-from contextlib import closing
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from indexer.daemon import EXIT_CLEAN, run_daemon_until
@@ -73,24 +74,31 @@ main(["run", "--config", sys.argv[1]])
 """
 
 
-async def test_a_stop_does_not_wait_for_a_name_server_that_hangs(tmp_path: Path):
-    settings_in(tmp_path)
-    config = tmp_path / "config.toml"
-    config.write_text(config.read_text().replace("127.0.0.1:9", "relay.example"))
+@asynccontextmanager
+async def changed_daemon(script: str, config: Path, says: bytes) -> AsyncIterator[Process]:
+    """A daemon that `script` has changed, from when it says so; it must end cleanly within time."""
     daemon = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HANGING_NAMES, str(config), stdout=PIPE, stderr=DEVNULL
+        sys.executable, "-c", script, str(config), stdout=PIPE, stderr=DEVNULL
     )
     try:
         assert daemon.stdout is not None
         async with asyncio.timeout(30.0):
-            assert await daemon.stdout.readline() == b"asked\n"
-        daemon.send_signal(signal.SIGTERM)
+            assert await daemon.stdout.readline() == says
+        yield daemon
         async with asyncio.timeout(STOP_S):
             assert await daemon.wait() == EXIT_CLEAN
     finally:
         if daemon.returncode is None:
             daemon.kill()
             await daemon.wait()
+
+
+async def test_a_stop_does_not_wait_for_a_name_server_that_hangs(tmp_path: Path):
+    settings_in(tmp_path)
+    config = tmp_path / "config.toml"
+    config.write_text(config.read_text().replace("127.0.0.1:9", "relay.example"))
+    async with changed_daemon(HANGING_NAMES, config, b"asked\n") as daemon:
+        daemon.send_signal(signal.SIGTERM)
 
 
 BUSY_LOOP = """
@@ -117,19 +125,8 @@ async def test_a_signal_counts_though_the_loop_has_been_woken_more_often_than_it
     tmp_path: Path,
 ):
     settings_in(tmp_path)
-    daemon = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", BUSY_LOOP, str(tmp_path / "config.toml"), stdout=PIPE, stderr=DEVNULL
-    )
-    try:
-        assert daemon.stdout is not None
-        async with asyncio.timeout(30.0):
-            assert await daemon.stdout.readline() == b"full\n"
-        async with asyncio.timeout(STOP_S):
-            assert await daemon.wait() == EXIT_CLEAN
-    finally:
-        if daemon.returncode is None:
-            daemon.kill()
-            await daemon.wait()
+    async with changed_daemon(BUSY_LOOP, tmp_path / "config.toml", b"full\n"):
+        pass  # it sends itself the signal
 
 
 async def test_a_scope_set_narrower_and_back_leaves_no_repo_behind(tmp_path: Path):
