@@ -75,6 +75,8 @@ class Identity:
     handle: str | None
     signing_key: str | None  # multibase
     pds_url: str | None
+    age_s: float = 0.0  # since it was asked for
+    is_handle_unasked: bool = False  # nobody could be asked: it counts if it is the one we hold
 
     @property
     def host_group(self) -> str:

@@ -176,19 +176,8 @@ class RepoRows(Protocol):
     Every method that writes raises `StaleClaim` when it no longer is one.
     """
 
-    async def save_identity(
-        self,
-        claim: Claim,
-        identity: Identity,
-        *,
-        age_s: float = 0.0,
-        is_handle_unasked: bool = False,
-    ) -> Claim:
-        """Keep what the DID document says that was asked for `age_s` ago; the claim with it.
-
-        A handle that nobody could be asked about (`is_handle_unasked`) counts if it is the one that
-        is held. Raises `HostDenied`.
-        """
+    async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
+        """Keep what the DID document says; the claim with it. Raises `HostDenied`."""
 
     async def catch_up(
         self, claim: Claim, commits: Sequence[CommitSeen], *, upto_id: int

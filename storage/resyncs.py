@@ -182,19 +182,8 @@ class ResyncStore:
             self._database, change, committed=lambda _: self._tracked.add((did,)), now=now
         )
 
-    async def save_identity(
-        self,
-        claim: Claim,
-        identity: Identity,
-        *,
-        age_s: float = 0.0,
-        is_handle_unasked: bool = False,
-    ) -> Claim:
-        """Keep what the DID document says that was asked for `age_s` ago; the claim with it.
-
-        A handle that nobody could be asked about (`is_handle_unasked`) counts if it is the one that
-        is held. Raises `HostDenied`.
-        """
+    async def save_identity(self, claim: Claim, identity: Identity) -> Claim:
+        """Keep what the DID document says; the claim with it. Raises `HostDenied`."""
         now = self._clock.now()
 
         def change(connection: sqlite3.Connection, repo: Repo) -> Claim:
@@ -202,7 +191,7 @@ class ResyncStore:
                 "SELECT handle, pds_url FROM repo WHERE id = ?", (repo.id,)
             ).fetchone()
             verified = identity.handle
-            if is_handle_unasked and verified != handle:
+            if identity.is_handle_unasked and verified != handle:
                 verified = None
             is_news = (
                 (repo.signing_key, pds_url) != (identity.signing_key, identity.pds_url)
@@ -213,7 +202,7 @@ class ResyncStore:
             known = looked_up(
                 repo, identity.signing_key, is_news=is_news, has_moved=has_moved, now=now
             )
-            known = replace(known, identity_at=now - age_s)
+            known = replace(known, identity_at=now - identity.age_s)
             known = judged_by_host(connection, known, identity.pds_url)
             update_repos(connection, [(repo, known)], at=utc_text(now))
             connection.execute(

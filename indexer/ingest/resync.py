@@ -272,20 +272,16 @@ class Resyncer:
         if is_seated and await route.is_refused(claim, identity):
             return Resync(result=Result.LIMITED, reason=TOO_MANY)
         former_url = claim.pds_url
-        handle, is_handle_unasked = None, False
+        handle, is_unasked = None, False
         if is_seated or not is_about_host or claim.repo.rev is not None:
             try:
                 handle = await self._hosts.verify_handle(document)
             except Unavailable:
-                handle, is_handle_unasked = document.handle, True
+                handle, is_unasked = document.handle, True
         # A handle may take long to verify: what changed meanwhile is news to this document.
         age_s = self._clock.monotonic() - asked_at
-        claim = await self._rows.save_identity(
-            claim,
-            replace(identity, handle=handle),
-            age_s=age_s,
-            is_handle_unasked=is_handle_unasked,
-        )
+        found = replace(identity, handle=handle, age_s=age_s, is_handle_unasked=is_unasked)
+        claim = await self._rows.save_identity(claim, found)
         if document.signing_key is None or document.pds_url is None:
             raise InvalidUpstream(Check.KEY, f"{claim.did} has no signing key or no PDS")
         key = VerifyingKey.parse(document.signing_key)

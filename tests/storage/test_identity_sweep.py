@@ -25,11 +25,13 @@ async def with_repos(
 ) -> IdentitySweep:
     for number in range(count):
         claim = await world.resyncs.claim_repo(f"did:plc:{number:024}")
-        claim = await world.resyncs.save_identity(
-            claim,
-            Identity(handle=handle, signing_key=KEY, pds_url="https://pds.example"),
+        identity = Identity(
+            handle=handle,
+            signing_key=KEY,
+            pds_url="https://pds.example",
             is_handle_unasked=is_handle_unasked,
         )
+        claim = await world.resyncs.save_identity(claim, identity)
         await world.resyncs.settle(claim, lambda repo: repo)
     await world.database.write(
         lambda connection: connection.execute("UPDATE repo SET claimed = 0, priority = 2")
