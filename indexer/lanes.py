@@ -43,6 +43,9 @@ class Standing(IntEnum):
     """No host: it is the directory that is asked first, whatever became of the host."""
 
 
+NOWHERE = ""
+"""The host of repos whose host is not known yet: first in the order of hosts."""
+
 DOUBT = "?"
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import structlog
 
 from indexer.clock import Clock
+from indexer.lanes import NOWHERE
 from storage.database import Database
 from storage.directory import ASIDE_AT
 from storage.turns import NEVER
@@ -27,9 +28,6 @@ log = structlog.get_logger(__name__)
 
 SET_BACK_S = 60.0
 """Less than this within a second or so is a clock that is being slowed, and no longer a wait."""
-
-NOWHERE = ""
-"""The turn of repos whose host is not known, before those of all hosts."""
 
 IN_HAND_S = 600.0
 """What was in hand when the clock was set is over by then; it was noted with the time of before."""

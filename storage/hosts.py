@@ -245,16 +245,17 @@ class HostStore:
         Without an error it has been scanned, unless the unit says that nobody needed to ask it.
         """
         now, limits = self._clock.now(), self._limits
-        has_records = (await self._database.read(_HAS_RECORDS, (held.url,)))[0][0]
+        is_scanned = error is None and unit.outcome != HostOutcome.COVERED
+        has_records = is_scanned and (await self._database.read(_HAS_RECORDS, (held.url,)))[0][0]
 
         def change(connection: sqlite3.Connection) -> Operation | None:
             key = (held.host_id, held.operation_id)
             if error is not None:
                 ended = connection.execute(_FAILED, (error, *key))
-            elif unit.outcome == HostOutcome.COVERED:
-                ended = connection.execute(_COVERED, key)
-            else:
+            elif is_scanned:
                 ended = connection.execute(_SCANNED, (has_records, now, *key))
+            else:
+                ended = connection.execute(_COVERED, key)
             row = ended.fetchone()
             if row is None:
                 return None

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from indexer.claims import Claim, Identity
 from indexer.clock import Clock
-from indexer.lanes import DOUBT, Standing, doubt
+from indexer.lanes import DOUBT, NOWHERE, Standing, doubt
 
 PLACES: Mapping[Standing, int] = MappingProxyType(
     {Standing.ANSWERS: 16, Standing.UNKNOWN: 96, Standing.FAILED: 8, Standing.IN_DOUBT: 16}
@@ -29,9 +29,6 @@ AT_HOST: Mapping[Standing, int] = MappingProxyType(
     {Standing.ANSWERS: 2, Standing.UNKNOWN: 1, Standing.FAILED: 1, Standing.IN_DOUBT: 2}
 )
 """Attempts at the same host."""
-
-NOWHERE = ""
-"""Where the host of a repo is not known yet, its attempt is at the directory."""
 
 AT_DIRECTORY = 16
 
@@ -168,7 +165,7 @@ class Transfers:
 
     def _leave(self, host: str, held_s: float) -> None:
         now = self._clock.monotonic()
-        if now - self._counted_since >= COUNTED_S:
+        if now - self._counted_since >= COUNTED_S or len(self._had_s) >= HOSTS_MAX:
             self._had_s.clear()
             self._counted_since = now
         self._had_s[host] = self._had_s.get(host, 0.0) + held_s

@@ -18,8 +18,8 @@ from indexer.claims import Claim, StaleClaim
 from indexer.clock import Clock
 from indexer.errors import LocalBusy
 from indexer.ingest.attempts import Result
-from indexer.ingest.places import NOWHERE, Admission, Hosts, Places, Seat, Transfers
-from indexer.lanes import NEW, TRACKED, Lane, Standing, doubt, left_alone, put_back
+from indexer.ingest.places import Admission, Hosts, Places, Seat, Transfers
+from indexer.lanes import NEW, NOWHERE, TRACKED, Lane, Standing, doubt, left_alone, put_back
 from indexer.model import Wanted
 from indexer.ports import WorkQueue, insist_on
 from indexer.protocol.hosts import host_group
