@@ -29,8 +29,8 @@ from storage.directory import DirectoryStore
 from storage.due_times import DueTimeUpkeep
 from storage.file_watch import FileWatch
 from storage.generation_swap import GenerationUpkeep
-from storage.host_upkeep import HostUpkeep
 from storage.identity_sweep import IdentitySweep
+from storage.leftovers import HOSTS, TOTALS, LeftoverUpkeep
 from storage.live import LiveStore
 from storage.operation_units import OperationRetention
 from storage.projections import Projections
@@ -43,7 +43,6 @@ from storage.room import Room
 from storage.room_upkeep import Reserve, RoomUpkeep
 from storage.search_upkeep import SearchUpkeep
 from storage.session import Sessions
-from storage.tally_upkeep import TallyUpkeep
 from storage.tracked import TrackedRepos
 
 log = structlog.get_logger(__name__)
@@ -132,8 +131,8 @@ async def open_store(
             denials.step,
             room_upkeep.step,
             DueTimeUpkeep(database, clock=world.clock).step,
-            TallyUpkeep(database, clock=world.clock).step,
-            HostUpkeep(database, clock=world.clock).step,
+            LeftoverUpkeep(database, TOTALS, clock=world.clock).step,
+            LeftoverUpkeep(database, HOSTS, clock=world.clock).step,
         ),
     )
 

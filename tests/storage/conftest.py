@@ -9,6 +9,7 @@ import pytest
 from indexer.model import PreparedRecord
 from indexer.planning import AccountSeen, CommitSeen, Event, EventBatch, Policy, RecordWrite
 from storage.database import Database, open_database
+from storage.leftovers import PAUSE_S, LeftoverUpkeep
 from storage.live import LiveStore
 from storage.records import ProjectionWrite, RecordTable
 from storage.resyncs import ResyncStore
@@ -174,3 +175,9 @@ async def add_repos(
             (number,),
         )
     )
+
+
+async def walk(world: World, upkeep: LeftoverUpkeep) -> int:
+    """A walk over all of them; how many were taken out."""
+    world.clock.at += PAUSE_S
+    return sum([await upkeep.step() for _ in range(3)])

@@ -34,12 +34,12 @@ from indexer.model import (
 )
 from indexer.operations.host_pass import HostScan, ScanParts
 from indexer.operations.operation import Context
-from storage.host_upkeep import PAUSE_S, ROWS_AT_ONCE, HostUpkeep
 from storage.hosts import HostStore
+from storage.leftovers import HOSTS, ROWS_AT_ONCE, LeftoverUpkeep
 from storage.operation_units import OperationUnits
 from storage.operations import OperationStore
 from storage.scans import DAY_S, ScanStore
-from tests.storage.conftest import DID, World, add_repos, commit, put, writer_steps
+from tests.storage.conftest import DID, World, add_repos, commit, put, walk, writer_steps
 
 URL = "https://pds.example.com"
 OTHER = "https://other.example.com"
@@ -437,11 +437,6 @@ async def test_a_list_of_one_page_without_a_cursor_is_read(registry: Registry):
     assert (await registry.row()).outcomes == {"current": 2}
 
 
-async def walk(world: World, upkeep: HostUpkeep) -> int:
-    world.clock.at += PAUSE_S
-    return sum([await upkeep.step() for _ in range(3)])
-
-
 async def test_hosts_that_an_account_names_one_after_the_other_are_not_kept(registry: Registry):
     world = registry.world
     await change(world, _REPOS, 1, "https://first.example.com")
@@ -454,7 +449,7 @@ async def test_hosts_that_an_account_names_one_after_the_other_are_not_kept(regi
     await registry.hosts.register(names[:1], HostSource.OPERATOR)
     await registry.hosts.register(names[1:2], HostSource.RELAY)
     held = await registry.held(await registry.operation("o1"), names[2])
-    upkeep = HostUpkeep(world.database, clock=world.clock)
+    upkeep = LeftoverUpkeep(world.database, HOSTS, clock=world.clock)
     await walk(world, upkeep)
     kept = [url for (url,) in await world.rows("SELECT url FROM host ORDER BY id")]
     assert kept == [URL, names[0], names[2], names[-1]]
@@ -472,6 +467,6 @@ async def test_the_id_of_a_host_that_is_not_kept_is_given_to_no_other(registry: 
     await change(world, "UPDATE repo SET pds_url = ?", OTHER)
     [(last,)] = await world.rows("SELECT max(id) FROM host")
     await change(world, "UPDATE repo SET pds_url = ?", URL)
-    await walk(world, HostUpkeep(world.database, clock=world.clock))
+    await walk(world, LeftoverUpkeep(world.database, HOSTS, clock=world.clock))
     await change(world, "UPDATE repo SET pds_url = ?", "https://third.example.com")
     assert (await world.rows("SELECT max(id) FROM host"))[0][0] > last

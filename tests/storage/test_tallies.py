@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from indexer.model import UNTYPED, PreparedRecord
 from indexer.planning import RecordWrite
+from storage.leftovers import ROWS_AT_ONCE, TOTALS, LeftoverUpkeep
 from storage.status import ROLLED_BACK_REPOS, StatusStore
-from storage.tally_upkeep import PAUSE_S, ROWS_AT_ONCE, TallyUpkeep
-from tests.storage.conftest import POST, World, add_repos, commit, put, writer_steps
+from tests.storage.conftest import POST, World, add_repos, commit, put, walk, writer_steps
 from tests.storage.test_live_store import activate
 
 MADE_UP = ROWS_AT_ONCE + 10
@@ -23,16 +23,11 @@ def wrote(number: int) -> RecordWrite:
     return RecordWrite(path, PreparedRecord(path, "c0", "{}", "no lexicon"))
 
 
-async def walk(world: World, upkeep: TallyUpkeep) -> int:
-    world.clock.at += PAUSE_S
-    return sum([await upkeep.step() for _ in range(3)])
-
-
 async def test_a_collection_without_records_is_forgotten_once_it_is_empty(world: World):
     strange = [wrote(number) for number in range(MADE_UP)]
     await activate(world, "r1", ("a", "c0"))
     await world.apply(commit("r2", "r1", *strange))
-    upkeep = TallyUpkeep(world.database, clock=world.clock)
+    upkeep = LeftoverUpkeep(world.database, TOTALS, clock=world.clock)
     assert await walk(world, upkeep) == 0
     assert len(await world.rows(COLLECTIONS)) == MADE_UP + 1
 
