@@ -121,21 +121,17 @@ class OperationUnits:
 
         await self._database.write(change)
 
-    async def count_crashes(self) -> int:
-        """At a start, before any work: units that the last process left in progress."""
-        return await self._database.write(
-            lambda connection: connection.execute(_COUNT_CRASHES).rowcount
-        )
+    async def take_over(self) -> int:
+        """At a start, before any work: units that the last process left in progress.
 
-    async def queue_all(self) -> None:
-        """At a start: what was at work waits for its turn, of which there may be fewer now."""
-        await self._database.write(
-            lambda connection: (
-                connection.execute(
-                    "UPDATE operation SET phase = 'queued' WHERE status = 'running'"
-                ).rowcount
-            )
-        )
+        What was at work waits for its turn from now on: there may be fewer of them.
+        """
+
+        def change(connection: sqlite3.Connection) -> int:
+            connection.execute("UPDATE operation SET phase = 'queued' WHERE status = 'running'")
+            return connection.execute(_COUNT_CRASHES).rowcount
+
+        return await self._database.write(change)
 
     async def failures(self, operation_id: str) -> list[FailedUnit]:
         """The first failed units, at most `FAILURES_KEPT`, by unit."""

@@ -55,11 +55,11 @@ class OperationUnits(Protocol):
     async def put_down(self, operation_id: str, unit: str | None = None) -> None:
         """The work on a unit, or on all of them, stops in good order: it has not crashed."""
 
-    async def count_crashes(self) -> int:
-        """At a start, before any work: units that the last process left in progress."""
+    async def take_over(self) -> int:
+        """At a start, before any work: units that the last process left in progress.
 
-    async def queue_all(self) -> None:
-        """At a start: what was at work waits for its turn, of which there may be fewer now."""
+        What was at work waits for its turn from now on: there may be fewer of them.
+        """
 
     async def failures(self, operation_id: str) -> list[FailedUnit]:
         """The first failed units, by unit."""

@@ -91,11 +91,10 @@ class Runner:
         async with asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._pauses.run(), name="pauses")
-            if crashed := await insist(self._units.count_crashes):
-                log.warning("operation.units_interrupted", units=crashed)
             listed = partial(self._rows.list, OperationStatus.RUNNING, QUEUED_MAX)
             oldest_first = reversed(await insist(listed))
-            await insist(self._units.queue_all)
+            if crashed := await insist(self._units.take_over):
+                log.warning("operation.units_interrupted", units=crashed)
             for operation in sorted(oldest_first, key=lambda row: row.phase == "queued"):
                 if operation.cancel_requested:
                     await self._end(operation, OperationStatus.CANCELLED, None)

@@ -436,7 +436,7 @@ async def test_a_batch_that_ends_the_process_twice_fails_the_rebuild(folder: Pat
                 part = await rebuild.next()
                 assert part is not None
                 assert await context.begin(part.unit)
-            await world.units.count_crashes()
+            await world.units.take_over()
         with pytest.raises(OperationFailed, match=part.unit):
             await FullReindex(world.rebuilds).run(context)
 
