@@ -161,28 +161,40 @@ async def test_a_relay_set_back_that_has_come_past_our_cursor_again_is_a_gap(tmp
             await repaired(net, daemon, clock, "future_cursor")
 
 
+async def set_back(net: Devnet, daemon: RunningDaemon, account: Account, events: int) -> int:
+    """The relay forgets its last events, and says so; the cursor that it is behind then.
+
+    What the account writes next comes under a number that we hold already.
+    """
+    await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+    ((held,),) = daemon.rows("SELECT cursor FROM firehose")
+    net.relay.stream.rewind(events)
+    net.faults.schedule(FaultKind.DROP_CONNECTION)
+    tag(net, account)
+    await wait_until(
+        lambda: daemon.rows("SELECT reason, before_seq FROM gaps") == [("future_cursor", None)],
+        what="the relay to say that it was set back",
+    )
+    return int(held)
+
+
+async def come_past(net: Devnet, account: Account, held: int, folder: Path) -> None:
+    """The relay's numbers come past the cursor while no daemon runs; the next one repairs that."""
+    while net.relay.stream.last_seq <= held:
+        tag(net, account)
+    clock = ShiftedClock(time.time())
+    async with running_daemon(folder, settings(net), clock=clock) as daemon:
+        await repaired(net, daemon, clock, "future_cursor")
+
+
 async def test_a_relay_set_back_that_comes_past_our_cursor_while_we_are_away_is_a_gap(
     tmp_path: Path,
 ):
     async with Devnet(seed=9) as net:
         accounts = await accounts_with_records(net, 2)
         async with running_daemon(tmp_path, settings(net)) as daemon:
-            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
-            ((held,),) = daemon.rows("SELECT cursor FROM firehose")
-            net.relay.stream.rewind(2)
-            net.faults.schedule(FaultKind.DROP_CONNECTION)
-            tag(net, accounts[0])  # under a number that we hold already
-            await wait_until(
-                lambda: (
-                    daemon.rows("SELECT reason, before_seq FROM gaps") == [("future_cursor", None)]
-                ),
-                what="the relay to say that it was set back",
-            )
-        while net.relay.stream.last_seq <= held:
-            tag(net, accounts[1])
-        clock = ShiftedClock(time.time())
-        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
-            await repaired(net, daemon, clock, "future_cursor")
+            held = await set_back(net, daemon, accounts[0], 2)
+        await come_past(net, accounts[1], held, tmp_path)
 
 
 async def test_what_a_relay_set_back_goes_on_to_send_is_part_of_the_gap(tmp_path: Path):
@@ -190,15 +202,7 @@ async def test_what_a_relay_set_back_goes_on_to_send_is_part_of_the_gap(tmp_path
     async with Devnet(seed=10) as net:
         accounts = await accounts_with_records(net, 2)
         async with running_daemon(tmp_path, settings(net)) as daemon:
-            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
-            ((held,),) = daemon.rows("SELECT cursor FROM firehose")
-            net.relay.stream.rewind(3)
-            net.faults.schedule(FaultKind.DROP_CONNECTION)
-            tag(net, accounts[1])
-            await wait_until(
-                lambda: daemon.rows("SELECT reason FROM gaps") == [("future_cursor",)],
-                what="the relay to say that it was set back",
-            )
+            held = await set_back(net, daemon, accounts[1], 3)
         net.relay.subscriptions.hesitation_s = 2.5
         before = net.relay.subscriptions.connections
         async with running_daemon(tmp_path, settings(net)):
@@ -206,11 +210,7 @@ async def test_what_a_relay_set_back_goes_on_to_send_is_part_of_the_gap(tmp_path
                 lambda: net.relay.subscriptions.connections > before + 1, what="another answer"
             )
         tag(net, accounts[0])  # under a number that we hold already
-        while net.relay.stream.last_seq <= held:
-            tag(net, accounts[1])
-        clock = ShiftedClock(time.time())
-        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
-            await repaired(net, daemon, clock, "future_cursor")
+        await come_past(net, accounts[1], held, tmp_path)
 
 
 async def test_a_relay_set_back_is_followed_at_once_where_the_settings_say_so(tmp_path: Path):
