@@ -497,13 +497,19 @@ class Cleaning(Steps):
             self.is_clean = True
 
 
+async def cancelled(one: Engine, kind: Cleaning) -> Operation:
+    """A running operation that is cancelled, and has come to what it does at its end."""
+    operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
+    await asyncio.wait_for(kind.begun.wait(), 5)
+    assert await one.runner.cancel(operation.id)
+    await asyncio.wait_for(kind.cleans.wait(), 5)
+    return operation
+
+
 async def test_a_second_cancel_does_not_interrupt_what_the_first_has_begun(world: World):
     kind = Cleaning()
     async with engine(world, kind) as one:
-        operation = await one.runner.start("didSync", {"did": "a"}, started_by=None)
-        await asyncio.wait_for(kind.begun.wait(), 5)
-        assert await one.runner.cancel(operation.id)
-        await asyncio.wait_for(kind.cleans.wait(), 5)
+        operation = await cancelled(one, kind)
         assert await one.runner.cancel(operation.id)
         kind.goes_on.set()
         assert (await one.ended(operation)).status is OperationStatus.CANCELLED
@@ -514,10 +520,7 @@ async def test_what_is_asked_for_during_a_cancel_is_another_operation(world: Wor
     """Who cancels one to start it anew would be told of the old one, and nothing would be done."""
     kind = Cleaning()
     async with engine(world, kind) as one:
-        first = await one.runner.start("didSync", {"did": "a"}, started_by=None)
-        await asyncio.wait_for(kind.begun.wait(), 5)
-        assert await one.runner.cancel(first.id)
-        await asyncio.wait_for(kind.cleans.wait(), 5)
+        first = await cancelled(one, kind)
         anew = {"did": "a"}
         starting = asyncio.create_task(one.runner.start("didSync", anew, started_by=None))
         await asyncio.sleep(0.05)
