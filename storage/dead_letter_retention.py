@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from indexer.clock import Clock
-from storage.database import Database
+from storage.database import Database, Row
 from storage.dead_letters import OLDER
 from storage.rows import delete_rows
 
 STEP_LETTERS = 250
 """Letters dropped in one transaction."""
+
+LOOK_S = 60.0
+"""Between two looks for letters that are too old, once none was: each look reads all letters."""
 
 DAY_S = 86_400.0
 
@@ -23,7 +26,7 @@ _LARGEST = "SELECT did, count(*) FROM dead_letter GROUP BY did ORDER BY 2 DESC, 
 _OLDEST_OF = "SELECT id FROM dead_letter WHERE did IS ? ORDER BY id LIMIT ?"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeadLetterRetention:
     """Applies both bounds, a part a transaction."""
 
@@ -32,6 +35,7 @@ class DeadLetterRetention:
     age_s_max: float
     letters_max: int
     on_dropped: Callable[[int], None] = lambda _: None
+    _due_at: float = field(default=float("-inf"), init=False)  # of the next look, monotonic
 
     async def step(self) -> int:
         """Drop some letters that are too old or too many; how many, 0 when none is."""
@@ -45,8 +49,7 @@ class DeadLetterRetention:
 
     async def _superfluous(self) -> list[int]:
         """Ids of what is to be dropped next, looked up by a reader: all letters are looked at."""
-        oldest = self.clock.now() - self.age_s_max
-        rows = await self.database.read(OLDER, (oldest, STEP_LETTERS))
+        rows = await self._too_old()
         excess = (await self.database.read(_TOTAL))[0][0] - self.letters_max
         if not rows and excess > 0:
             (did, most), *others = await self.database.read(_LARGEST)
@@ -54,3 +57,12 @@ class DeadLetterRetention:
             share = min(excess, max(lead, 1), STEP_LETTERS)
             rows = await self.database.read(_OLDEST_OF, (did, share))
         return [row[0] for row in rows]
+
+    async def _too_old(self) -> list[Row]:
+        now = self.clock.monotonic()
+        if now < self._due_at:
+            return []
+        rows = await self.database.read(OLDER, (self.clock.now() - self.age_s_max, STEP_LETTERS))
+        if not rows:
+            self._due_at = now + LOOK_S
+        return rows

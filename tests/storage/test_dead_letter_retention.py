@@ -6,7 +6,7 @@ from indexer.errors import Check
 from indexer.model import DeadLetterDraft
 from storage.database import open_database
 from storage.dead_letter_queue import DeadLetterStore
-from storage.dead_letter_retention import DAY_S, STEP_LETTERS, DeadLetterRetention
+from storage.dead_letter_retention import DAY_S, LOOK_S, STEP_LETTERS, DeadLetterRetention
 from storage.dead_letters import insert_dead_letters
 from storage.tracked import TrackedRepos
 from tests.storage.conftest import SteppedClock, writer_steps
@@ -38,6 +38,21 @@ async def test_letters_are_dropped_when_they_are_too_old(tmp_path: Path, clock: 
         assert await database.read("SELECT sum(total) FROM tally WHERE kind = 'dead_letter'") == [
             (3,)
         ]
+
+
+async def test_letters_that_are_too_old_are_looked_for_once_a_minute(
+    tmp_path: Path, clock: SteppedClock
+):
+    """All are read for it, and strangers can fill the queue."""
+    async with open_database(tmp_path / "index.db") as database:
+        await database.write(lambda c: insert_dead_letters(c, letters(3, "a"), now=clock.at))
+        retention = DeadLetterRetention(database, clock, age_s_max=DAY_S, letters_max=1000)
+        clock.at += DAY_S - 1
+        assert await retention.step() == 0
+        clock.at += LOOK_S - 1
+        assert await retention.step() == 0
+        clock.at += 1
+        assert await retention.step() == 3
 
 
 async def test_whoever_has_most_letters_loses_the_oldest(tmp_path: Path, clock: SteppedClock):
