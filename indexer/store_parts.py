@@ -22,7 +22,7 @@ from indexer.upkeep import Step
 from indexer.world import World
 from storage.admissions import AdmissionStore
 from storage.citations import CitationStore
-from storage.database import FULL_CODES, Database, open_database
+from storage.database import Database, open_database
 from storage.dead_letter_retention import DAY_S, DeadLetterRetention
 from storage.denials import DenialStore
 from storage.directory import DirectoryStore
@@ -43,6 +43,7 @@ from storage.room import Room
 from storage.room_upkeep import Reserve, RoomUpkeep
 from storage.search_upkeep import SearchUpkeep
 from storage.session import Sessions
+from storage.sqlite_errors import FULL_CODES
 from storage.tracked import TrackedRepos
 
 log = structlog.get_logger(__name__)

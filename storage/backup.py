@@ -19,7 +19,7 @@ from pathlib import Path
 
 from indexer.clock import Clock
 from indexer.errors import LocalBusy, LocalFault, RequestRefused
-from storage.database import is_damage, translated
+from storage.sqlite_errors import is_damage, translated
 
 WAL_BYTES_MAX = 1024 * 1024 * 1024
 """A copy that has let the WAL grow beyond this is given up."""

@@ -28,6 +28,7 @@ import aiosqlite
 from indexer.errors import ConfigurationError, LocalBusy, LocalFault
 from storage.file_lock import file_lock
 from storage.schema import APPLICATION_ID, migrate
+from storage.sqlite_errors import error_code, translated
 
 T = TypeVar("T")
 Row = tuple[Any, ...]  # a result row: its column types are the query's, not this module's
@@ -60,11 +61,6 @@ CHECKPOINT_PAGES = 4000
 """16 MB: a page that several transactions have changed is merged into the file once."""
 
 WAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
-FULL_CODES = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
-"""No space, for the file and its log, or for the index of the log."""
-
-BUSY_CODES = FULL_CODES | {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN"}
-"""Conditions that pass: the transaction was rolled back and may be tried again."""
 
 
 class Database:
@@ -91,6 +87,7 @@ class Database:
         self._is_rest_due = False  # after the change that is running
         self._urgent_at = float("-inf")  # when the last urgent change was asked for
         self._rest_until = float("-inf")  # no ordinary change begins before
+        self._is_synced = True  # as the connection was opened
         self._wake = threading.Condition()
         self._closing = False
         self._is_quiet = threading.Event()  # unless a transaction makes its statements
@@ -104,17 +101,20 @@ class Database:
         change: Callable[[sqlite3.Connection], T],
         *,
         urgent: bool = False,
+        is_synced: bool = True,
         committed: Callable[[T], None] | None = None,
     ) -> T:
         """Run `change(connection)` in one transaction of its own and return its result.
 
-        Urgent changes (live batches) overtake the others, which make pauses for them. A caller
-        that is cancelled leaves a running transaction to finish whole, and `committed` is told its
-        result all the same: what is kept in memory follows the file. Raises `LocalBusy` after a
-        rollback that may be retried, `LocalFault` when the file can no longer be trusted.
+        Urgent changes (live batches) overtake the others, which make pauses for them. One that is
+        not synced does not wait for the disk: a loss of power may take it, with all later ones up
+        to the next that is synced, as if the process had died before them. A caller that is
+        cancelled leaves a running transaction to finish whole, and `committed` is told its result
+        all the same: what is kept in memory follows the file. Raises `LocalBusy` after a rollback
+        that may be retried, `LocalFault` when the file can no longer be trusted.
         """
         return await self._submit(
-            lambda: self._transact(change), urgent=urgent, committed=committed
+            lambda: self._transact(change, is_synced=is_synced), urgent=urgent, committed=committed
         )
 
     async def write_some(self, change: Callable[[sqlite3.Connection, IsOver], T]) -> T:
@@ -206,10 +206,11 @@ class Database:
         readers = self._urgent_reader if urgent else self._ordinary_readers
         return await readers.rows(sql, parameters)
 
-    def _transact(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(self, change: Callable[[sqlite3.Connection], T], *, is_synced: bool = True) -> T:
         connection = self._connection
         started = time.perf_counter()
         try:
+            self._sync(is_synced)
             self._is_quiet.clear()
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -228,6 +229,12 @@ class Database:
         self._reach("after-commit")
         self._observe_s(time.perf_counter() - started)
         return result
+
+    def _sync(self, is_wanted: bool) -> None:  # noqa: FBT001 - private
+        """Whether the next commit waits for the disk."""
+        if self._is_synced != is_wanted:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if is_wanted else 'NORMAL'}")
+            self._is_synced = is_wanted
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
@@ -309,24 +316,6 @@ class _Reader:
             if not is_answered:
                 await connection.interrupt()
             self._idle.put_nowait(connection)
-
-
-def error_code(error: sqlite3.Error) -> str:
-    """SQLite's symbolic name of the error, such as SQLITE_FULL or SQLITE_IOERR_WRITE."""
-    return getattr(error, "sqlite_errorname", None) or type(error).__name__
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite found something in a file that it cannot have written so."""
-    return error_code(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
-def translated(error: sqlite3.Error) -> LocalBusy | LocalFault:
-    """The policy family of an SQLite error, with its symbolic code in the message."""
-    code = error_code(error)
-    if code in BUSY_CODES or code.startswith(("SQLITE_BUSY_", "SQLITE_LOCKED_")):
-        return LocalBusy(f"{code}: {error}")
-    return LocalFault(f"{code}: {error}")
 
 
 @asynccontextmanager

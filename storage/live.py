@@ -107,8 +107,12 @@ class LiveStore:
                 session.applied.gaps[GapReason.DISCOVERY] += opened
             return session.flush()
 
+        # What a loss of power takes of it the cursor is taken back with, and so it comes again.
         return await self._database.write(
-            change, urgent=True, committed=lambda applied: self._tracked.add(applied.tracked)
+            change,
+            urgent=True,
+            is_synced=False,
+            committed=lambda applied: self._tracked.add(applied.tracked),
         )
 
 

@@ -14,13 +14,13 @@ from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 
-from storage.database import error_code, translated
 from storage.generations import Generation, GenerationState, find_generation
 from storage.projections import Projections
 from storage.reading import read_only, snapshot
 from storage.search_queue import RECORD_TASK, REPO_TASK
 from storage.search_rows import PrepareStored
 from storage.search_sample import unfound
+from storage.sqlite_errors import error_code, translated
 from storage.verification import Verification
 
 CHUNK_ROWS = 5000

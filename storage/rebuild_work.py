@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from indexer.errors import ChiveIndexerError, LocalBusy
-from storage.database import translated
 from storage.reading import read_only
 from storage.rebuild_parts import Part, Preparing, Tell, make_part
 from storage.search_build import Source, append, begin_index, check_index, index_kb, merge_some
+from storage.sqlite_errors import translated
 
 SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}

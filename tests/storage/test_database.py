@@ -24,9 +24,9 @@ from storage.database import (
     Database,
     IsOver,
     open_database,
-    translated,
 )
 from storage.schema import APPLICATION_ID, migrate
+from storage.sqlite_errors import translated
 from tests.crash.failing import SQLITE_CANTOPEN
 from tests.crash.vfs import Layer
 
@@ -73,6 +73,24 @@ async def test_a_reader_that_cannot_be_opened_is_a_shortage_that_a_start_waits_o
         assert len(opened) == 2
         async with open_database(path) as database:
             assert await database.read("SELECT url FROM firehose") == []
+
+
+async def test_a_live_batch_does_not_wait_for_the_disk_and_what_follows_it_does(tmp_path: Path):
+    """What was promised to somebody is on the disk, with all that came before it."""
+    synced: list[str] = []
+
+    def note(call: str, path: str, at: int, data: bytes) -> None:
+        if call == "sync" and path.endswith("-wal"):
+            synced.append(path)
+
+    with Layer(note).installed():
+        async with open_database(tmp_path / "index.db") as database:
+            await database.write(insert("a"))
+            before = len(synced)
+            await database.write(insert("b"), urgent=True, is_synced=False)
+            assert len(synced) == before
+            await database.write(insert("c"))
+            assert len(synced) == before + 1
 
 
 async def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path):
