@@ -148,6 +148,8 @@ class GapReason(StrEnum):
     """A frame that cannot be decoded was passed over."""
     RELAY_CHANGED = "relay_changed"
     """A stream without a cursor of its own is followed after another one."""
+    NO_CURSOR = "no_cursor"
+    """A stream that had brought no event to go on from was dialled again."""
     FUTURE_CURSOR = "future_cursor"
     """The relay's numbers ended before our cursor; what is followed are those behind it, or its
     present."""

@@ -25,6 +25,7 @@ from indexer.ingest.verification_process import Verification
 from indexer.ingest.verification_wire import WorkerSettings
 from indexer.ingest.websocket import WebsocketSettings
 from indexer.metrics import Metrics
+from indexer.model import GapReason
 from indexer.network.pds import RepoNetwork
 from indexer.network.sockets import endpoint_of, open_public_socket
 from indexer.network.ssrf import check_url
@@ -84,7 +85,11 @@ def open_stream(
         await live.drained()
         start = settings.firehose.start
         seq = {"live": None, "oldest": 0}[start] if isinstance(start, str) else start
-        return await insist_on(partial(store.live.load_cursor, url, seq), _wait)
+        cursor = await insist_on(partial(store.live.load_cursor, url, seq), _wait)
+        if cursor is None:
+            opened = await insist_on(partial(store.live.begin_now, url), _wait)
+            metrics.firehose_gaps.labels(GapReason.NO_CURSOR).inc(opened)
+        return cursor
 
     firehose = _firehose(
         settings, clock, rng, user_agent=user_agent, metrics=metrics, load_cursor=load_cursor

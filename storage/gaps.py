@@ -59,6 +59,12 @@ WHERE url <> ?1 AND NOT EXISTS (
 ORDER BY updated_at DESC LIMIT 1
 """
 
+# Before the first repo there was nothing to miss; a gap that has no end yet goes on until now.
+_HAS_MISSED = """
+SELECT EXISTS (SELECT 1 FROM repo) AND NOT EXISTS (
+    SELECT 1 FROM gap WHERE repaired_at IS NULL AND url = ? AND before_seq IS NULL)
+"""
+
 _BOUND = """
 UPDATE gap SET before_seq = ?, before_at = ?
 WHERE repaired_at IS NULL AND url = ? AND before_seq IS NULL AND detected_at < ?
@@ -97,6 +103,19 @@ def save_batch_gaps(
     if batch.seq is not None and batch.seq != FROM_NOW_ON:
         connection.execute(_BOUND, (batch.seq, batch.event_at, batch.url, now))
     return +opened
+
+
+def open_gap_before_now(connection: sqlite3.Connection, url: str, *, now: float) -> int:
+    """The gap of a stream that is dialled without a cursor; how many that is.
+
+    It may have been followed before, and have brought no event: what came since then will not be
+    sent. Where another stream was followed, the first event of this one shows the gap between them.
+    """
+    (has_missed,) = connection.execute(_HAS_MISSED, (url,)).fetchone()
+    if not has_missed or connection.execute(_OTHER, (url, FROM_NOW_ON)).fetchone():
+        return 0
+    gap = GapSeen(reason=GapReason.NO_CURSOR)
+    return open_gap(connection, url, gap, after_at=None, now=now)
 
 
 def _begins_anew(batch: EventBatch, seq: int, event_at: float | None) -> bool:

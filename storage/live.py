@@ -10,7 +10,7 @@ from indexer.clock import Clock
 from indexer.model import FROM_NOW_ON, Applied, GapReason, GapSeen, Source, utc_text
 from indexer.planning import EventBatch
 from storage.database import Database
-from storage.gaps import open_gap, save_batch_gaps
+from storage.gaps import open_gap, open_gap_before_now, save_batch_gaps
 from storage.room import open_discovery_gap
 from storage.session import Sessions
 from storage.tracked import TrackedRepos
@@ -62,6 +62,13 @@ class LiveStore:
         rows = await self._database.read("SELECT seq FROM firehose_cursor WHERE url = ?", (url,))
         seq = int(rows[0][0]) if rows else start
         return None if seq == FROM_NOW_ON else seq
+
+    async def begin_now(self, url: str) -> int:
+        """A stream is about to be dialled without a cursor; how many gaps that opens."""
+        now = self._clock.now()
+        return await self._database.write(
+            lambda connection: open_gap_before_now(connection, url, now=now), urgent=True
+        )
 
     async def reset_cursor(self, url: str, seq: int) -> int:
         """Move a stream's cursor, whatever it was; how many gaps that opens."""

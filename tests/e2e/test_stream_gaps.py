@@ -94,6 +94,26 @@ async def test_who_appeared_in_a_gap_with_a_collection_of_no_type_of_ours_is_fou
             await wait_until_equal(net, daemon.database, EQUAL_S, scope, heads=True)
 
 
+async def test_what_came_while_a_stream_without_an_event_was_away_is_found(tmp_path: Path):
+    """It has no cursor to go on from: neither is the loss told by the relay, nor by a number."""
+    async with Devnet(seed=11) as net:
+        accounts = await accounts_with_records(net, 2)
+        values = settings(net, start="live")
+        async with running_daemon(tmp_path, values) as daemon:
+            await net.relay.subscriptions.wait_connections(1)
+            for account in accounts:
+                assert (await daemon.backfill("didSync", did=account.did))["status"] == "completed"
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            assert daemon.rows("SELECT cursor FROM firehose") == []
+            assert daemon.rows("SELECT reason FROM gaps") == []
+        for account in (accounts[0], await net.create_account()):
+            tag(net, account)
+        clock = ShiftedClock(time.time())
+        async with running_daemon(tmp_path, values, clock=clock) as daemon:
+            await repaired(net, daemon, clock, "no_cursor")
+            assert await metric(daemon, "chive_firehose_gaps_total", reason="no_cursor") == 1
+
+
 async def test_a_swallowed_frame_is_found_when_the_relay_says_that_something_was_lost(
     tmp_path: Path,
 ):

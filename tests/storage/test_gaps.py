@@ -9,7 +9,7 @@ from indexer.planning import EventBatch
 from storage.gap_repair import GapRepairStore
 from storage.gaps import OPEN_GAPS_MAX, GapListing
 from storage.live import BACK_S_MAX
-from tests.storage.conftest import World
+from tests.storage.conftest import World, commit, put
 
 
 def batch(url: str, seq: int | None, *gaps: GapSeen, at: float | None = None) -> EventBatch:
@@ -25,6 +25,34 @@ async def test_the_first_stream_of_all_is_no_gap_and_the_first_event_of_the_next
     assert await world.rows("SELECT after_at, before_at FROM gap") == [(70.0, 71.0)]
     assert not (await world.live.apply(batch("ws://one", 8))).gaps
     assert not (await world.live.apply(batch("ws://two", 90_001))).gaps
+
+
+async def test_a_stream_dialled_again_before_its_first_event_is_a_gap_once_there_are_repos(
+    world: World,
+):
+    assert await world.live.begin_now("ws://one") == 0, "there was nothing to miss"
+    await world.apply(commit("r0", None, put("a", "c1"), key=None))
+    forget = "DELETE FROM firehose_cursor"
+    await world.database.write(lambda connection: connection.execute(forget).rowcount)
+    assert await world.live.load_cursor("ws://one") is None
+    assert [await world.live.begin_now("ws://one") for _ in range(3)] == [1, 0, 0]
+    assert await world.rows("SELECT reason, after_seq, before_seq FROM gaps") == [
+        ("no_cursor", None, None)
+    ]
+    await world.database.write(lambda c: c.execute("UPDATE gap SET repaired_at = 1.0").rowcount)
+    assert await world.live.begin_now("ws://one") == 1, "what came since the repair is missing too"
+    world.clock.at += 1
+    await world.live.apply(batch("ws://one", 7))
+    assert await bounds(world) == [(None, None), (None, 7)]
+    assert await world.live.begin_now("ws://two") == 0, "its first event shows that gap"
+
+
+async def test_a_cursor_given_up_is_one_gap_until_it_is_repaired(world: World):
+    await world.apply(commit("r0", None, put("a", "c1"), key=None))
+    assert await world.live.reset_cursor("ws://relay", FROM_NOW_ON) == 1
+    assert await world.live.begin_now("ws://relay") == 0
+    await world.database.write(lambda c: c.execute("UPDATE gap SET repaired_at = 1.0").rowcount)
+    assert await world.live.begin_now("ws://relay") == 1
 
 
 @pytest.mark.parametrize("was_followed", [True, False])
