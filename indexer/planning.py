@@ -134,6 +134,7 @@ class AccountSeen(msgspec.Struct, frozen=True, kw_only=True):
     time: float
     active: bool
     status: str | None
+    error: InvalidUpstream | None = None  # why it could not be read: the rest means nothing then
 
 
 class FrameRefused(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,8 +207,7 @@ def plan(event: Event, repo: Repo | None, policy: Policy, *, now: float) -> Chan
 
 def plan_discovery(did: str) -> Change:
     """Start to track a DID of which nothing is known: its repo waits to be fetched."""
-    wanted = Wanted.IDENTITY | Wanted.CONTENT
-    repo = Repo(id=None, did=did, state=RepoState.PENDING, wanted=wanted)
+    repo = Repo(id=None, did=did, state=RepoState.PENDING, wanted=Wanted.IDENTITY | Wanted.CONTENT)
     return Change(Outcome.DISCOVERED, repo)
 
 
@@ -280,11 +280,8 @@ def follow_chain(event: CommitSeen, repo: Repo, *, now: float) -> Change:
 
 def _is_proven(event: CommitSeen | SyncSeen, repo: Repo) -> bool:
     """Whether the event was verified, and with the very key that the row holds now."""
-    return (
-        event.error is None
-        and event.signing_key is not None
-        and event.signing_key == repo.signing_key
-    )
+    is_verified = event.error is None and event.signing_key is not None
+    return is_verified and event.signing_key == repo.signing_key
 
 
 def _is_replay(event: CommitSeen | SyncSeen, repo: Repo) -> bool:
@@ -293,7 +290,7 @@ def _is_replay(event: CommitSeen | SyncSeen, repo: Repo) -> bool:
 
 
 def _refused(
-    event: CommitSeen | SyncSeen, repo: Repo, error: InvalidUpstream, now: float
+    event: CommitSeen | SyncSeen | AccountSeen, repo: Repo, error: InvalidUpstream, now: float
 ) -> Change:
     letter = DeadLetterDraft(error.check, error.detail, did=repo.did, seq=event.seq)
     return Change(
@@ -431,6 +428,9 @@ def _plan_identity(event: IdentitySeen, repo: Repo | None, policy: Policy, now: 
 def _plan_account(event: AccountSeen, repo: Repo | None, policy: Policy, now: float) -> Change:
     if repo is None:
         return Change(Outcome.UNTRACKED)
+    if event.error is not None:  # what it was to say its own host knows
+        asked = raised(repo, Wanted.ACCOUNT, policy, now)
+        return replace(_refused(event, repo, event.error, now), outcome=Outcome.NOTED, repo=asked)
     time = min(event.time, now + EVENT_TIME_AHEAD_S_MAX)
     status = account_status(active=event.active, status=event.status)
     if time < repo.account_at or (time == repo.account_at and status is repo.account_status):

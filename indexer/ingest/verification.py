@@ -18,7 +18,6 @@ from indexer.planning import (
     AccountSeen,
     CommitSeen,
     Event,
-    FrameRefused,
     IdentitySeen,
     RecordWrite,
     SyncSeen,
@@ -76,7 +75,17 @@ class Verifier:
             return self._sync(raw, keys.get(did))
         if frame.type == "#identity":
             return IdentitySeen(did=did, seq=frame.seq, time=self._time(frame))
-        return _account(raw)
+        return self._account(raw)
+
+    def _account(self, raw: RawFrame) -> AccountSeen:
+        did, seq, time = str(raw.frame.did), raw.frame.seq or 0, self._time(raw.frame)
+        try:
+            account = parse_account(raw.frame)
+        except InvalidUpstream as error:
+            return AccountSeen(did=did, seq=seq, time=time, active=False, status=None, error=error)
+        return AccountSeen(
+            did=did, seq=seq, time=time, active=account.active, status=account.status
+        )
 
     def _time(self, frame: Frame) -> float:
         """What the event says of its time; now, where it says nothing sensible."""
@@ -178,20 +187,6 @@ class Verifier:
             data=cid_text(commit.data),
             signing_key=key,
         )
-
-
-def _account(raw: RawFrame) -> AccountSeen | FrameRefused:
-    try:
-        account = parse_account(raw.frame)
-        return AccountSeen(
-            did=account.did,
-            seq=account.seq,
-            time=datetime_to_unix(account.time),
-            active=account.active,
-            status=account.status,
-        )
-    except InvalidUpstream as error:
-        return FrameRefused(did=None, seq=raw.frame.seq, frame=raw.data, error=error)
 
 
 def _unreadable(raw: RawFrame, error: InvalidUpstream) -> CommitSeen:

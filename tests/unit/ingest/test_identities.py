@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from indexer.ingest.attempts import Result
+from indexer.ingest.verification import RawFrame
+from indexer.planning import EventBatch
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
+from tests.devnet.cbor import Value, decode_at, encode
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.resync_rig import Rig, open_rig
 
@@ -77,6 +80,34 @@ async def test_commits_wait_for_a_directory_that_fails_and_none_is_dropped(rig: 
     rig.net.faults.clear()
     await rig.work(ahead_s=4000.0)
     assert_equal(rig)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_hidden_at_once"),
+    [
+        ({"time": "soon"}, True),
+        ({"active": None}, False),
+        ({"status": 5}, False),
+        ({"time": None}, False),
+    ],
+)
+async def test_an_account_event_that_cannot_be_read_has_the_account_s_host_asked(
+    rig: Rig, change: dict[str, Value], is_hidden_at_once: bool
+):
+    account = await followed(rig)
+    rig.net.set_account_status(account, "takendown")
+    (event,) = rig.net.relay.stream.after(rig.heard, 10)
+    header, start = decode_at(event.frame, 0)
+    body, _ = decode_at(event.frame, start)
+    raw = RawFrame.decoded(encode(header) + encode({**body, **change}))
+    events = rig.verifier.events([raw], {account.did: None})
+    await rig.live.apply(EventBatch(url="ws://relay", events=events, seq=None, event_at=None))
+    assert await records(rig) == (0 if is_hidden_at_once else 1)
+    letters = [] if is_hidden_at_once else [("fields", account.did)]
+    assert await rig.rows("SELECT reason, did FROM dead_letters") == letters
+    assert (await rig.work(ahead_s=61.0))[0].result is Result.HIDDEN
+    assert (await rig.repo(account))[1] == "takendown"
+    assert await records(rig) == 0
 
 
 async def test_a_revoked_key_never_verifies_a_live_commit(rig: Rig):
