@@ -67,6 +67,16 @@ async def test_an_unknown_repo_with_an_in_scope_record_is_tracked_and_wanted(wor
     assert await cids(world) == {}
 
 
+async def test_a_repo_of_a_did_that_no_account_can_have_is_not_tracked(world: World):
+    """Nobody could be asked for it: it would be looked for in vain, and take a place meanwhile."""
+    event = commit("r0", None, put("a", "c1"), key=None)
+    applied = await world.apply(msgspec.structs.replace(event, did="did:key:zQ3shokFTS3brHcDQrn82"))
+    assert applied.outcomes == {"untracked": 1} and applied.tracked == []
+    assert await world.rows("SELECT count(*) FROM repo") == [(0,)]
+    web = msgspec.structs.replace(event, did="did:web:a.example")
+    assert (await world.apply(web)).tracked == ["did:web:a.example"]
+
+
 async def test_commits_that_chain_change_rows_and_cursor_together(world: World):
     await activate(world, "r1", ("a", "c1"), ("b", "c2"))
     applied = await world.apply(
