@@ -45,7 +45,9 @@ from indexer.planning import Outcome
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the client has no annotation here
 
-EVENT_TYPES = ("commit", "sync", "identity", "account", "info", "error", "unknown", "repeated")
+EVENT_TYPES = (
+    "commit", "sync", "identity", "account", "info", "error", "unknown", "repeated", "text"
+)  # fmt: skip
 ACTIONS = ("create", "update", "delete")
 SQLITE_CODES = ("busy", "full", "ioerr", "corrupt", "notadb", "readonly", "other")
 FAST_S = tuple(0.0001 * 2.0**power for power in range(16))

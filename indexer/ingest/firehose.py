@@ -280,6 +280,7 @@ class Firehose:
     def _batch(self, received: Received) -> FrameBatch:
         self.last_received_at = received.received_at
         self._metrics.firehose_last_received_timestamp_seconds.set(received.received_at)
+        self._metrics.count_events("text", received.text_frames)
         return FrameBatch(
             url=self._relay.url,
             connection=self._connection,

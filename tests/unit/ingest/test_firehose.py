@@ -360,6 +360,22 @@ async def test_good_frames_keep_the_relay_although_it_often_closes():
         assert {url for url, _ in world.dials} == {first.url}
 
 
+async def test_a_relay_that_redirects_is_known_by_its_own_url_and_cursor():
+    async with (
+        ScriptedRelay(streaming(binary(b"x") + closing(1000))) as target,
+        ScriptedRelay(
+            answering("301 Moved Permanently", f"Location: http://127.0.0.1:{target.port}/stream")
+        ) as relay,
+    ):
+        world = World(relay.url)
+        async with aclosing(world.firehose.batches()) as batches:
+            for cursor in (7, 8):
+                world.cursors = {relay.url: cursor, target.url: 900}
+                assert (await world.next(batches, step_s=1)).url == relay.url
+        assert {url for url, _ in world.dials} == {relay.url}
+        assert cursors_asked(target) == ["7", "8"]
+
+
 # The consumer's own reconnects.
 
 
@@ -612,6 +628,10 @@ async def test_state_and_metrics_follow_the_connection():
             go.set()
             await until(lambda: taken)
             assert taken[0].text_frames == 1
+            counted = world.metrics.registry.get_sample_value(
+                "chive_firehose_events_total", {"type": "text"}
+            )
+            assert counted == 1
             assert taken[0].received_at == world.clock.now()
             assert firehose.last_received_at == world.clock.now()
             assert world.value("firehose_last_received_timestamp_seconds") == world.clock.now()
