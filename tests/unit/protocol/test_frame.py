@@ -106,6 +106,7 @@ HEADER = {"op": 1, "t": "#account"}
         encode({"op": "1", "t": "#account"}) + encode(BODY),
         encode({"op": [1], "t": "#account"}) + encode(BODY),
         encode({"op": True, "t": "#account"}) + encode(BODY),
+        b"\xa2\x61t\x68#account\x62op\xc2\x49\x40" + bytes(8) + encode(BODY),  # 2**70
         encode({"op": 1}) + encode(BODY),
         encode({"op": 1, "t": 5}) + encode(BODY),
         encode({"op": 1, "t": ["#account"]}) + encode(BODY),
