@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from tests.devnet import Activity, Devnet
 from tests.e2e.daemon import running_daemon, wait_until
@@ -89,3 +93,31 @@ async def test_a_copy_older_than_the_relay_remembers_is_repaired_by_asking_the_h
         async with running_daemon(tmp_path, values) as daemon:
             await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
             assert daemon.rows("SELECT reason FROM gaps") == [("outdated_cursor",)]
+
+
+@pytest.mark.parametrize("is_first_start", [True, False])
+async def test_a_store_whose_log_was_deleted_goes_on_from_what_its_file_held(
+    tmp_path: Path, is_first_start: bool
+):
+    """With it goes what was committed since the last checkpoint: at a first start, everything."""
+    async with Devnet(seed=13) as net:
+        activity = Activity(net, RATE, accounts_max=5, is_calm=True)
+        await activity.steps(40)
+        if not is_first_start:
+            async with running_daemon(tmp_path, settings(net)) as daemon:
+                await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            await activity.steps(20)
+        kept = tmp_path / "kept.db"
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            reached = daemon.rows("SELECT cursor FROM firehose")
+            shutil.copy(daemon.database, kept)
+        lose(tmp_path)
+        kept.replace(daemon.database)
+        with closing(sqlite3.connect(daemon.database)) as left:
+            has_tables = left.execute("SELECT count(*) FROM sqlite_schema").fetchone() > (0,)
+            held = left.execute("SELECT cursor FROM firehose").fetchall() if has_tables else []
+        assert held < reached and has_tables is not is_first_start, "nothing was lost"
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            assert daemon.rows("SELECT * FROM gaps") == []  # the relay still had what was lost

@@ -36,6 +36,7 @@ NODE = "pub.chive.graph.node"
 EDGE = "pub.chive.graph.edge"
 RECORDS = 30
 LARGE_RECORDS = 500
+WALKED_RECORDS = 3000
 
 
 async def call(url: str, nsid: str, **body: Any) -> Any:
@@ -190,6 +191,38 @@ async def test_a_cancel_ends_a_wait_for_the_network_within_two_seconds(
                 deadline_s=2.0,
             )
             assert time.monotonic() - asked_at < 2.0
+            again = await daemon.backfill("didSync", did=account.did)
+            assert again["status"] == "completed"
+            await wait_until_equal(net, daemon.database, 10.0, heads=True)
+
+
+async def test_a_cancel_while_a_large_repo_is_compared_leaves_nothing_that_passes_for_whole(
+    tmp_path: Path,
+):
+    async with Devnet(seed=6) as net:
+        account = await net.create_account()
+        net.import_records(account, WALKED_RECORDS, [TAG], announce=False)
+        values = sections(tmp_path, net)
+        values["firehose"]["start"] = "live"
+        async with running_daemon(tmp_path, values) as daemon:
+            _, started = await daemon.call(ADMIN + "triggerDIDSync", did=account.did)
+            held = "SELECT count(*) FROM record"
+            await wait_until(
+                lambda: daemon.rows(held)[0][0] > 0, what="the first records", poll_s=0.002
+            )
+            asked_at = time.monotonic()
+            await daemon.call(ADMIN + "cancelBackfill", id=started["operationId"])
+            await wait_until(
+                lambda: daemon.rows("SELECT status FROM operations") == [("cancelled",)],
+                what="the end",
+                deadline_s=5.0,
+            )
+            assert time.monotonic() - asked_at < 5.0
+            # A worker takes up at once what was left to do.
+            [(records, is_whole, work)] = daemon.rows(
+                f"SELECT ({held}), scope_id IS NOT NULL, wanted | claimed FROM repo"
+            )
+            assert (records == WALKED_RECORDS) if is_whole else work
             again = await daemon.backfill("didSync", did=account.did)
             assert again["status"] == "completed"
             await wait_until_equal(net, daemon.database, 10.0, heads=True)

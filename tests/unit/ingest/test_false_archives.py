@@ -96,3 +96,25 @@ async def test_an_archive_beyond_what_is_read_is_a_state_of_the_repo_and_not_fet
     assert await rig.work(ahead_s=90_000.0) == []
     assert rig.archives_sent() == sent
     assert await rig.rows("SELECT count(*) FROM records") == [(0,)]
+
+
+async def test_an_archive_for_which_there_is_no_space_is_fetched_later_and_holds_up_nothing_else(
+    rig: Rig,
+):
+    followed = await written(rig)
+    await rig.hear()
+    await rig.work()
+    budget, rig.hosts._folder._bytes_max = rig.hosts._folder._bytes_max, 100
+    waiting = await written(rig)
+    rig.net.create(followed, TAG, realistic_record(RNG, TAG, did=followed.did))
+    await rig.hear()
+    assert [done.result for done in await rig.work()] == [Result.FAILED]
+    assert (await rig.repo(waiting))[0] == "error"
+    assert "budget" in str((await rig.rows("SELECT reason FROM repo WHERE state = 'error'"))[0][0])
+    assert (await rig.repo(followed))[0] == "active"
+    assert await rig.rows("SELECT count(*) FROM records") == [(4,)]
+    assert rig.hosts._folder.bytes_used == 0
+    rig.hosts._folder._bytes_max = budget
+    await rig.work(ahead_s=4000.0)
+    assert_store_equals(rig.net, rig.path)
+    assert_heads_equal(rig.net, rig.path)
