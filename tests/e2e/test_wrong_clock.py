@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.devnet import Devnet, FaultKind, realistic_record
 from tests.e2e.daemon import RunningDaemon, ShiftedClock, running_daemon, wait_until
+from tests.e2e.test_operation_runs import metric
 from tests.e2e.test_stream_gaps import settings, tag
 from tests.oracle import is_equal, wait_until_equal
 from tests.simulation.clock import SimulatedLoop
@@ -60,6 +61,24 @@ async def test_a_clock_a_day_slow_is_alarmed_and_costs_nothing_once_it_is_set(tm
             )
             assert await unready(daemon) == {}
             assert await gauge(daemon) == "chive_clock_in_doubt 0.0"
+            assert daemon.rows("SELECT count(*) FROM dead_letters") == [(0,)]
+
+
+async def test_a_clock_a_day_fast_is_shown_as_a_stream_that_lags_by_a_day(tmp_path: Path):
+    """What the alert ChiveFirehoseLag compares: the hosts say when their events were made."""
+    clock = ShiftedClock(time.time())
+    async with Devnet(seed=17) as net:
+        account = await net.create_account()
+        tag(net, account)
+        async with running_daemon(tmp_path, settings(net), clock=clock) as daemon:
+            await wait_until_equal(net, daemon.database, 20.0, heads=True)
+            for ahead_s in (0.0, DAY_S):
+                clock.advance(ahead_s)
+                tag(net, account)
+                await wait_until_equal(net, daemon.database, 20.0, heads=True)
+                received = await metric(daemon, "chive_firehose_last_received_timestamp_seconds")
+                claimed = await metric(daemon, "chive_firehose_last_event_timestamp_seconds")
+                assert abs(received - claimed - ahead_s) < 60.0
             assert daemon.rows("SELECT count(*) FROM dead_letters") == [(0,)]
 
 
