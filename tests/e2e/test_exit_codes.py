@@ -20,7 +20,12 @@ from indexer.daemon import (
 )
 from indexer.errors import LocalFault
 from indexer.world import World
+from tests.devnet import Account, Devnet
+from tests.e2e.daemon import running_daemon
 from tests.e2e.test_start_and_stop import STOP_S, settings_in
+from tests.e2e.test_stream_gaps import TAG, tag
+from tests.e2e.test_stream_gaps import settings as following
+from tests.oracle import wait_until_equal
 
 
 def no_database(path: Path) -> None:
@@ -128,3 +133,38 @@ async def test_a_store_that_is_removed_or_replaced_ends_the_process(
             await run_daemon_until(asyncio.Event(), settings_in(tmp_path), on_ready=on_ready)
     # SQLite looks for the file too when it opens a log, and may notice first.
     assert caught.group_contains(LocalFault, match="removed or replaced|SQLITE_IOERR_FSTAT")
+
+
+async def meet(net: Devnet, account: Account, folder: Path) -> None:
+    """A daemon on a spoilt file hears of records that lie there; its end is raised."""
+    async with running_daemon(folder, following(net)) as daemon:
+        for path in net.repo(account).paths[:3]:
+            net.delete(account, *path.split("/"))
+        async with asyncio.timeout(STOP_S):
+            await asyncio.wait([daemon.task])
+
+
+async def test_a_page_that_is_spoilt_ends_the_process_as_soon_as_it_is_read_and_stays_so(
+    tmp_path: Path,
+):
+    async with Devnet(seed=31) as net:
+        account = await net.create_account()
+        net.import_records(account, 400, [TAG], announce=False)
+        tag(net, account)
+        async with running_daemon(tmp_path, following(net)) as daemon:
+            await wait_until_equal(net, daemon.database, 20.0, heads=True)
+        path = daemon.database
+        with closing(sqlite3.connect(path)) as db:
+            (size,) = db.execute("PRAGMA page_size").fetchone()
+            pages = db.execute(
+                "SELECT pageno FROM dbstat WHERE name = 'record' AND pagetype = 'leaf'"
+            ).fetchall()
+        with path.open("r+b") as file:
+            for (page,) in pages:
+                file.seek((page - 1) * size)
+                file.write(b"\xa5" * size)
+        with pytest.raises(ExceptionGroup) as caught:
+            await meet(net, account, tmp_path)
+        assert caught.group_contains(LocalFault, match="SQLITE_CORRUPT")
+        left = path.read_bytes()
+        assert all(left[(page - 1) * size : page * size] == b"\xa5" * size for (page,) in pages)
