@@ -370,6 +370,8 @@ async def _open_reader(stack: AsyncExitStack, path: Path) -> aiosqlite.Connectio
         )
         for pragma in ("query_only=ON", "busy_timeout=5000", "trusted_schema=OFF"):
             await reader.execute_fetchall(f"PRAGMA {pragma}")
+        # It is the first read that opens the file and its log: later no descriptor may be left.
+        await reader.execute_fetchall("SELECT 1 FROM sqlite_schema LIMIT 1")
     except sqlite3.Error as error:
         raise translated(error) from error
     return reader

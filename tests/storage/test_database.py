@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -91,6 +93,24 @@ async def test_a_live_batch_does_not_wait_for_the_disk_and_what_follows_it_does(
             assert len(synced) == before
             await database.write(insert("c"))
             assert len(synced) == before + 1
+
+
+async def test_a_store_that_is_open_needs_no_further_descriptor(tmp_path: Path):
+    """Others may take the last one at any moment: the stream goes on all the same."""
+    async with open_database(tmp_path / "index.db") as database:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                os.dup(0)
+            await database.write(insert("a"))
+            reading = [database.read("SELECT url FROM firehose") for _ in range(2)]
+            urgent = database.read("SELECT url FROM firehose", urgent=True)
+            assert await asyncio.gather(urgent, *reading) == [[("a",)]] * 3
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path):
