@@ -10,7 +10,7 @@ from indexer.network.answers import XrpcFailure
 from indexer.network.http import HttpClient
 from indexer.network.ssrf import HostRefused, check_url
 from indexer.protocol.did_document import parse_origin
-from indexer.protocol.syntax import is_did, is_tid
+from indexer.protocol.syntax import is_account_did, is_tid
 
 PAGE_REPOS = 500
 """Repos on a page: what one transaction may look at."""
@@ -146,7 +146,7 @@ def _usable(cursor: Json) -> str | None:
 
 def _listed(entry: Json) -> Listed | None:
     did = entry.get("did") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(did, str) or not is_did(did):
+    if not isinstance(entry, dict) or not isinstance(did, str) or not is_account_did(did):
         return None
     rev, word = entry.get("rev"), entry.get("status")
     status = account_status(

@@ -54,6 +54,19 @@ async def test_what_is_no_list_of_hosts_is_refused(listings, body):
             await (await listings(relay.url)).of_relay(None)
 
 
+async def test_of_a_list_of_repos_only_those_that_an_account_can_have_are_read(listings):
+    dids = [
+        DID, "did:key:zQ3shokFTS3brHcDQrn82", "did:plc:short", "did:plc:" + "A" * 24, "nonsense",
+        "did:web:a.example", "did:web:", "", 7, None,
+    ]  # fmt: skip
+    entries = [{"did": did, "head": "x", "rev": "3kznmn7xqxl22"} for did in dids]
+    body = json.dumps({"repos": [*entries, "no", None]})
+    async with Loopback(answering(body)) as host:
+        page = await (await listings(host.url)).of_host(host.url, None)
+    assert page is not None
+    assert [each.did for each in page.repos] == [DID, "did:web:a.example"]
+
+
 async def test_a_relay_without_the_methods_has_no_lists(listings):
     refusal = json.dumps({"error": "MethodNotImplemented", "message": "no"})
     async with Loopback(answering(refusal, status="501 Not Implemented")) as relay:
