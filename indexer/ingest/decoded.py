@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from indexer.errors import InvalidUpstream
-from indexer.ingest.verification import RawFrame
+from indexer.ingest.verification import EARLIEST_AT, RawFrame
 from indexer.model import GapSeen
 from indexer.planning import FrameRefused
 from indexer.protocol.syntax import datetime_to_unix
-
-EARLIEST_AT = 1_640_995_200.0
-"""2022-01-01: no stream is older."""
 
 RELEVANT_MAX = 500
 """Frames that concern us in one part of a batch, which is proved and queued as a whole."""

@@ -29,6 +29,9 @@ from indexer.protocol.frame import Frame, decode_frame
 from indexer.protocol.keys import VerifyingKey
 from indexer.protocol.syntax import datetime_to_unix, is_tid
 
+EARLIEST_AT = 1_640_995_200.0
+"""2022-01-01: no stream is older."""
+
 Prepare = Callable[[str, str, str, bytes], PreparedRecord]
 """(did, path, CID text, block) -> the record made ready for its row."""
 
@@ -91,9 +94,10 @@ class Verifier:
         """What the event says of its time; now, where it says nothing sensible."""
         text = frame.body.get("time")
         try:
-            return datetime_to_unix(text) if isinstance(text, str) else self.clock.now()
+            at = datetime_to_unix(text) if isinstance(text, str) else 0.0
         except InvalidUpstream:
-            return self.clock.now()
+            at = 0.0
+        return at if at >= EARLIEST_AT else self.clock.now()
 
     def _commit(self, raw: RawFrame, key: str | None) -> CommitSeen:
         try:

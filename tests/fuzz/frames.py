@@ -7,7 +7,7 @@ from random import Random
 
 from indexer.errors import Check, InvalidUpstream
 from indexer.ingest import decoded, verification
-from indexer.ingest.verification import RawFrame, Verifier, is_relevant
+from indexer.ingest.verification import EARLIEST_AT, RawFrame, Verifier, is_relevant
 from indexer.model import Scope
 from indexer.planning import AccountSeen, CommitSeen, IdentitySeen, SyncSeen
 from indexer.protocol import car, cbor, commit, events, frame, mst, mst_inversion
@@ -81,7 +81,7 @@ class Frames:
         assert raw.frame.seq is not None
         is_relevant(raw.frame, SCOPE, lambda did: did in self._keys)
         at = decoded.event_at(raw.frame.body.get("time"), now=NOW)
-        assert at is None or decoded.EARLIEST_AT <= at <= NOW
+        assert at is None or EARLIEST_AT <= at <= NOW
         # What is not of a tracked repo is looked at without a key, as when it is discovered.
         [event] = self._verifier.events([raw], self._keys)
         error = None if isinstance(event, IdentitySeen) else event.error

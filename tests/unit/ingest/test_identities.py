@@ -86,6 +86,8 @@ async def test_commits_wait_for_a_directory_that_fails_and_none_is_dropped(rig: 
     ("change", "is_hidden_at_once"),
     [
         ({"time": "soon"}, True),
+        ({"time": "0001-01-01T00:00:00Z"}, True),
+        ({"time": "1999-12-31T23:59:59Z"}, True),
         ({"active": None}, False),
         ({"status": 5}, False),
         ({"time": None}, False),
