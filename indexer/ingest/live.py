@@ -51,6 +51,9 @@ FUTURE_CURSOR_S = 900.0
 CLOCK_LOOK_S = 1.0
 """A clock in doubt is looked at so often."""
 
+FRAME_SHOWN_BYTES = 300
+"""Of a frame in quarantine, as its dead letter has them."""
+
 POISON_REMEMBERED = 16
 """Frames that cannot be decoded and have cost a connection: seen again, they cost no other."""
 
@@ -270,7 +273,9 @@ class LiveIngest:
         digest = hashlib.sha256(data).digest()
         self._metrics.verify_failures.labels(error.check).inc()
         if digest in self._poison or self._poison_patience.is_worn_out:
-            decoded.refused.append(FrameRefused(did=None, seq=None, frame=data, error=error))
+            shown = f"{error.detail}; {len(data)} bytes: {data[:FRAME_SHOWN_BYTES].hex()}"
+            kept = InvalidUpstream(error.check, shown)
+            decoded.refused.append(FrameRefused(did=None, seq=None, frame=data, error=kept))
             decoded.gaps.append(
                 GapSeen(reason=GapReason.QUARANTINED, after_seq=self._order.last or None)
             )

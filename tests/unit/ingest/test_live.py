@@ -113,7 +113,19 @@ async def test_a_stream_full_of_poison_does_not_reconnect_for_ever(stage: Stage)
         await stage.script.send([b"\x00 poison %d" % number])
         await stage.drained()
     assert stage.script.reconnects == [ReconnectReason.POISON] * RECONNECTS_MAX
-    assert await stage.rig.rows("SELECT count(*) FROM dead_letters") == [(5,)]
+    letters = await stage.rig.rows("SELECT message FROM dead_letters ORDER BY id")
+    frames = [b"\x00 poison %d" % number for number in range(RECONNECTS_MAX, RECONNECTS_MAX + 5)]
+    for (letter,), frame in zip(letters, frames, strict=True):
+        assert str(letter).endswith(f"; {len(frame)} bytes: {frame.hex()}")
+
+
+async def test_of_a_long_frame_in_quarantine_the_beginning_is_shown(stage: Stage):
+    poison = b"\xff" + RNG.randbytes(1_000_000)
+    for _ in range(2):
+        await stage.script.send([poison])
+        await stage.drained()
+    [(letter,)] = await stage.rig.rows("SELECT message FROM dead_letters")
+    assert f"1000001 bytes: {poison[:300].hex()}" in str(letter)
 
 
 async def test_a_cursor_that_was_reset_is_not_set_back_by_what_waited_to_be_saved(stage: Stage):
