@@ -145,8 +145,11 @@ class HostScan:
             if page is None:
                 raise InvalidUpstream(Check.RESPONSE, f"{held.url}: listRepos is not served")
             mark = hash(tuple(each.did for each in page.repos))
-            is_stuck = page.cursor is not None and page.cursor == cursor
-            is_repeated = bool(page.repos) and (mark in seen or is_stuck)
+            has_more = page.cursor is not None
+            # Also where nothing on its pages makes sense; a list may end with one that is empty.
+            is_repeated = (has_more and page.cursor == cursor) or (
+                mark in seen and (has_more or bool(page.repos))
+            )
             seen.add(mark)
             repeats += is_repeated
             pages += 1

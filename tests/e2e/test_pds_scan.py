@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from indexer.model import Scope
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.pds import Extra, Pds
 from tests.devnet.records import FOREIGN
+from tests.devnet.serving import Reply, json_reply
 from tests.e2e.daemon import RunningDaemon, running_daemon, to_toml, wait_until
 from tests.e2e.test_admin_kill import process, sections
 from tests.e2e.test_admin_methods import ADMIN, TAG
@@ -586,6 +588,7 @@ async def test_a_cancel_ends_a_scan_in_a_wait_for_a_host_within_two_seconds(
         (FaultKind.HTTP_BODY, {"body": b'{"repos": 7}'}, "no list of repos"),
         (FaultKind.HTTP_STATUS, {"status": 501, "error": "MethodNotImplemented"}, "not served"),
         (FaultKind.CURSOR_LOOP, {}, "no end"),
+        (FaultKind.HTTP_BODY, {"body": b'{"repos": [{"did": "x"}], "cursor": "here"}'}, "no end"),
     ],
 )
 async def test_a_host_that_gives_no_list_is_not_said_to_be_scanned(
@@ -618,6 +621,22 @@ async def test_a_host_that_gives_no_list_is_not_said_to_be_scanned(
                 "healthy", 0, 1
             )  # fmt: skip
             await wait_until_equal(net, daemon.database, 5.0, heads=True)
+
+
+async def test_a_list_of_nonsense_without_end_is_left_after_a_few_pages(tmp_path: Path):
+    async with Devnet(seed=8) as net:
+        net.relay.serves_collections = False
+        server = net.pds[0].server
+
+        async def go_on(request: web.Request) -> Reply:
+            page = int(request.query.get("cursor", "0")) + 1
+            return json_reply({"repos": [{"did": f"did:key:z{page}"}], "cursor": str(page)})
+
+        server.route("GET", f"/xrpc/{LIST}", LIST, go_on)
+        async with running_daemon(tmp_path, scanning(tmp_path, net)) as daemon:
+            done = await daemon.backfill("pdsScan", pdsUrl=net.pds[0].url)
+            assert done["status"] == "failed" and "has no end" in done["error"], done
+            assert server.requests[LIST] < 6
 
 
 async def test_a_named_host_whose_list_breaks_off_fails_the_scan_by_its_name(tmp_path: Path):
