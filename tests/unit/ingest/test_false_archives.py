@@ -11,6 +11,7 @@ import pytest
 from indexer.ingest.attempts import Result
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.car import car_header, varint
+from tests.devnet.cbor import encode
 from tests.devnet.clock import TidClock
 from tests.devnet.keys import derive_key
 from tests.oracle import assert_heads_equal, assert_store_equals
@@ -115,6 +116,27 @@ async def test_an_archive_for_which_there_is_no_space_is_fetched_later_and_holds
     assert await rig.rows("SELECT count(*) FROM records") == [(4,)]
     assert rig.hosts._folder.bytes_used == 0
     rig.hosts._folder._bytes_max = budget
+    await rig.work(ahead_s=4000.0)
+    assert_store_equals(rig.net, rig.path)
+    assert_heads_equal(rig.net, rig.path)
+
+
+@pytest.mark.parametrize("rkey", ["no record key", "\u00e9"])
+async def test_a_tree_with_a_key_that_is_no_path_is_a_state_of_its_repo_until_it_is_mended(
+    rig: Rig, rkey: str
+):
+    account = await written(rig)
+    await rig.hear()
+    await rig.work()
+    rig.net.create_raw(account, TAG, encode({"$type": TAG}), rkey)
+    await rig.hear()
+    assert (await rig.repo(account))[0] == "desynchronized"
+    for _ in range(3):
+        await rig.work(ahead_s=4000.0)
+    assert (await rig.repo(account))[0] == "invalid"
+    assert await rig.rows("SELECT count(*) FROM records") == [(3,)], "what was verified stays"
+    rig.net.delete(account, TAG, rkey)
+    await rig.hear()
     await rig.work(ahead_s=4000.0)
     assert_store_equals(rig.net, rig.path)
     assert_heads_equal(rig.net, rig.path)
