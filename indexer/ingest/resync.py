@@ -285,7 +285,8 @@ class Resyncer:
         if document.signing_key is None or document.pds_url is None:
             raise InvalidUpstream(Check.KEY, f"{claim.did} has no signing key or no PDS")
         key = VerifyingKey.parse(document.signing_key)
-        if not is_about_host:
+        # Not as it was claimed: of an account that has left a denied host all is wanted now.
+        if not claim.repo.claimed & (Wanted.ACCOUNT | Wanted.CONTENT):
             return await self._merge.finish(claim, route, None, key, is_confirmed=False)
         claim = await self._merge.catch_up(claim, route, key)
         try:
