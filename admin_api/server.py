@@ -23,6 +23,7 @@ from admin_api.listener import listen
 from admin_api.ports import AdminPorts
 from admin_api.service_auth import SERVICE
 from admin_api.xrpc import (
+    BUSY_ERROR,
     PREFIX,
     OnFault,
     error_response,
@@ -169,7 +170,7 @@ async def _health(status: Status, on_fault: OnFault) -> web.Response:
     except (LocalBusy, LocalFault) as error:
         if isinstance(error, LocalFault):
             on_fault(error)
-        return json_response(503, body | {"error": str(error)})
+        return json_response(503, body | {"error": BUSY_ERROR, "message": str(error)})
     return json_response(200, body)
 
 
