@@ -257,7 +257,7 @@ def _plan_commit(  # noqa: PLR0911 - a table of cases, first match wins
     if not repo.is_visible and repo.state is not RepoState.NOT_FOUND:
         return _missed_while_inactive(repo, policy, now)
     if repo.state is not RepoState.ACTIVE:
-        return Change(Outcome.IGNORED, _revived(repo, policy, now))
+        return Change(Outcome.IGNORED, _revived(repo, policy, now, event.rev))
     if _is_replay(event, repo):
         return Change(Outcome.REPLAYED, repo)
     if repo.is_key_stale:
@@ -340,12 +340,13 @@ def _missed_while_inactive(repo: Repo, policy: Policy, now: float) -> Change:
     return Change(Outcome.IGNORED, repo)
 
 
-def _revived(repo: Repo, policy: Policy, now: float) -> Repo:
+def _revived(repo: Repo, policy: Policy, now: float, rev: str = "") -> Repo:
     """A sign of life of a repo that is not followed: ask for it again, where nobody does yet.
 
-    Each time that came to nothing makes the next wait longer.
+    Each time in vain makes the next wait longer. What was invalid at `rev` already is no sign.
     """
-    is_given_up = repo.state in {RepoState.NOT_FOUND, RepoState.INVALID}
+    is_known = repo.state is RepoState.INVALID and "" < rev <= (repo.host_rev or "")
+    is_given_up = repo.state in {RepoState.NOT_FOUND, RepoState.INVALID} and not is_known
     if not is_given_up and not (repo.state is RepoState.DELETED and repo.is_visible):
         return repo
     due_at = _due_at(repo, policy, now + throttle_s(repo.attempts))
@@ -401,7 +402,7 @@ def _plan_sync(  # noqa: PLR0911 - a table of cases, first match wins
     if not repo.is_visible and repo.state is not RepoState.NOT_FOUND:
         return _missed_while_inactive(repo, policy, now)
     if repo.state is not RepoState.ACTIVE:
-        return Change(Outcome.IGNORED, _revived(repo, policy, now))
+        return Change(Outcome.IGNORED, _revived(repo, policy, now, event.rev))
     if event.error is None and _is_replay(event, repo):
         return Change(Outcome.REPLAYED, repo)
     if event.error is not None and event.error.check not in DOUBTFUL:

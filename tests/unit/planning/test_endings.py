@@ -29,6 +29,7 @@ from indexer.planning import (
     Outcome,
     Policy,
     Repo,
+    SyncSeen,
     plan,
     plan_buffered,
 )
@@ -160,11 +161,19 @@ def test_an_invalid_repo_is_asked_for_later_each_time():
     row, waits = claimed(identity_at=0.0), []
     for _ in range(4):
         row = seen(
-            commit("r2", "r1"), ended(row, RepoState.INVALID, "broken", host_rev="r9", now=NOW)
+            commit("r2", "r1"), ended(row, RepoState.INVALID, "broken", host_rev="r1", now=NOW)
         )
         waits.append(row.retry_at - NOW)
         row = replace(row, claimed=row.wanted, wanted=Wanted.NOTHING)
     assert waits == [0.0, 60.0, 120.0, 240.0]
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+def test_an_invalid_repo_is_not_asked_for_at_the_rev_at_which_it_was_found_so(is_sync: bool):
+    row = ended(claimed(rev=None), RepoState.INVALID, "broken", host_rev="r5", now=NOW)
+    for rev, is_asked in (("r4", False), ("r5", False), ("r6", True), ("", True)):
+        event = SyncSeen(did=DID, seq=1, rev=rev) if is_sync else commit(rev, "r1")
+        assert bool(seen(event, row).wanted) is is_asked, rev
 
 
 def test_a_mended_document_gives_an_invalid_repo_another_chance():
