@@ -100,8 +100,9 @@ class Authors:
         `IssuerUnavailable`.
         """
         try:
-            _check_signature(token, await self._key(request, token.iss))
             self._check_age(token)
+            self._used.check(token)
+            _check_signature(token, await self._key(request, token.iss))
             self._used.use(token)
         except TokenRefused as error:
             raise self._refused(request, error.flaw) from error

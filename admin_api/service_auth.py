@@ -172,11 +172,15 @@ class UsedTokens:
         self._used: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()  # (at, iat)
         self._clock = clock
 
+    def check(self, token: Token) -> None:
+        """Raise `TokenRefused` for a token that is known to have been used."""
+        if (token.iss, token.jti) in self._used:
+            raise TokenRefused(Flaw.REPLAYED)
+
     def use(self, token: Token) -> None:
         """Use a token up. Raises `TokenRefused` for one that was used, or may have been."""
         now = self._clock.monotonic()
-        if (token.iss, token.jti) in self._used:
-            raise TokenRefused(Flaw.REPLAYED)
+        self.check(token)
         while self._used and next(iter(self._used.values()))[0] <= now - REMEMBERED_S:
             self._forget_oldest()
         if token.iat <= self._horizon:

@@ -203,6 +203,17 @@ async def test_strangers_have_the_directory_asked_seldom_and_for_did_plc_only(tm
         assert of_all == 1, "one in a second, of all together"
 
 
+async def test_a_token_that_was_used_or_is_too_old_has_nobody_asked(stage: Stage):
+    _, uri = await published(stage)
+    stranger = await stage.net.create_account(announce=False)
+    before, now = await asked_for(stage), int(time.time())
+    used = token(stranger, "verify")
+    old = token(stranger, "verify", iat=now - 60, exp=now + 60)
+    answers = [(await ask(stage, "verify", each, uri=uri))[0] for each in (used, used, old)]
+    assert answers == [200, 401, 401]
+    assert await asked_for(stage) == before + 1
+
+
 async def test_a_key_that_may_have_changed_is_not_believed(tmp_path: Path):
     """Until the document has been looked at again the directory itself is asked."""
     async with staged(tmp_path, identity={"refresh_interval_s": 3600}) as stage:
