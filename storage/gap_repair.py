@@ -90,7 +90,7 @@ SELECT did FROM repo WHERE +pds_url = ? AND did IN (SELECT value FROM json_each(
 _VERIFIED = "UPDATE repo SET verified_at = max(verified_at, ?) WHERE id = ?"
 
 _UNCOMPARED = """
-SELECT id, did FROM repo WHERE pds_url = ?1 AND id > ?2 AND verified_at < ?3
+SELECT id, did FROM repo WHERE pds_url = ?1 AND id > ?2 AND verified_at < ?3 AND state <> 'denied'
     AND NOT EXISTS (SELECT 1 FROM gap_repo WHERE repo_id = repo.id AND put_at >= ?3)
 ORDER BY id LIMIT ?4
 """

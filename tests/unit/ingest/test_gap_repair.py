@@ -18,11 +18,14 @@ from indexer.listings import Listed, compared
 from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.network.listings import PAGE_REPOS, listing_page
 from indexer.planning import EventBatch, Repo
+from storage.denials import DenialStore
 from storage.gap_repair import SURVEY_S_MIN
+from storage.records import RecordTable
+from storage.tracked import TrackedRepos
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.serving import Reply, json_reply
 from tests.oracle import assert_heads_equal, assert_store_equals
-from tests.unit.ingest.resync_rig import Rig, open_rig
+from tests.unit.ingest.resync_rig import NoProjections, Rig, open_rig
 from tests.unit.ingest.scripted_relay import until
 
 TAG = "pub.chive.eprint.userTag"
@@ -324,6 +327,24 @@ async def test_a_list_that_ends_early_loses_no_repo_that_is_known(rig: Rig):
     assert await rig.rows("SELECT count(*) FROM repo") == [(6,)]
     assert await rig.rows("SELECT unreachable, unread FROM gaps") == [(0, 0)]
     assert_store_equals(rig.net, rig.path)
+
+
+async def test_nobody_is_asked_about_a_denied_account(rig: Rig):
+    denied, other = await followed(rig, 2)
+    denials = DenialStore(
+        rig.database, TrackedRepos(rig.database), RecordTable(NoProjections()), clock=rig.clock
+    )
+    await denials.deny(denied.did, "spam", purge=False, by="did:web:admin.example")
+    await lose(rig)
+    away = rig.net.faults.schedule(
+        FaultKind.HTTP_BODY, endpoint="com.atproto.sync.listRepos", times=None, body=b'{"repos":[]}'
+    )
+    seen = rig.net.pds[denied.pds].server.seen
+    seen.clear()
+    await repair(rig)
+    assert away.fired
+    asked = {request.query.get("did") for request in seen}
+    assert other.did in asked and denied.did not in asked
 
 
 async def test_a_host_without_an_answer_is_asked_again_later_and_the_gap_waits(rig: Rig):
