@@ -47,7 +47,8 @@ class AdmissionStore:
             repo = load_repo(connection, claim.did)
             if repo is None or repo.claim != claim.repo.claim or repo.id is None:
                 raise StaleClaim(f"{claim.did}: claim {claim.repo.claim} is no longer current")
-            is_admitted = "SELECT is_admitted FROM repo WHERE id = ?"
+            # One that has rows is not new: an operator's fetch of it was cut off, or its purge was.
+            is_admitted = "SELECT is_admitted OR records > 0 FROM repo WHERE id = ?"
             if connection.execute(is_admitted, (repo.id,)).fetchone()[0]:
                 return True
             if all(connection.execute(_COUNT, (day, g)).fetchone()[0] < most for g in groups):

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from indexer.claims import ROUNDS_MAX, Claim, Fetched, Identity, SnapshotChunk, failed
+from indexer.claims import ROUNDS_MAX, Claim, Fetched, Identity, SnapshotChunk, ended, failed
 from indexer.errors import LocalBusy, RepoLimited
 from indexer.lanes import NEW, Lane
 from indexer.limits import DAY_S, Limit, Limits, day_of
@@ -227,6 +227,33 @@ async def test_new_repos_of_a_host_are_so_many_a_day_and_the_others_wait_or_are_
     assert await world.rows("SELECT host_group, repos FROM admission") == [
         ("address 1", 1), ("domain pds.example", 1),
     ]  # fmt: skip
+
+
+async def test_a_repo_with_rows_is_not_a_new_one_though_it_was_never_fetched_whole(world: World):
+    world.room.limits = Limits(new_repos_per_host_day=1)
+    admissions = AdmissionStore(world.database, world.room, clock=world.clock)
+    claim = await world.resyncs.save_identity(await world.resyncs.claim_repo(DID), HOST)
+    claim = await world.resyncs.begin_fetch(claim)
+    record = put("a", "c").record
+    first = SnapshotChunk(
+        after="", upto=record.path, leaves=((record.path, record.cid),),
+        records={record.path: record}, rev="r1",
+    )  # fmt: skip
+    await world.resyncs.apply_chunk(claim, first)
+    broken = partial(
+        ended, state=RepoState.INVALID, reason="broken", host_rev="r1", now=world.clock.at
+    )
+    await world.resyncs.settle(claim, broken)
+    await discover(world, 1, 2)
+    strangers = [await world.resyncs.save_identity(await claimed(world), HOST) for _ in range(2)]
+    groups = ("domain pds.example",)
+    assert [await admissions.admit(each, HOST, groups) for each in strangers] == [True, False]
+    await world.apply(commit("r2", "r1", put("b", "c2")))
+    world.clock.at += 60
+    again = await claimed(world)
+    assert again.did == DID and again.repo.rev is None
+    assert await admissions.admit(again, HOST, groups)
+    assert await world.rows("SELECT records FROM repo WHERE did = ?", DID) == [(1,)]
 
 
 async def test_other_domains_at_the_same_address_share_its_quota(world: World):
