@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from indexer.audit import AuditDraft
 from indexer.errors import LocalBusy, LocalFault, RequestRefused
 from storage.accepted_tokens import AcceptedTokens
 from storage.audit import ENTRIES_MAX, AuditStore
-from storage.backup import BackupFolder, copy_store
+from storage.backup import WAL_BYTES_MAX, BackupFolder, copy_store
 from storage.database import open_database
 from storage.dead_letter_queue import LETTERS_MAX, DeadLetterStore
 from tests.storage.conftest import DID, SteppedClock, World, commit, put
@@ -189,6 +190,36 @@ async def test_a_file_system_that_takes_no_file_of_that_size_ends_no_daemon(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "copies").iterdir())
+
+
+@pytest.mark.parametrize(("share", "is_refused"), [(0.75, True), (0.25, False)])
+def test_a_backup_needs_more_than_twice_the_store_in_free_space(
+    tmp_path: Path, share: float, is_refused: bool
+):
+    """By a file that takes no space, and is no store once it is looked into."""
+    path = tmp_path / "index.db"
+    path.touch()
+    os.truncate(path, int(share * shutil.disk_usage(tmp_path).free))
+    with pytest.raises(RequestRefused if is_refused else LocalFault) as error:
+        copy_store(path, tmp_path / "copy.db", place="there")
+    assert ("InsufficientSpace" if is_refused else "SQLITE_NOTADB") in str(error.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["index.db"]
+
+
+async def test_a_backup_beside_a_log_that_has_grown_too_large_is_given_up(
+    world: World, tmp_path: Path
+):
+    for _ in range(40):
+        await add_letters(world, 5_000)
+    path, folder = tmp_path / "grown.db", tmp_path / "copies"
+    await BackupFolder(world.path, tmp_path, clock=world.clock).create()
+    next(tmp_path.glob("index-*.db")).rename(path)
+    wal = path.with_name(path.name + "-wal")
+    wal.touch()
+    os.truncate(wal, WAL_BYTES_MAX + 1)
+    with pytest.raises(LocalBusy, match="the WAL has grown too large"):
+        await BackupFolder(path, folder, clock=world.clock).create()
+    assert not list(folder.iterdir())
 
 
 async def test_a_backup_of_a_damaged_store_blames_the_store(world: World, tmp_path: Path):

@@ -25,6 +25,24 @@ async def drop_all(retention: DeadLetterRetention) -> int:
     return total
 
 
+async def test_of_each_account_and_reason_the_newest_twenty_are_kept(
+    tmp_path: Path, clock: SteppedClock
+):
+    async with open_database(tmp_path / "index.db") as database:
+        drafts = [
+            DeadLetterDraft(check, f"letter {n}", did=did)
+            for n in range(25)
+            for did in ("did:plc:a", "did:plc:b", None)
+            for check in (Check.CHAIN, Check.SIGNATURE)
+        ]
+        await database.write(lambda c: insert_dead_letters(c, drafts, now=clock.at))
+        kept = await database.read(
+            "SELECT did, reason, count(*), min(CAST(substr(message, 8) AS INTEGER))"
+            " FROM dead_letters GROUP BY did, reason"
+        )
+        assert len(kept) == 6 and {row[2:] for row in kept} == {(20, 5)}
+
+
 async def test_letters_are_dropped_when_they_are_too_old(tmp_path: Path, clock: SteppedClock):
     async with open_database(tmp_path / "index.db") as database:
         old, new = letters(300, "did:plc:a"), letters(3, "did:plc:b")
