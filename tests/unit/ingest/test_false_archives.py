@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from indexer.errors import Check, InvalidUpstream
 from indexer.ingest.attempts import Result
+from indexer.ingest.snapshot import open_snapshot
+from indexer.protocol.car import parse_car
+from indexer.protocol.cid import cid_text
+from indexer.protocol.commit import EMPTY_TREE, decode_commit
+from indexer.protocol.keys import VerifyingKey
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.car import car_header, varint
 from tests.devnet.cbor import encode
 from tests.devnet.clock import TidClock
-from tests.devnet.keys import derive_key
+from tests.devnet.keys import derive_key, multibase
 from tests.oracle import assert_heads_equal, assert_store_equals
-from tests.unit.ingest.resync_rig import Rig, open_rig
+from tests.unit.ingest.resync_rig import SCOPE, Rig, open_rig
 
 TAG = "pub.chive.eprint.userTag"
 GET_REPO = "com.atproto.sync.getRepo"
@@ -59,6 +66,26 @@ async def test_an_archive_of_another_account_or_of_another_key_brings_nothing(
     await rig.work(ahead_s=4000.0)
     assert_store_equals(rig.net, rig.path)
     assert_heads_equal(rig.net, rig.path)
+
+
+async def test_a_commit_by_another_key_counts_only_where_rev_and_tree_are_those_that_we_hold(
+    rig: Rig,
+):
+    """Whoever has a key that was replaced could else give the rev that we hold another tree."""
+    account = await written(rig)
+    car = parse_car(rig.net.car(account))
+    commit = decode_commit(car.blocks[car.root], car.root)
+    held, tree = cid_text(commit.data), cid_text(EMPTY_TREE)
+    opened = partial(
+        open_snapshot, car.root, car.blocks.__getitem__, did=account.did,
+        key=VerifyingKey.parse(multibase(derive_key("k256", "another"))), scope=SCOPE,
+        now_s=rig.clock.now(),
+    )  # fmt: skip
+    assert opened(known=(commit.rev, held)).data_text == held
+    for known in ((commit.rev, tree), ("3lbtqsrpyuk2a", held), (None, None)):
+        with pytest.raises(InvalidUpstream) as refused:
+            opened(known=known)
+        assert refused.value.check is Check.SIGNATURE
 
 
 async def test_an_archive_from_the_future_brings_nothing(rig: Rig):

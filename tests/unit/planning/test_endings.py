@@ -176,6 +176,14 @@ def test_an_invalid_repo_is_not_asked_for_at_the_rev_at_which_it_was_found_so(is
         assert bool(seen(event, row).wanted) is is_asked, rev
 
 
+def test_a_document_resolved_just_after_an_event_may_be_older_than_what_that_announced():
+    """The clocks of host and directory differ, and copies of the directory lag."""
+    asked = repo(identity_at=NOW - 100.0)
+    for before_s, is_stale in ((4.9, True), (5.1, False)):
+        event = IdentitySeen(did=DID, seq=1, time=asked.identity_at - before_s)
+        assert seen(event, asked).is_key_stale is is_stale
+
+
 def test_a_mended_document_gives_an_invalid_repo_another_chance():
     row = seen(IdentitySeen(did=DID, seq=1, time=NOW), repo(RepoState.INVALID))
     assert row.wanted & Wanted.CONTENT
