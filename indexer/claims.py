@@ -204,7 +204,10 @@ def released(repo: Repo, *, look_again_at: float | None, now: float) -> Repo:
     if repo.state is RepoState.RESYNCING:
         if look_again_at is not None or repo.wanted & Wanted.CONTENT:
             due_at = _second_look_at(repo, now) if look_again_at is None else look_again_at
-            return _owing(replace(left, state=RepoState.DESYNCHRONIZED), due_at)
+            # Where nothing was fetched, a host that was set back still is.
+            is_set_back = look_again_at is not None and repo.reason == ROLLED_BACK
+            state = RepoState.ERROR if is_set_back else RepoState.DESYNCHRONIZED
+            return _owing(replace(left, state=state), due_at)
         left = replace(left, state=RepoState.ACTIVE)
     if left.state is RepoState.ACTIVE:
         left = replace(left, attempts=0, refusals=0, reason=None)

@@ -80,6 +80,15 @@ async def test_after_a_day_of_the_same_answer_it_is_an_error_of_its_own_and_rows
     assert (await rig.resyncer.sync_now(account.did)).result is Result.ROLLED_BACK
 
 
+async def test_a_scan_that_comes_upon_it_meanwhile_does_not_end_the_alarm(rig: Rig):
+    account = await set_back(rig)
+    await refused_for_a_day(rig, account)
+    assert (await rig.resyncer.sync_listed(account.did)).result is Result.PUT_OFF
+    assert await reason(rig) == ("error", ROLLED_BACK)
+    (done,) = await rig.work(ahead_s=7 * HOUR_S)
+    assert done.result is Result.ROLLED_BACK
+
+
 async def test_the_day_begins_anew_where_a_clock_that_was_a_year_fast_has_begun_it(rig: Rig):
     account = await set_back(rig)
     rig.clock.ahead_s += YEAR_S
