@@ -58,9 +58,14 @@ class LiveStore:
         return dict(rows)
 
     async def load_cursor(self, url: str, start: int | None = None) -> int | None:
-        """The last durable seq of this stream, `start` before the first; None: from now on."""
-        rows = await self._database.read("SELECT seq FROM firehose_cursor WHERE url = ?", (url,))
-        seq = int(rows[0][0]) if rows else start
+        """The last durable seq of this stream; None: from now on.
+
+        It is `start` where no stream was followed yet. After another one it is not: that may be a
+        number of the other's, and what the change misses is a gap.
+        """
+        rows = await self._database.read("SELECT url, seq FROM firehose_cursor")
+        cursors: dict[str, int] = dict(rows)
+        seq = cursors.get(url, None if cursors else start)
         return None if seq == FROM_NOW_ON else seq
 
     async def begin_now(self, url: str) -> int:

@@ -114,6 +114,26 @@ async def test_what_came_while_a_stream_without_an_event_was_away_is_found(tmp_p
             assert await metric(daemon, "chive_firehose_gaps_total", reason="no_cursor") == 1
 
 
+async def test_a_first_cursor_in_the_settings_is_no_place_at_which_to_join_another_relay(
+    tmp_path: Path,
+):
+    """Its number is one of the first relay's: another may not have come to it for months."""
+    async with Devnet(seed=3) as net:
+        account, other = await accounts_with_records(net, 2)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+        tag(net, account)
+        clock = ShiftedClock(time.time())
+        url = net.relay_url.replace("127.0.0.1", "localhost")
+        joined = settings(net, url=url, start=1_000_000)
+        async with running_daemon(tmp_path, joined, clock=clock) as daemon:
+            async with asyncio.timeout(EQUAL_S):
+                while not (await daemon.query(ADMIN + "getFirehoseStatus"))[1]["connected"]:
+                    await asyncio.sleep(0.05)
+            tag(net, other)
+            await repaired(net, daemon, clock, "relay_changed")
+
+
 async def test_a_swallowed_frame_is_found_when_the_relay_says_that_something_was_lost(
     tmp_path: Path,
 ):
