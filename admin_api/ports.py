@@ -14,7 +14,7 @@ from indexer.authors import RecordState
 from indexer.denials import Denial
 from indexer.gaps import Gap
 from indexer.hosts import HostRow, HostSource
-from indexer.model import RepoRow
+from indexer.model import FirehoseStatus, RepoRow
 from indexer.ports import Backfills, Status
 from indexer.protocol.did_document import DidDocument
 
@@ -98,8 +98,8 @@ class StreamSwitch(Protocol):
     async def pause(self) -> int | None:
         """Close the stream; the cursor up to which everything is durable then."""
 
-    async def resume(self) -> int | None:
-        """Open it again from the cursor, which is returned."""
+    async def resume(self) -> FirehoseStatus:
+        """End the hold; the stream as it is then, which an operation may go on holding."""
 
 
 class CursorReset(Protocol):

@@ -84,10 +84,10 @@ class OperatorHold:
             self._waits.discard(limit)
         return (await self._status()).cursor
 
-    async def resume(self) -> int | None:
-        """Open the stream again from the cursor, which is returned."""
+    async def resume(self) -> FirehoseStatus:
+        """End the hold; the stream as it is then, which an operation may go on holding."""
         self._release()
-        return (await self._status()).cursor
+        return await self._status()
 
     def _release(self) -> None:
         if self._held_since is not None:

@@ -16,7 +16,8 @@ def daemon_handlers(stream: StreamSwitch, backups: Backups) -> Mapping[str, Hand
         return _held(is_held=True, cursor=await stream.pause())
 
     async def resume(_: Call) -> Json:
-        return _held(is_held=False, cursor=await stream.resume())
+        left = await stream.resume()
+        return _held(is_held=left.paused, cursor=left.cursor)
 
     async def backup(_: Call) -> Json:
         name, size_bytes = await backups.create()

@@ -29,18 +29,23 @@ def pause(target: Target, *, reason: str | None, is_json: bool) -> int:
 
     The stream opens by itself after an hour, because relays forget; `resume` opens it before.
     """
-    return _switch(target, PAUSE, {} if reason is None else {"reason": reason}, is_json=is_json)
+    body: dict[str, str | int] = {} if reason is None else {"reason": reason}
+    held_by = "`chive-indexer resume` lets it go on"
+    return _switch(target, PAUSE, body, held_by, is_json=is_json)
 
 
 @click.command()
 @target_options
 @click.pass_obj
 def resume(target: Target, *, is_json: bool) -> int:
-    """Let a held stream go on from its cursor."""
-    return _switch(target, RESUME, {}, is_json=is_json)
+    """Let a held stream go on from its cursor, unless an operation holds it too."""
+    held_by = "an operation holds it, see `chive-indexer operations --status running`"
+    return _switch(target, RESUME, {}, held_by, is_json=is_json)
 
 
-def _switch(target: Target, nsid: str, body: dict[str, str | int], *, is_json: bool) -> int:
+def _switch(
+    target: Target, nsid: str, body: dict[str, str | int], held_by: str, *, is_json: bool
+) -> int:
     client = target.client()
     answer = client.call(nsid, body)
     report = client.read(answer, HoldReport)
@@ -49,7 +54,7 @@ def _switch(target: Target, nsid: str, body: dict[str, str | int], *, is_json: b
         return os.EX_OK
     place = "" if report.cursor is None else f" {'at' if report.paused else 'from'} {report.cursor}"
     if report.paused:
-        click.echo(f"The stream is held{place}; `chive-indexer resume` lets it go on.")
+        click.echo(f"The stream is held{place}; {held_by}.")
     else:
         click.echo(f"The stream goes on{place}.")
     return os.EX_OK

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from admin_api.auth import Actor
+from admin_api.handlers.daemon import daemon_handlers
+from admin_api.xrpc import Call
 from indexer import stream_switch
 from indexer.errors import LocalBusy
 from indexer.model import FirehoseStatus
@@ -57,6 +60,13 @@ class Machine:
         )
 
 
+class NoBackups:
+    """A store that is never copied."""
+
+    async def create(self) -> tuple[str, int]:
+        raise AssertionError("nobody asks for a copy")
+
+
 @pytest.fixture
 def machine() -> Machine:
     made = Machine()
@@ -76,11 +86,22 @@ async def released(machine: Machine) -> None:
 
 async def test_holding_twice_is_holding_once(machine: Machine):
     hold = hold_on(machine)
-    assert await hold.resume() == 7
+    assert (await hold.resume()).cursor == 7
     assert [await hold.pause(), await hold.pause()] == [7, 7]
     assert machine.holds == 1
-    assert [await hold.resume(), await hold.resume()] == [7, 7]
+    assert [(await hold.resume()).cursor, (await hold.resume()).cursor] == [7, 7]
     assert machine.holds == 0
+
+
+async def test_a_resume_tells_that_an_operation_still_holds_the_stream(machine: Machine):
+    hold = hold_on(machine)
+    resume = daemon_handlers(hold, NoBackups())["pub.chive.indexer.resumeStream"]
+    call = Call(actor=Actor("did:web:localhost", is_password=True), params={}, input={})
+    machine.pause()
+    await hold.pause()
+    assert await resume(call) == {"paused": True, "cursor": "7"}
+    machine.resume()
+    assert await resume(call) == {"paused": False, "cursor": "7"}
 
 
 async def test_the_cursor_of_a_hold_has_all_behind_it_that_had_arrived(machine: Machine):

@@ -121,6 +121,13 @@ def test_the_stream_is_held_and_let_go_on(admin, client):
     assert bodies(admin) == [{"reason": "maintenance"}, {}, {}]
 
 
+def test_that_an_operation_still_holds_the_stream_is_said(admin, client):
+    admin.answer("/xrpc/" + stream.RESUME, (200, {"paused": True, "cursor": "41"}))
+    code, out, _ = client("resume")
+    assert code == 0
+    assert out.startswith("The stream is held at 41; an operation holds it")
+
+
 def test_a_denial_says_what_it_hides_and_needs_a_reason(admin, client):
     code, _, err = client("deny", "spam.example")
     assert code == os.EX_USAGE and "--reason" in err
