@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from indexer.errors import ConfigurationError
+from indexer.errors import ConfigurationError, LocalFault
 from storage.schema import APPLICATION_ID, schema_version
 
 BUSY_TIMEOUT_MS = 5000
 CACHE_KIB = 65_536
+
+DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")
+"""How SQLite's names for what a disk has done to a file begin."""
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection to the index at `path`.
 
     Raises `ConfigurationError` where there is none, or one of another program or version, and for
-    what cannot be read of it within the block.
+    what cannot be read of it within the block; `LocalFault` where the file is damaged.
     """
     if not path.is_file():
         raise ConfigurationError(f"storage.path: there is no index at {path}; run the daemon first")
@@ -68,5 +71,10 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> ConfigurationError:
+def _unreadable(path: Path, error: sqlite3.Error) -> ConfigurationError | LocalFault:
+    if getattr(error, "sqlite_errorname", "").startswith(DAMAGE):
+        return LocalFault(
+            f"storage.path: {path} is damaged ({error}): check the disk, then restore a backup, or"
+            " move the file away and let everything be fetched again"
+        )
     return ConfigurationError(f"storage.path: cannot read {path}: {error}")

@@ -27,7 +27,7 @@ from indexer.cli.remote import REMOTE_COMMANDS
 from indexer.cli.search import search
 from indexer.cli.verify import verify
 from indexer.cli.wording import printable
-from indexer.errors import ConfigurationError
+from indexer.errors import ConfigurationError, LocalFault
 from indexer.logs import configure_logging
 from indexer.records.registry import load_registry
 from indexer.settings import Settings, effective, load_settings, read_passwords
@@ -95,9 +95,9 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
             standalone_mode=False,
             color=False if os.environ.get("NO_COLOR") else None,  # None: where it is a terminal
         )
-    except ConfigurationError as error:
+    except (ConfigurationError, LocalFault) as error:
         click.echo(f"{PROGRAM}: {error}", err=True)
-        return os.EX_CONFIG
+        return os.EX_CONFIG if isinstance(error, ConfigurationError) else os.EX_IOERR
     except click.UsageError as error:
         error.show()
         return os.EX_USAGE

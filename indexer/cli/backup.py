@@ -85,8 +85,12 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except RequestRefused as error:
         raise StoreTrouble(f"{error.message}: free some, or name another place") from error
-    except (LocalBusy, LocalFault) as error:
+    except LocalBusy as error:
         raise StoreTrouble(f"{error}: nothing was changed, try again") from error
+    except LocalFault as error:
+        raise StoreTrouble(
+            f"{error}: nothing was changed; `chive-indexer verify` says if the store is damaged"
+        ) from error
     except OSError as error:
         raise StoreTrouble(f"{error.filename or path}: {error.strerror}") from error
 

@@ -54,7 +54,7 @@ def verify(*, did: str | None, is_json: bool, config: Path | None) -> int:
     """Recompute every CID, compare typed tables, search and totals with the records.
 
     Reads the local file only. Exit codes: 0 all is as it must be, 1 something is different,
-    64 there is no such account.
+    64 there is no such account, 74 the file is damaged.
     """
     settings = load_settings(config)
     findings = _Findings(is_json=is_json)

@@ -251,6 +251,25 @@ def test_a_copy_that_cannot_be_used_changes_nothing(
     assert not list(database.parent.glob("*.before-*")) + list(database.parent.glob("*.incoming*"))
 
 
+@pytest.mark.parametrize("command", [("verify",), ("search", "x"), ("export",)])
+def test_a_damaged_store_is_a_fault_of_the_disk_and_no_configuration(
+    here, database: Path, command: tuple[str, ...]
+):
+    database.write_text("no database at all, but long enough" * 100)
+    code, out, err = here(*command)
+    assert (code, out) == (os.EX_IOERR, "")
+    assert f"{database} is damaged" in err and "restore a backup" in err
+
+
+def test_a_copy_of_a_damaged_store_is_not_said_to_succeed_later(
+    here, database: Path, tmp_path: Path
+):
+    damaged(database)
+    code, _, err = here("backup", tmp_path / "copy.db")
+    assert code == os.EX_IOERR
+    assert "try again" not in err and "chive-indexer verify" in err
+
+
 def test_a_store_behind_a_link_is_replaced_where_it_lies(here, database: Path, tmp_path: Path):
     disk = tmp_path / "another disk"
     disk.mkdir()
