@@ -11,6 +11,7 @@ password is wrong, 78 bad configuration, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ from indexer.records.registry import load_registry
 from indexer.settings import Settings, effective, load_settings, read_passwords
 
 PROGRAM = "chive-indexer"
+
+OUTPUT_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What the disk behind standard output says: 1 would be an answer of many a command."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,6 +115,11 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
             raise
         click.echo(f"{PROGRAM}: an argument is not UTF-8: {printable(error.object)}", err=True)
         return os.EX_USAGE
+    except OSError as error:
+        if error.errno not in OUTPUT_LOST:
+            raise
+        click.echo(f"{PROGRAM}: the output cannot be written: {error.strerror}", err=True)
+        code = os.EX_IOERR
     return code if isinstance(code, int) else os.EX_OK
 
 

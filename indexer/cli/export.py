@@ -16,6 +16,12 @@ from storage.export import ExportedRecord, exported_records
 from storage.reading import open_reader
 
 
+class OutputTrouble(click.FileError):
+    """The file that is to take the records cannot."""
+
+    exit_code = os.EX_IOERR
+
+
 @click.command()
 @click.option(
     "--format",
@@ -58,7 +64,7 @@ def export(
         try:
             _write_whole(output, records)
         except OSError as error:
-            raise click.FileError(str(output), error.strerror) from error
+            raise OutputTrouble(str(output), error.strerror) from error
     return os.EX_OK
 
 

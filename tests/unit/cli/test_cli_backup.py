@@ -261,6 +261,12 @@ def test_a_damaged_store_is_a_fault_of_the_disk_and_no_configuration(
     assert f"{database} is damaged" in err and "restore a backup" in err
 
 
+def test_a_file_that_cannot_take_an_export_is_a_fault_of_the_disk(here, database: Path):
+    with store(database):
+        code, _, err = here("export", "--output", database.parent / "absent" / "records.jsonl")
+    assert code == os.EX_IOERR and "No such file" in err
+
+
 def test_a_copy_of_a_damaged_store_is_not_said_to_succeed_later(
     here, database: Path, tmp_path: Path
 ):

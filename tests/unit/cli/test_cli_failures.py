@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from scripted_admin import CLOSE, FIREHOSE, HEALTH, OVERVIEW, STATUS, credential
 
 from indexer.cli import denials
 from indexer.cli.admin_client import AdminClient, AdminUnreachable
+
+ROOT = Path(__file__).parents[3]
 
 
 def error(name: str, message: str) -> dict[str, str]:
@@ -267,6 +271,17 @@ def test_what_the_settings_do_not_tell_is_asked_for(
     code, out, err = cli("status", "--config", config, *arguments)
     assert (code, out) == (os.EX_CONFIG, "")
     assert err.startswith(f"chive-indexer: {expected}") and err.count("\n") == 1
+
+
+def test_output_that_finds_no_space_is_a_fault_of_the_disk_and_no_answer():
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            (sys.executable, "-m", "indexer", "check-config"),
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
+    assert ended.returncode == os.EX_IOERR
+    assert ended.stderr.startswith("chive-indexer: the output cannot be written: No space")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_only_the_first_of_several_passwords_is_sent(admin, client, password_file):
