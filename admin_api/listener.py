@@ -8,6 +8,7 @@ nothing of methods or health.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -39,6 +40,15 @@ FULL = (
     b'"message":"too many connections"}'
 )
 """What a connection beyond the caps is told."""
+
+REMEDIES = {
+    errno.EADDRINUSE: "end the process that holds the port, or choose another one",
+    errno.EADDRNOTAVAIL: "it must be an address of this machine, or 0.0.0.0 or :: for all of them",
+    errno.EACCES: "choose a port above 1023",
+    # What the kernel answers where the unit does not list the port.
+    errno.EPERM: "a port that is not the default needs SocketBindAllow=tcp:PORT in the unit",
+}
+"""What to do where an address cannot be bound."""
 
 Answer = Callable[[web.BaseRequest, str, str], Awaitable[web.Response]]
 """(request, raw path, raw query) -> response"""
@@ -85,9 +95,10 @@ async def listen(
     try:
         sockets = await loop.create_server(lambda: _Entrance(connection, places), bind, port)
     except OSError as exc:
+        remedy = REMEDIES.get(exc.errno or 0, "choose another address or port")
         raise LocalFault(
             f"{name}.bind = {bind!r}, {name}.port = {port}: cannot listen there: {exc.strerror};"
-            " end the process that holds the port, or choose another one"
+            f" {remedy}"
         ) from exc
     if not sockets.sockets:  # asyncio takes a lack of descriptors for an unknown address family
         raise LocalFault(f"{name}.bind = {bind!r}: no socket can be opened for it")

@@ -62,6 +62,12 @@ async def test_a_start_without_a_descriptor_left_says_so():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+async def test_an_address_of_another_machine_is_not_taken_for_a_port_in_use():
+    with pytest.raises(LocalFault, match="must be an address of this machine"):
+        async with listen("metrics", "192.0.2.1", 0, echo):
+            pass
+
+
 async def test_a_request_without_a_version_is_refused():
     async with listen("admin", "127.0.0.1", 0, echo) as port, connected(port) as connection:
         await connection.send(b"GET /\r\n\r\n")
