@@ -120,6 +120,12 @@ class Settings(BaseSettings):
                 f"firehose.url = {insecure[0]!r}: must be a wss:// URL unless"
                 " network.allow_private_hosts = true"
             )
+        limits = self.limits
+        if limits.db_bytes_reserve >= limits.db_bytes_max:
+            raise ValueError(
+                f"limits.db_bytes_reserve = {limits.db_bytes_reserve}: must be less than"
+                f" limits.db_bytes_max = {limits.db_bytes_max}, or no repo is ever taken in"
+            )
         return self
 
 

@@ -18,7 +18,7 @@ async def notes(daemon: RunningDaemon) -> dict[str, str]:
 
 async def test_new_accounts_that_a_full_store_refused_are_found_when_there_is_room(tmp_path: Path):
     async with Devnet(seed=21) as net:
-        small = {"db_bytes_max": 10_000_000, "db_bytes_reserve": 10_000_000}
+        small = {"db_bytes_max": 10_000_000, "db_bytes_reserve": 9_999_999}
         async with running_daemon(tmp_path, settings(net) | {"limits": small}) as daemon:
             await accounts_with_records(net, 3)
             await wait_until(

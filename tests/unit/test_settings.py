@@ -301,6 +301,13 @@ def test_two_listeners_need_two_ports(tmp_path: Path, admin: str, metrics: str, 
     assert load(tmp_path, text.replace("2590", "0")).metrics.port == 0
 
 
+def test_a_store_smaller_than_its_reserve_would_take_in_nothing(tmp_path: Path):
+    line = refused(tmp_path, "[limits]\ndb_bytes_max = 1_000_000_000")
+    assert line.startswith("limits.db_bytes_reserve = 1073741824: must be less than")
+    small = "[limits]\ndb_bytes_max = 1_000_000_000\ndb_bytes_reserve = 100_000_000"
+    assert load(tmp_path, small).limits.db_bytes_max == 1_000_000_000
+
+
 def test_private_targets_do_not_go_with_a_public_listener(tmp_path: Path, password_file: Path):
     line = refused(
         tmp_path,
