@@ -104,7 +104,7 @@ def bundled_documents() -> list[object]:
 
 def _read_folder(folder: Path) -> Iterable[object]:
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder}: is not a folder with lexicon files")
+        raise ConfigurationError(f"scope.lexicon_dir: {folder} is not a folder with lexicon files")
     return [_read_file(file) for file in sorted(folder.rglob("*.json"))]
 
 
@@ -112,4 +112,6 @@ def _read_file(file: Path) -> object:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
-        raise ConfigurationError(f"{file}: is not a readable JSON file: {exc}") from exc
+        raise ConfigurationError(
+            f"scope.lexicon_dir: {file} is not a readable JSON file: {exc}"
+        ) from exc

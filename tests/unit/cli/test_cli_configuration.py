@@ -124,14 +124,15 @@ def test_check_config_prints_what_is_in_effect_and_no_secret(
 def test_check_config_refuses_lexicon_files_that_a_daemon_would_refuse(cli, tmp_path: Path):
     config, folder = tmp_path / "config.toml", tmp_path / "lexicons"
     config.write_text(f'[scope]\nlexicon_dir = "{folder}"\n')
-    absent = f"chive-indexer: {folder}: is not a folder with lexicon files\n"
+    absent = f"chive-indexer: scope.lexicon_dir: {folder} is not a folder with lexicon files\n"
     assert cli("check-config", "--config", config) == (78, "", absent)
     folder.mkdir()
     assert cli("check-config", "--config", config)[0] == 0
     (folder / "broken.json").write_text("{")
     code, out, err = cli("check-config", "--config", config)
     assert (code, out) == (78, "")
-    assert err.startswith(f"chive-indexer: {folder}/broken.json: is not a readable JSON file")
+    broken = f"chive-indexer: scope.lexicon_dir: {folder}/broken.json is not a readable JSON file"
+    assert err.startswith(broken)
 
 
 def test_what_check_config_prints_is_a_file_with_the_same_effect(cli, tmp_path: Path):
