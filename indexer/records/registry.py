@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from indexer.errors import ConfigurationError
-from indexer.protocol.lexicon import LexiconCatalog
+from indexer.protocol.lexicon import InvalidLexicon, LexiconCatalog
 from indexer.records import types
 from indexer.records.projection import RecordType
 
@@ -110,8 +110,13 @@ def _read_folder(folder: Path) -> Iterable[object]:
 
 def _read_file(file: Path) -> object:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise ConfigurationError(
             f"scope.lexicon_dir: {file} is not a readable JSON file: {exc}"
         ) from exc
+    try:
+        LexiconCatalog.from_documents([document])
+    except InvalidLexicon as exc:
+        raise ConfigurationError(f"scope.lexicon_dir: {file} is no lexicon: {exc}") from exc
+    return document

@@ -146,7 +146,7 @@ def test_an_operators_document_replaces_a_bundled_one(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"lexicon": 1}', "\ufeff{}", ""])
 def test_an_unusable_lexicon_file_names_itself(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match=r"scope.lexicon_dir: .*/bad\.json"):
         load_registry(lexicon_dir=tmp_path)
 
 
