@@ -38,6 +38,9 @@ DEFAULT_INTERVALS_S: dict[OperationType, float] = {
 INTERVAL_S_MIN = 60.0
 INTERVAL_S_MAX = 2_592_000.0
 
+_HOST = re.compile(r"[\w.:-]+", re.ASCII)
+"""A name, or an address without its brackets."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """How Python holds bytes of a variable that are not UTF-8."""
 
@@ -89,6 +92,18 @@ def _address(value: str) -> str:
         return str(ipaddress.ip_address(value))
     except ValueError as error:
         raise ValueError("must be an IP address") from error
+
+
+def _host(value: str) -> str:
+    """Anything else would be a name that no request is ever addressed to."""
+    try:
+        parts = urlsplit(f"//{value}")
+        is_name = parts.netloc == value and parts.username is None and parts.port != 0
+    except ValueError:  # an IPv6 address without brackets
+        return _address(value)
+    if not is_name or not _HOST.fullmatch(parts.hostname or ""):
+        raise ValueError("must be a host name, without scheme, path or wildcard")
+    return value
 
 
 def _network(value: str) -> str:
@@ -172,7 +187,8 @@ StoreFile = Annotated[File, AfterValidator(_store)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 StreamUrls = Annotated[tuple[StreamUrl, ...], Field(min_length=1), BeforeValidator(_listed)]
 Patterns = Annotated[tuple[Pattern, ...], Field(min_length=1), BeforeValidator(_listed)]
-Names = Annotated[tuple[HeaderText, ...], BeforeValidator(_listed)]
+HostName = Annotated[HeaderText, AfterValidator(_host)]
+Names = Annotated[tuple[HostName, ...], BeforeValidator(_listed)]
 Dids = Annotated[tuple[DidText, ...], BeforeValidator(_listed)]
 Modes = Annotated[dict[OperationType, OperationMode], BeforeValidator(_modes)]
 Intervals = Annotated[dict[OperationType, float], BeforeValidator(_intervals)]

@@ -75,6 +75,14 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path):
         ("[admin]\nbind = 5", "admin.bind = 5: must be a text"),
         ("[admin]\nhosts = {}", "admin.hosts = {}: must be a list"),
         (
+            '[admin]\nhosts = ["x.example:8443", "https://x.example"]',
+            "admin.hosts[1] = 'https://x.example': must be a host name, without scheme, path or",
+        ),
+        (
+            '[admin]\nhosts = "*.x.example"',
+            "admin.hosts[0] = '*.x.example': must be a host name, without scheme, path or wildcard",
+        ),
+        (
             '[admin]\ntrusted_proxies = ["::1", "10.0.0.1/8"]',
             "admin.trusted_proxies[1] = '10.0.0.1/8': must be an IP address, or a network such as",
         ),
