@@ -213,11 +213,10 @@ def as_compared(repo: Repo, *, since: float) -> Decision:
         return Decision(repo=repo, outcome=outcome, is_failed=outcome not in VERIFIED)
     if not repo.is_visible:
         return Decision(repo=repo, outcome=Outcome.HIDDEN)
-    if repo.state is RepoState.ACTIVE:
-        if repo.wanted & Wanted.CONTENT and repo.attempts:
-            return Decision(repo=repo, outcome=Outcome.FAILED, is_failed=True)
-        if repo.wanted & Wanted.CONTENT:
-            return Decision(repo=repo, outcome=Outcome.PUT_OFF)
+    if repo.wanted & Wanted.CONTENT and not repo.attempts:
+        # Whatever its state is, no attempt has failed: it waits for its turn at the directory.
+        return Decision(repo=repo, outcome=Outcome.PUT_OFF)
+    if repo.state is RepoState.ACTIVE and not repo.wanted & Wanted.CONTENT:
         is_new = repo.synced_at >= since
         return Decision(repo=repo, outcome=Outcome.FETCHED if is_new else Outcome.CURRENT)
     return Decision(repo=repo, outcome=Outcome.FAILED, is_failed=True)
