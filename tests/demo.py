@@ -11,6 +11,7 @@ import asyncio
 import json
 import random
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -30,6 +31,8 @@ HISTORY = 300
 RATE = 5.0
 ACCOUNTS = 20
 READY_S = 30.0
+PASSWORD = "admin-password"
+"""The file that a demo makes first, by which its folder is known again."""
 
 CONFIG = """\
 [storage]
@@ -68,10 +71,8 @@ level = "warning"
 async def run(options: argparse.Namespace) -> int:
     """Start everything, print the banner, wait for a signal or for the daemon's end."""
     folder = options.dir.resolve()
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    password = folder / "admin-password"
+    empty(folder)
+    password = folder / PASSWORD
     password.touch(mode=0o600)
     password.write_text(secrets.token_urlsafe(24) + "\n")
     stopped = asyncio.Event()
@@ -108,6 +109,15 @@ async def run(options: argparse.Namespace) -> int:
             if daemon.returncode is None:
                 daemon.terminate()
             await daemon.wait()
+
+
+def empty(folder: Path) -> None:
+    """Make an empty folder of it, unless what is there is something else than an earlier demo."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PASSWORD).exists():
+        sys.exit(f"{folder} has files that are no demo's: name another DEMO_DIR, or empty it")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
 
 async def _governance(net: Devnet) -> str:
@@ -165,15 +175,17 @@ def _is_ready(admin_url: str) -> bool:
 
 def _banner(options: argparse.Namespace, folder: Path, net: Devnet, admin_url: str) -> str:
     did = next(account.did for account in net.accounts.values() if net.is_visible(account))
-    config, password = folder / "config.toml", folder / "admin-password"
-    command = Path(sys.executable).with_name("chive-indexer")
+    config, password, database = (
+        shlex.quote(str(folder / name)) for name in ("config.toml", PASSWORD, "index.db")
+    )
+    command = shlex.quote(str(Path(sys.executable).with_name("chive-indexer")))
     return f"""
 chive-indexer follows a simulated network. Ctrl-C ends it.
 
   admin     {admin_url}
   metrics   http://127.0.0.1:{options.metrics_port}/metrics
   password  {password}   (user: admin)
-  database  {folder / "index.db"}
+  database  {database}
 
   {command} status --config {config} --password-file {password}
 
