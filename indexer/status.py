@@ -37,6 +37,10 @@ class StreamState(Protocol):
         """The stream that is followed now."""
 
     @property
+    def trouble(self) -> str | None:
+        """Why the last connection to it, or attempt at one, has failed."""
+
+    @property
     def is_connected(self) -> bool:
         """Whether frames can arrive."""
 
@@ -122,5 +126,7 @@ class DaemonStatus:
         if self._stream.is_paused:
             return "paused"
         if not self._stream.is_connected:
-            return self._held_reason() or f"not connected to {self._stream.url}"
+            trouble = self._stream.trouble
+            why = "" if trouble is None else f" ({trouble})"
+            return self._held_reason() or f"not connected to {self._stream.url}{why}"
         return None

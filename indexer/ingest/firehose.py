@@ -51,6 +51,9 @@ NO_FAULT_OF_THE_RELAY = frozenset(
 
 BACKOFF_DOUBLINGS_MAX = 16
 
+TROUBLE_CHARS_MAX = 200
+"""So much of a failure fits into a line of status; the log has more of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirehoseSettings:
@@ -85,6 +88,7 @@ class _Relay:
     url: str
     failures: int = 0  # since its last connection with enough good frames
     not_before: float = 0.0  # monotonic; no dial earlier
+    trouble: str | None = None  # of the last connection or attempt that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,11 @@ class Firehose:
     def url(self) -> str:
         """The relay in use, or next to be tried; as configured."""
         return self._relay.url
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last connection to that relay, or attempt at one, has failed."""
+        return self._relay.trouble
 
     @property
     def is_connected(self) -> bool:
@@ -310,6 +319,7 @@ class Firehose:
         wait_s = max(imposed_s, 0.0 if request is None else request.retry_after_s)
         if reason not in NO_FAULT_OF_THE_RELAY:
             relay.failures += 1
+            relay.trouble = f"{reason.value}: {_readable(end.detail)}"
             # How long a relay may insist on FutureCursor is the consumer's decision.
             self._failures_in_a_row += reason is not ReconnectReason.FUTURE_CURSOR
             wait_s = max(wait_s, self._backoff_s(relay.failures))
@@ -348,3 +358,8 @@ class Firehose:
             key=lambda relay: max(relay.not_before, now),
         )
         self._failures_in_a_row = 0
+
+
+def _readable(text: str) -> str:
+    """What a peer wrote, as one line of status that steers no terminal and can be sent."""
+    return "".join(c if c.isprintable() else "?" for c in text[:TROUBLE_CHARS_MAX])

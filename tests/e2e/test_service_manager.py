@@ -126,7 +126,7 @@ def test_ready_is_said_once_the_store_is_usable_and_stopping_at_the_end(tmp_path
         writer.is_open.set()
         manager.wait_for("READY=1")
         manager.wait_for("WATCHDOG=1")
-        manager.wait_for("STATUS=firehose: not connected to ws://127.0.0.1:9; no cursor yet")
+        manager.wait_for("STATUS=firehose: not connected to ws://127.0.0.1:9 (connect: ")
         assert daemon.is_ready.is_set()
         with closing(sqlite3.connect(f"file:{tmp_path}/index.db?mode=ro", uri=True)) as reader:
             assert reader.execute("SELECT count(*) FROM records").fetchone() == (0,)

@@ -219,6 +219,19 @@ async def test_the_stream_goes_on_after_whatever_can_go_wrong():
         }
 
 
+async def test_what_a_relay_writes_can_be_told_whatever_it_is():
+    async def redirect(peer):
+        head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: http://forbidden.example/\x9b"
+        await peer.send(head + b"\r\n\r\n")
+
+    async with ScriptedRelay(*[redirect] * 3) as relay:
+        world = World(relay.url)
+        await world.run_until(lambda: len(world.dials) == 2, step_s=5)
+    trouble = world.firehose.trouble
+    assert trouble.startswith("blocked: redirect to http://forbidden.example/?")
+    assert trouble.isprintable()
+
+
 # Waiting.
 
 
