@@ -28,7 +28,6 @@ from indexer.model import (
     account_status,
 )
 
-ACCOUNT_METHODS = ("did:plc:", "did:web:")
 DIRECTORY_LAG_S = 5.0
 """A document resolved this long after an event certainly shows what the event announced."""
 
@@ -249,7 +248,7 @@ def _plan_commit(  # noqa: PLR0911 - a table of cases, first match wins
     event: CommitSeen, repo: Repo | None, policy: Policy, now: float
 ) -> Change:
     if repo is None:
-        if event.brings_records and event.did.startswith(ACCOUNT_METHODS):
+        if event.brings_records and event.did.startswith(("did:plc:", "did:web:")):
             return plan_discovery(event.did)
         return Change(Outcome.UNTRACKED)
     if repo.state is RepoState.RESYNCING:

@@ -108,10 +108,10 @@ class Database:
 
         Urgent changes (live batches) overtake the others, which make pauses for them. One that is
         not synced does not wait for the disk: a loss of power may take it, with all later ones up
-        to the next that is synced, as if the process had died before them. A caller that is
-        cancelled leaves a running transaction to finish whole, and `committed` is told its result
-        all the same: what is kept in memory follows the file. Raises `LocalBusy` after a rollback
-        that may be retried, `LocalFault` when the file can no longer be trusted.
+        to the next that is synced and changes something, as if the process had died before them. A
+        caller that is cancelled leaves a running transaction to finish whole, and `committed` is
+        told its result all the same: what is kept in memory follows the file. Raises `LocalBusy`
+        after a rollback that may be retried, `LocalFault` when the file can no longer be trusted.
         """
         return await self._submit(
             lambda: self._transact(change, is_synced=is_synced), urgent=urgent, committed=committed
@@ -227,6 +227,8 @@ class Database:
             self._roll_back()
             raise
         self._reach("after-commit")
+        if is_synced:
+            self._reach("after-sync")
         self._observe_s(time.perf_counter() - started)
         return result
 

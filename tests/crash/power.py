@@ -33,6 +33,8 @@ LEFT = ("nothing", "everything", "some sectors")
 """What is left of the writes after the last sync."""
 
 COMMITTED = "committed"
+PROMISED = "promised"
+MOMENTS = {"after-commit": COMMITTED, "after-sync": PROMISED}
 ACCOUNTS = 8
 RECORDS = 150  # of one repo that comes at once
 DEEDS = 60
@@ -44,9 +46,12 @@ OPERATIONS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One call of SQLite's file layer, or the moment in which the daemon took a commit for done."""
+    """One call of SQLite's file layer, or the moment in which the daemon took a commit for done.
 
-    call: str  # write | truncate | sync | delete | committed
+    A commit that was promised is one that no loss of power may take.
+    """
+
+    call: str  # write | truncate | sync | delete | committed | promised
     file: str = ""
     at: int = 0  # offset of a write, length of a truncation
     data: bytes = b""
@@ -59,6 +64,7 @@ class Losses:
     steps: int = 0
     syncs: int = 0
     commits: int = 0
+    promises: int = 0
     cuts: dict[str, int] = field(default_factory=dict)  # what was left -> states opened
     states: int = 0  # different cursors among them
     caught_up: int = 0
@@ -71,9 +77,11 @@ class Disk:
     def __init__(self) -> None:
         self._durable: dict[str, bytearray] = {}
         self._pending: dict[str, list[Step]] = {}
+        self._has_written = False  # to the log, since the last commit
+        self._has_changed = False  # with that commit
 
     def take(self, step: Step) -> None:
-        """Do what the step says. A commit that is not durable when it is told fails."""
+        """Do what the step says. A commit that is promised and not durable fails."""
         match step.call:
             case "delete":
                 self._durable.pop(step.file, None)
@@ -83,9 +91,12 @@ class Disk:
                 for each in self._pending.pop(step.file, ()):
                     _put(content, each)
             case "committed":
+                self._has_changed, self._has_written = self._has_written, False
+            case "promised":
                 unsynced = [name for name in self._pending if name.endswith("-wal")]
-                assert not unsynced, "a commit was told of before its sync"
+                assert not (unsynced and self._has_changed), "a promise came before its sync"
             case _:
+                self._has_written |= step.file.endswith("-wal")
                 self._pending.setdefault(step.file, []).append(step)
 
     def leave(self, folder: Path, left: str, rng: random.Random) -> None:
@@ -132,7 +143,8 @@ async def run_power(
         steps = await _record(net, folder / "recorded", lives)
         losses.steps = len(steps)
         calls = Counter(step.call for step in steps)
-        losses.syncs, losses.commits = calls["sync"], calls[COMMITTED]
+        losses.syncs = calls["sync"]
+        losses.commits, losses.promises = calls[COMMITTED], calls[PROMISED]
         chosen = _choose(steps, cuts_max, rng)
         caught_up = set(rng.sample(sorted(chosen), min(caught_up_max, len(chosen))))
         cuts: Counter[str] = Counter()
@@ -175,8 +187,8 @@ async def _record(net: RememberingDevnet, folder: Path, lives: int) -> list[Step
             steps.append(Step(call, name, at, data))
 
     def reach(moment: str) -> None:
-        if moment == "after-commit":
-            steps.append(Step(COMMITTED))
+        if moment in MOMENTS:
+            steps.append(Step(MOMENTS[moment]))
 
     activity = Activity(net, accounts_max=ACCOUNTS, is_calm=True)
     await activity.steps(DEEDS)

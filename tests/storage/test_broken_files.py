@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.errors import ConfigurationError, LocalBusy, LocalFault
+from indexer.errors import LocalBusy, LocalFault
 from storage import database as database_module
 from storage.database import open_database
 from storage.export import exported_records
@@ -99,8 +99,8 @@ async def test_damage_that_a_command_meets_while_it_reads_is_told_in_one_line(tm
     with path.open("r+b") as file:
         file.seek((root - 1) * size)
         file.write(b"\xff" * 64)
-    said = r"storage\.path: cannot read .* malformed"
-    with pytest.raises(ConfigurationError, match=said), open_reader(path) as reader:
+    said = r"storage\.path: .* is damaged .*malformed.* restore a backup"
+    with pytest.raises(LocalFault, match=said), open_reader(path) as reader:
         list(exported_records(reader))
 
 
