@@ -11,6 +11,7 @@ from indexer.gaps import Gap
 from indexer.model import FROM_NOW_ON, GapReason, GapSeen
 from indexer.planning import EventBatch
 from storage.database import Database
+from storage.gap_repair import SURVEY_S_MIN
 
 COLUMNS = (
     "id, url, reason, after_seq, after_at, before_seq, before_at, detected_at, surveyed_at,"
@@ -59,11 +60,20 @@ WHERE url <> ?1 AND NOT EXISTS (
 ORDER BY updated_at DESC LIMIT 1
 """
 
-# Before the first repo there was nothing to miss; a gap that has no end yet goes on until now.
-_HAS_MISSED = """
+# Before the first repo there was nothing to miss; a gap that has no end yet goes on until now, if
+# its repair has not begun. One of new repos that were refused is none of the stream.
+_HAS_MISSED = f"""
 SELECT EXISTS (SELECT 1 FROM repo) AND NOT EXISTS (
-    SELECT 1 FROM gap WHERE repaired_at IS NULL AND url = ? AND before_seq IS NULL)
-"""
+    SELECT 1 FROM gap WHERE repaired_at IS NULL AND surveyed_at IS NULL AND url = ?
+        AND before_seq IS NULL AND reason <> '{GapReason.DISCOVERY}')
+"""  # noqa: S608 - a constant
+
+# If it has, hosts may have answered before: they are asked once more, no sooner than for another.
+_REPAIR_AGAIN = f"""
+UPDATE gap SET surveyed_at = NULL, detected_at = ?,
+               not_before = max(not_before, surveyed_at + {SURVEY_S_MIN})
+WHERE repaired_at IS NULL AND url = ? AND before_seq IS NULL AND reason = '{GapReason.NO_CURSOR}'
+"""  # noqa: S608 - a constant
 
 _BOUND = """
 UPDATE gap SET before_seq = ?, before_at = ?
@@ -106,7 +116,7 @@ def save_batch_gaps(
 
 
 def open_gap_before_now(connection: sqlite3.Connection, url: str, *, now: float) -> int:
-    """The gap of a stream that is dialled without a cursor; how many that is.
+    """The gap of a stream that is dialled without a cursor, or more of it; how many that is.
 
     It may have been followed before, and have brought no event: what came since then will not be
     sent. Where another stream was followed, the first event of this one shows the gap between them.
@@ -114,6 +124,8 @@ def open_gap_before_now(connection: sqlite3.Connection, url: str, *, now: float)
     (has_missed,) = connection.execute(_HAS_MISSED, (url,)).fetchone()
     if not has_missed or connection.execute(_OTHER, (url, FROM_NOW_ON)).fetchone():
         return 0
+    if connection.execute(_REPAIR_AGAIN, (now, url)).rowcount:
+        return 1
     gap = GapSeen(reason=GapReason.NO_CURSOR)
     return open_gap(connection, url, gap, after_at=None, now=now)
 

@@ -15,6 +15,7 @@ from indexer.model import (
     VERIFIED_AGES,
     Cursor,
     DeadLetter,
+    GapReason,
     Overview,
     StoreCounts,
     from_utc_text,
@@ -51,7 +52,10 @@ WHERE state = 'error' AND reason = '{ROLLED_BACK}'
 """  # noqa: S608 - a constant
 
 # What a day's quota refused is nobody's concern until the day is over.
-_OPEN_GAPS = "SELECT count(*) FROM gap WHERE repaired_at IS NULL AND not_before <= ?"
+_OPEN_GAPS = f"""
+SELECT count(*) FROM gap
+WHERE repaired_at IS NULL AND (not_before <= ? OR reason <> '{GapReason.DISCOVERY}')
+"""  # noqa: S608 - a constant
 
 
 class StatusStore:

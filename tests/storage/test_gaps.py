@@ -9,6 +9,8 @@ from indexer.planning import EventBatch
 from storage.gap_repair import GapRepairStore
 from storage.gaps import OPEN_GAPS_MAX, GapListing
 from storage.live import BACK_S_MAX
+from storage.room import open_discovery_gap
+from storage.status import StatusStore
 from tests.storage.conftest import World, commit, put
 
 
@@ -194,3 +196,28 @@ async def test_open_gaps_of_a_stream_are_bounded_and_nothing_lost_is_left_out(wo
     world.clock.at += 1
     await world.live.apply(batch("ws://one", after + 9))
     assert (await bounds(world))[-1] == (found[-1][0], after + 9)
+
+
+async def test_a_gap_that_is_to_be_repaired_once_more_is_open_all_the_while(world: World):
+    """Where it went from the gauge at each dial the alarm, which takes an hour, would never come."""
+    status = StatusStore(world.database, clock=world.clock, collections=())
+    await world.apply(commit("r0", None, put("a", "c1"), key=None))
+    forget = "DELETE FROM firehose_cursor"
+    await world.database.write(lambda connection: connection.execute(forget).rowcount)
+    assert await world.live.begin_now("ws://relay") == 1
+    at = (world.clock.at,)
+    await world.database.write(lambda c: c.execute("UPDATE gap SET surveyed_at = ?", at).rowcount)
+    assert await world.live.begin_now("ws://relay") == 1
+    assert await world.rows("SELECT surveyed_at, not_before > ? FROM gap", *at) == [(None, 1)]
+    assert (await status.counts()).open_gaps == 1
+
+
+async def test_a_gap_of_refused_newcomers_does_not_stand_for_one_of_the_stream(world: World):
+    await world.apply(commit("r0", None, put("a", "c1"), key=None))
+    await world.database.write(
+        lambda connection: (
+            connection.execute("DELETE FROM firehose_cursor"),
+            open_discovery_gap(connection, "ws://relay", now=world.clock.at),
+        )
+    )
+    assert await world.live.begin_now("ws://relay") == 1

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from indexer.listings import Listed, compared
-from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
+from indexer.model import FROM_NOW_ON, AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.network.listings import PAGE_REPOS, listing_page
 from indexer.planning import EventBatch, Repo
 from storage.denials import DenialStore
@@ -509,3 +509,35 @@ async def test_what_happens_until_the_stream_is_open_again_belongs_to_the_gap(ri
     await repair(rig)
     assert await repaired(rig)
     assert_store_equals(rig.net, rig.path)
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+async def test_a_stream_dialled_again_while_its_gap_is_repaired_has_the_hosts_asked_once_more(
+    tmp_path: Path, is_given_up: bool
+):
+    """One host that is away holds the repair up for hours, and the others have told all by then."""
+    async with Devnet(seed=8, pds_count=2) as net, open_rig(net, tmp_path) as rig:
+        told, away = await net.create_account(0), await net.create_account(1)
+        for account in (told, away):
+            tag(rig, account)
+        await rig.hear()
+        await rig.work()
+        if is_given_up:
+            await rig.live.reset_cursor("ws://relay", FROM_NOW_ON)
+        else:
+            await rig.database.write(lambda c: c.execute("DELETE FROM firehose_cursor").rowcount)
+        assert await rig.live.begin_now("ws://relay") == (not is_given_up)
+        down = net.faults.schedule(
+            FaultKind.HTTP_STATUS, times=None, service="pds", host=1, status=503
+        )
+        await rig.repair.go_on()
+        assert down.fired and not await repaired(rig)
+        tag(rig, told)
+        assert await rig.live.begin_now("ws://relay") == 1
+        assert await rig.live.begin_now("ws://relay") == 0
+        asked = rig.asked("listRepos")
+        await rig.repair.go_on()
+        assert rig.asked("listRepos") == asked, "the same hosts twice in a minute"
+        down.cancel()
+        await repair(rig)
+        assert_equal(rig)
