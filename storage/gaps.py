@@ -60,10 +60,11 @@ WHERE url <> ?1 AND NOT EXISTS (
 ORDER BY updated_at DESC LIMIT 1
 """
 
-# Before the first repo there was nothing to miss; a gap that has no end yet goes on until now, if
-# its repair has not begun. One of new repos that were refused is none of the stream.
+# Before the first repo there was nothing to miss, unless a scan that found none has looked for it.
+# A gap that has no end yet goes on until now, if its repair has not begun. One of new repos that
+# were refused is none of the stream.
 _HAS_MISSED = f"""
-SELECT EXISTS (SELECT 1 FROM repo) AND NOT EXISTS (
+SELECT EXISTS (SELECT 1 FROM repo UNION ALL SELECT 1 FROM first_scan) AND NOT EXISTS (
     SELECT 1 FROM gap WHERE repaired_at IS NULL AND surveyed_at IS NULL AND url = ?
         AND before_seq IS NULL AND reason <> '{GapReason.DISCOVERY}')
 """  # noqa: S608 - a constant

@@ -49,6 +49,13 @@ async def test_a_stream_dialled_again_before_its_first_event_is_a_gap_once_there
     assert await world.live.begin_now("ws://two") == 0, "its first event shows that gap"
 
 
+async def test_who_came_after_a_scan_that_found_nobody_is_missing_too(world: World):
+    """The first scan of a network is made once, and the stream may bring nothing of them."""
+    insert = "INSERT INTO first_scan VALUES (1, 1.0)"
+    await world.database.write(lambda connection: connection.execute(insert).rowcount)
+    assert await world.live.begin_now("ws://one") == 1
+
+
 async def test_a_cursor_given_up_is_one_gap_until_it_is_repaired(world: World):
     await world.apply(commit("r0", None, put("a", "c1"), key=None))
     assert await world.live.reset_cursor("ws://relay", FROM_NOW_ON) == 1
