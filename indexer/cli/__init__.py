@@ -118,8 +118,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         if error.errno not in OUTPUT_LOST:
             raise
-        what = error.filename or "the output cannot be written"  # a stream has no name
-        click.echo(f"{PROGRAM}: {what}: {error.strerror}", err=True)
+        click.echo(f"{PROGRAM}: the output cannot be written: {error.strerror}", err=True)
         code = os.EX_IOERR
     return code if isinstance(code, int) else os.EX_OK
 

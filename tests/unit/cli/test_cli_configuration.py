@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -134,21 +133,6 @@ def test_check_config_refuses_lexicon_files_that_a_daemon_would_refuse(cli, tmp_
     assert (code, out) == (78, "")
     broken = f"chive-indexer: scope.lexicon_dir: {folder}/broken.json is not a readable JSON file"
     assert err.startswith(broken)
-
-
-def test_a_folder_that_a_disk_does_not_give_is_not_taken_for_the_output(
-    cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    config = tmp_path / "config.toml"
-    config.write_text(f'[scope]\nlexicon_dir = "{tmp_path}"\n')
-
-    def is_dir(path: Path) -> bool:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-
-    monkeypatch.setattr(Path, "is_dir", is_dir)
-    code, out, err = cli("check-config", "--config", config)
-    assert (code, out) == (os.EX_IOERR, "")
-    assert err == f"chive-indexer: {tmp_path}: Input/output error\n"
 
 
 def test_what_check_config_prints_is_a_file_with_the_same_effect(cli, tmp_path: Path):
