@@ -88,7 +88,7 @@ class _Relay:
     url: str
     failures: int = 0  # since its last connection with enough good frames
     not_before: float = 0.0  # monotonic; no dial earlier
-    trouble: str | None = None  # of the last connection or attempt that failed
+    trouble: str | None = None  # of the last failure, since then
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Firehose:
 
     @property
     def trouble(self) -> str | None:
-        """Why the last connection to that relay, or attempt at one, has failed."""
+        """Why the last attempt to follow that relay failed; None after one that did well."""
         return self._relay.trouble
 
     @property
@@ -304,6 +304,7 @@ class Firehose:
         self._good_frames += frames
         if self._good_frames >= self._settings.good_frames:
             self._relay.failures = self._failures_in_a_row = 0
+            self._relay.trouble = None
 
     def _settle(
         self, end: End, *, request: _Request | None = None, retry_after_s: float = 0.0

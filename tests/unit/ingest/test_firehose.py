@@ -232,6 +232,20 @@ async def test_what_a_relay_writes_can_be_told_whatever_it_is():
     assert trouble.isprintable()
 
 
+async def test_of_a_relay_that_does_well_again_no_trouble_is_told():
+    """An end that we choose would seem to have yesterday's reason."""
+    told = []
+    async with ScriptedRelay(answering("500 Oops"), streaming(binary(b"x") * 10)) as relay:
+        world = World(relay.url, good_frames=10)
+
+        def is_over() -> bool:
+            told.append(world.firehose.trouble)
+            return len(world.dials) == 2 and told[-1] is None
+
+        await world.run_until(is_over, step_s=0.25)
+    assert any(trouble is not None and "500" in trouble for trouble in told)
+
+
 # Waiting.
 
 
