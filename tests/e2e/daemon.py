@@ -82,6 +82,17 @@ class RunningDaemon:
                 operation = body["operation"]
         return operation
 
+    async def cancel_only(self, identifier: str, *, within_s: float) -> None:
+        """Cancel the only operation that there ever was; fails unless it has ended by then."""
+        asked_at = time.monotonic()
+        await self.call("pub.chive.admin.cancelBackfill", id=identifier)
+        await wait_until(
+            lambda: self.rows("SELECT status FROM operations") == [("cancelled",)],
+            what="the end",
+            deadline_s=within_s,
+        )
+        assert time.monotonic() - asked_at < within_s
+
 
 async def wait_until(
     condition: Callable[[], bool],

@@ -20,6 +20,7 @@ from indexer.daemon import (
 )
 from indexer.errors import LocalFault
 from indexer.world import World
+from tests.crash.damage import SpoiltLeaves
 from tests.devnet import Account, Devnet
 from tests.e2e.daemon import running_daemon
 from tests.e2e.test_start_and_stop import STOP_S, settings_in
@@ -154,17 +155,8 @@ async def test_a_page_that_is_spoilt_ends_the_process_as_soon_as_it_is_read_and_
         async with running_daemon(tmp_path, following(net)) as daemon:
             await wait_until_equal(net, daemon.database, 20.0, heads=True)
         path = daemon.database
-        with closing(sqlite3.connect(path)) as db:
-            (size,) = db.execute("PRAGMA page_size").fetchone()
-            pages = db.execute(
-                "SELECT pageno FROM dbstat WHERE name = 'record' AND pagetype = 'leaf'"
-            ).fetchall()
-        with path.open("r+b") as file:
-            for (page,) in pages:
-                file.seek((page - 1) * size)
-                file.write(b"\xa5" * size)
+        spoilt = SpoiltLeaves(path, "record")
         with pytest.raises(ExceptionGroup) as caught:
             await meet(net, account, tmp_path)
         assert caught.group_contains(LocalFault, match="SQLITE_CORRUPT")
-        left = path.read_bytes()
-        assert all(left[(page - 1) * size : page * size] == b"\xa5" * size for (page,) in pages)
+        assert spoilt.are_left()

@@ -14,6 +14,7 @@ from storage import database as database_module
 from storage.database import open_database
 from storage.export import exported_records
 from storage.reading import open_reader
+from tests.crash.damage import SpoiltLeaves
 from tests.storage.conftest import SteppedClock, World, commit, gone, put
 from tests.storage.test_live_store import activate
 
@@ -69,22 +70,13 @@ async def test_a_page_that_is_spoilt_is_a_fault_and_nothing_is_repaired_in_silen
     async with open_database(path) as database:
         world = World(database, path, SteppedClock())
         await activate(world, "r1", *((f"k{n:03}", f"c{n}") for n in range(300)))
-    with closing(sqlite3.connect(path)) as db:
-        (size,) = db.execute("PRAGMA page_size").fetchone()
-        pages = db.execute(
-            "SELECT pageno FROM dbstat WHERE name = 'record' AND pagetype = 'leaf'"
-        ).fetchall()
-    with path.open("r+b") as file:
-        for (page,) in pages:
-            file.seek((page - 1) * size)
-            file.write(b"\xa5" * size)
+    spoilt = SpoiltLeaves(path, "record")
     async with open_database(path) as database:
         with pytest.raises(LocalFault, match="SQLITE_CORRUPT"):
             await database.read("SELECT * FROM record")
         with pytest.raises(LocalFault, match="SQLITE_CORRUPT"):
             await database.write(lambda c: c.execute("UPDATE record SET cid = 'x'") and None)
-    left = path.read_bytes()
-    assert all(left[(page - 1) * size : page * size] == b"\xa5" * size for (page,) in pages)
+    assert spoilt.are_left()
 
 
 async def test_damage_that_a_command_meets_while_it_reads_is_told_in_one_line(tmp_path: Path):
