@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SURVEY_S_MIN = 60.0
+"""Gaps that come faster than this are surveyed together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:

@@ -210,7 +210,7 @@ class Database:
         connection = self._connection
         started = time.perf_counter()
         try:
-            self._sync(is_synced)
+            self._sync(is_wanted=is_synced)
             self._is_quiet.clear()
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -232,7 +232,7 @@ class Database:
         self._observe_s(time.perf_counter() - started)
         return result
 
-    def _sync(self, is_wanted: bool) -> None:  # noqa: FBT001 - private
+    def _sync(self, *, is_wanted: bool) -> None:
         """Whether the next commit waits for the disk."""
         if self._is_synced != is_wanted:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if is_wanted else 'NORMAL'}")

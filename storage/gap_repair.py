@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from indexer.clock import Clock
+from indexer.gaps import SURVEY_S_MIN
 from indexer.limits import day_of
 from indexer.listings import Listed, Question, compared, differs
 from indexer.model import GapReason, RepoState, utc_text
@@ -31,9 +32,6 @@ QUESTIONS_AT_ONCE = 16
 ASKED_AT_ONCE = 50
 HOSTS_AT_ONCE = 1_000
 """Hosts that are to be asked, put down in one transaction."""
-
-SURVEY_S_MIN = 60.0
-"""Gaps that come faster than this are surveyed together."""
 
 _COLUMNS = "kind, target, since, cursor, after_id, pages, failures, wanted_at"
 

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from indexer.gaps import Gap
+from indexer.gaps import SURVEY_S_MIN, Gap
 from indexer.model import FROM_NOW_ON, GapReason, GapSeen
 from indexer.planning import EventBatch
 from storage.database import Database
-from storage.gap_repair import SURVEY_S_MIN
 
 COLUMNS = (
     "id, url, reason, after_seq, after_at, before_seq, before_at, detected_at, surveyed_at,"

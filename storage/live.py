@@ -60,8 +60,8 @@ class LiveStore:
     async def load_cursor(self, url: str, start: int | None = None) -> int | None:
         """The last durable seq of this stream; None: from now on.
 
-        It is `start` where no stream was followed yet. After another one it is not: that may be a
-        number of the other's, and what the change misses is a gap.
+        It is `start` only at the first start of all: a stream that is followed after another one is
+        joined at its present, and what the change misses is a gap.
         """
         rows = await self._database.read("SELECT url, seq FROM firehose_cursor")
         cursors: dict[str, int] = dict(rows)

@@ -13,12 +13,10 @@ from pathlib import Path
 
 from indexer.errors import ConfigurationError, LocalFault
 from storage.schema import APPLICATION_ID, schema_version
+from storage.sqlite_errors import error_code, is_damage
 
 BUSY_TIMEOUT_MS = 5000
 CACHE_KIB = 65_536
-
-DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")
-"""How SQLite's names for what a disk has done to a file begin."""
 
 
 @contextmanager
@@ -72,7 +70,7 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: sqlite3.Error) -> ConfigurationError | LocalFault:
-    if getattr(error, "sqlite_errorname", "").startswith(DAMAGE):
+    if is_damage(error) or error_code(error).startswith("SQLITE_IOERR"):
         return LocalFault(
             f"storage.path: {path} is damaged ({error}): check the disk, then restore a backup, or"
             " move the file away and let everything be fetched again"

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from indexer.claims import Fetched, ended, failed
+from indexer.gaps import SURVEY_S_MIN
 from indexer.listings import Listed, Question
 from indexer.model import AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.planning import EventBatch
 from storage.gap_closing import ATTEMPTS_MAX, GAPS_KEPT, LET_GO_S
-from storage.gap_repair import HOSTS_AT_ONCE, SURVEY_S_MIN, GapRepairStore
+from storage.gap_repair import HOSTS_AT_ONCE, GapRepairStore
 from tests.storage.conftest import DID, World, add_repos, commit, writer_steps
 from tests.storage.test_repo_limits import HOST, claimed, fetch, follow
 

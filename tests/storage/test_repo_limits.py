@@ -13,13 +13,14 @@ import pytest
 
 from indexer.claims import ROUNDS_MAX, Claim, Fetched, Identity, SnapshotChunk, ended, failed
 from indexer.errors import LocalBusy, RepoLimited
+from indexer.gaps import SURVEY_S_MIN
 from indexer.lanes import NEW, Lane
 from indexer.limits import DAY_S, Limit, Limits, day_of
 from indexer.model import GapReason, RepoState, Wanted
 from indexer.planning import IdentitySeen
 from storage.admissions import AdmissionStore
 from storage.author_index import AuthorIndex
-from storage.gap_repair import SURVEY_S_MIN, GapRepairStore
+from storage.gap_repair import GapRepairStore
 from storage.room import WALK_S_MIN
 from storage.room_upkeep import ATTEMPTS_MIN, EMPTY_S_MAX, WAITED_S, Reserve, RoomUpkeep
 from storage.status import StatusStore

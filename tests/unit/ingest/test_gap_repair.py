@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from indexer.gaps import SURVEY_S_MIN
 from indexer.listings import Listed, compared
 from indexer.model import FROM_NOW_ON, AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.network.listings import PAGE_REPOS, listing_page
 from indexer.planning import EventBatch, Repo
 from storage.denials import DenialStore
-from storage.gap_repair import SURVEY_S_MIN
 from storage.records import RecordTable
 from storage.tracked import TrackedRepos
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
