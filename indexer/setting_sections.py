@@ -86,7 +86,7 @@ class FirehoseSettings(Section):
     """Reconnect after so long without an event; 60 for relays of the whole public network."""
     batch_frames: Annotated[int, Field(ge=1, le=5000)] = 2000
     """Frames handed on at once at most."""
-    batch_ms: Annotated[int, Field(ge=1, le=1000)] = 5
+    batch_ms: Annotated[int, Field(ge=1, le=1000)] = 3
     """How long frames are gathered into one batch, in milliseconds."""
 
 

@@ -416,7 +416,7 @@ def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
         "secure_delete=OFF",
         "cell_size_check=ON",
         "temp_store=MEMORY",
-        "cache_size=-65536",
+        "cache_size=-57344",
         f"wal_autocheckpoint={CHECKPOINT_PAGES}",
         f"journal_size_limit={WAL_SIZE_LIMIT_BYTES}",
     ):
