@@ -70,6 +70,7 @@ def take_bench(results: Path, machine: str) -> None:
             "title": each["title"],
             "commit": run["commit"],
             "date": run["date"],
+            "machine": machine,
             "ratio": each["ratio"],
             "cpu_ratio": each["cpu_ratio"],
             "contenders": {

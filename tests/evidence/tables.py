@@ -111,9 +111,19 @@ def speed(documents: Mapping[str, Document]) -> str:
         [
             markdown(("row", "what", "target", "measured", ""), rows),
             markdown(titles, contenders),
-            *([f"On {bench['machine']}."] if "machine" in bench else []),
+            *_machines(bench["benchmarks"]),
         ]
     )
+
+
+def _machines(benchmarks: Document) -> list[str]:
+    """A line for each machine: the rows that were measured on it."""
+    names: dict[str, list[str]] = {}
+    for name, each in benchmarks.items():
+        names.setdefault(each["machine"], []).append(f"`{name}`")
+    if len(names) == 1:
+        return [f"On {machine}." for machine in names]
+    return [f"{', '.join(rows)}: on {machine}." for machine, rows in names.items()]
 
 
 def _largest(documents: Mapping[str, Document]) -> Document:

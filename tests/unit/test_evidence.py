@@ -16,8 +16,8 @@ DOCUMENT = {
 
 
 def bench(**figures: float) -> dict:
-    row = {"title": "1 %", "commit": "abc", "date": "today", "ratio": 9.5, "cpu_ratio": None,
-           "contenders": {"daemon": figures}}  # fmt: skip
+    row = {"title": "1 %", "commit": "abc", "date": "today", "machine": "m", "ratio": 9.5,
+           "cpu_ratio": None, "contenders": {"daemon": figures}}  # fmt: skip
     return {"campaign": "bench", "machine": "m", "benchmarks": {"mix1": row}}
 
 
@@ -40,6 +40,16 @@ def test_targets_of_speed_are_met_missed_or_not_measured():
     assert "| at least 70,000 events/s | 69,999 | **missed** |" in text
     assert "| at least 9 times the SDK pipeline | 9.50 | met |" in text
     assert "| at most 15 s |  | not measured |" in text
+
+
+def test_each_row_of_speed_is_told_with_its_own_machine():
+    document = bench(per_s=1.0)
+    assert speed({"bench": document}).endswith("\n\nOn m.")
+    (row,) = document["benchmarks"].values()
+    document["benchmarks"]["fetch"] = {**row, "machine": "another"}
+    document["benchmarks"]["latency"] = row
+    text = speed({"bench": document})
+    assert text.endswith("\n\n`mix1`, `latency`: on m.\n\n`fetch`: on another.")
 
 
 def test_a_result_that_lacks_something_is_refused(tmp_path: Path):
