@@ -33,7 +33,7 @@ from tests.fuzz.repos import (
     mangled_node,
     resigned,
 )
-from tests.fuzz.strict_cbor import decode_envelope, decode_strict, decode_strict_at
+from tests.fuzz.strict_cbor import ARCHIVE_HEADER, decode_envelope, decode_strict, decode_strict_at
 
 SCOPE = Scope(("pub.chive.*",))
 HEADER = encode({"t": "#commit", "op": 1})
@@ -215,7 +215,7 @@ def sound_archive(data: object) -> tuple[bytes, dict[bytes, bytes]]:
     """Root and blocks of an archive that was accepted, each of which must match its CID."""
     assert isinstance(data, bytes)
     header, pairs = read_car(data)
-    value = decode_strict(header)
+    value = decode_strict(header, ARCHIVE_HEADER)
     assert isinstance(value, dict)
     roots = value["roots"]
     assert isinstance(roots, list)

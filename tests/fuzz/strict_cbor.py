@@ -4,23 +4,39 @@ Values are the devnet's. Written from the specification alone: shortest heads, d
 keys that are text and ascending by length and then bytes, no float, no tag but 42 on a CID.
 
 The envelope of a frame is signed by nobody and may be more loosely encoded: there, heads may be longer
-than need be and floats may stand, and either is the product's documented choice.
+than need be and floats may stand, and either is the product's documented choice. So may floats in the
+header of an archive, beside the roots.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from tests.devnet.cbor import Link, Value
 
 NESTING_MAX = 600
 
 
+@dataclass(frozen=True)
+class Leave:
+    """What may differ from the one encoding."""
+
+    heads: bool = False
+    floats: bool = False  # each read as None
+
+
+STRICT = Leave()
+ARCHIVE_HEADER = Leave(floats=True)
+ENVELOPE = Leave(heads=True, floats=True)
+
+
 class NotCanonical(ValueError):
     """The bytes are not the one encoding of a value."""
 
 
-def decode_strict(data: bytes) -> Value:
+def decode_strict(data: bytes, leave: Leave = STRICT) -> Value:
     """The value of one whole block. Raises `NotCanonical`."""
-    value, end = decode_strict_at(data, 0)
+    value, end = decode_strict_at(data, 0, leave=leave)
     if end != len(data):
         raise NotCanonical("trailing bytes")
     return value
@@ -30,18 +46,18 @@ def decode_envelope(data: bytes) -> list[Value]:
     """The values of a frame, one after the other. Raises `NotCanonical`."""
     values, at = [], 0
     while at < len(data):
-        value, at = decode_strict_at(data, at, is_envelope=True)
+        value, at = decode_strict_at(data, at, leave=ENVELOPE)
         values.append(value)
     return values
 
 
 def decode_strict_at(  # noqa: C901 - one branch for each major type, as in the specification
-    data: bytes, at: int, depth: int = 0, *, is_envelope: bool = False
+    data: bytes, at: int, depth: int = 0, *, leave: Leave = STRICT
 ) -> tuple[Value, int]:
     """One value that starts at `at`, and the position after it. Raises `NotCanonical`."""
-    if is_envelope and data[at : at + 1] in (b"\xfa", b"\xfb"):
+    if leave.floats and data[at : at + 1] in (b"\xfa", b"\xfb"):
         return None, at + (5 if data[at] == 0xFA else 9)
-    major, number, at = _head(data, at, is_envelope=is_envelope)
+    major, number, at = _head(data, at, leave=leave)
     if depth > NESTING_MAX:
         raise NotCanonical("nested too deeply")
     if major == 0:
@@ -58,13 +74,13 @@ def decode_strict_at(  # noqa: C901 - one branch for each major type, as in the 
             raise NotCanonical("cut short")
         items: list[Value] = []
         for _ in range(number):
-            item, at = decode_strict_at(data, at, depth + 1, is_envelope=is_envelope)
+            item, at = decode_strict_at(data, at, depth + 1, leave=leave)
             items.append(item)
         return items, at
     if major == 5:
-        return _map(data, number, at, depth, is_envelope=is_envelope)
+        return _map(data, number, at, depth, leave=leave)
     if major == 6:
-        raw, at = decode_strict_at(data, at, depth + 1, is_envelope=is_envelope)
+        raw, at = decode_strict_at(data, at, depth + 1, leave=leave)
         if number != 42 or not isinstance(raw, bytes) or raw[:1] != b"\0":
             raise NotCanonical("a tag that is no link")
         return Link(raw[1:]), at
@@ -72,14 +88,14 @@ def decode_strict_at(  # noqa: C901 - one branch for each major type, as in the 
 
 
 def _map(
-    data: bytes, count: int, at: int, depth: int, *, is_envelope: bool
+    data: bytes, count: int, at: int, depth: int, *, leave: Leave
 ) -> tuple[dict[str, Value], int]:
     if count > len(data) - at:
         raise NotCanonical("cut short")
     members: dict[str, Value] = {}
     before: tuple[int, bytes] | None = None
     for _ in range(count):
-        key, at = decode_strict_at(data, at, depth + 1, is_envelope=is_envelope)
+        key, at = decode_strict_at(data, at, depth + 1, leave=leave)
         if not isinstance(key, str):
             raise NotCanonical("a key that is no text")
         raw = key.encode()
@@ -87,11 +103,11 @@ def _map(
         if before is not None and order <= before:
             raise NotCanonical("keys are not ascending")
         before = order
-        members[key], at = decode_strict_at(data, at, depth + 1, is_envelope=is_envelope)
+        members[key], at = decode_strict_at(data, at, depth + 1, leave=leave)
     return members, at
 
 
-def _head(data: bytes, at: int, *, is_envelope: bool) -> tuple[int, int, int]:
+def _head(data: bytes, at: int, *, leave: Leave) -> tuple[int, int, int]:
     if at >= len(data):
         raise NotCanonical("cut short")
     major, info = data[at] >> 5, data[at] & 31
@@ -109,7 +125,7 @@ def _head(data: bytes, at: int, *, is_envelope: bool) -> tuple[int, int, int]:
         raise NotCanonical("cut short")
     number = int.from_bytes(data[at : at + size], "big")
     least = 24 if size == 1 else 1 << (4 * size)
-    if number < least and not is_envelope:
+    if number < least and not leave.heads:
         raise NotCanonical("a head that is not the shortest")
     return major, number, at + size
 

@@ -12,7 +12,7 @@ from tests.devnet.records import unreadable_blocks
 from tests.fuzz.engine import CPU_MS_MAX, Campaign, failure_kind, minimised
 from tests.fuzz.mutation import rehashed
 from tests.fuzz.report import add_run, document
-from tests.fuzz.strict_cbor import NotCanonical, decode_strict
+from tests.fuzz.strict_cbor import ARCHIVE_HEADER, NotCanonical, decode_strict
 from tests.fuzz.targets import TARGETS, open_target
 
 INPUTS = {"settings": 50, "citations": 100, "trees": 150}
@@ -80,6 +80,15 @@ def test_the_second_opinion_refuses_what_is_no_canonical_value(name: str):
     else:
         with pytest.raises(NotCanonical):
             decode_strict(unreadable_blocks("a.b.c")[name])
+
+
+def test_a_float_may_stand_in_the_header_of_an_archive_and_a_long_head_may_not():
+    with_float = bytes.fromhex("a1612ffb3ff8000000000000")  # {"/": 1.5}
+    assert decode_strict(with_float, ARCHIVE_HEADER) == {"/": None}
+    with pytest.raises(NotCanonical, match="float"):
+        decode_strict(with_float)
+    with pytest.raises(NotCanonical, match="shortest"):
+        decode_strict(bytes.fromhex("a1612f1801"), ARCHIVE_HEADER)  # {"/": 1}, in a byte too many
 
 
 def test_links_to_a_changed_block_are_followed_to_the_root():
