@@ -57,7 +57,7 @@ def open_runner(
             GovernanceSync(stream.resyncer, did=settings.governance.did),
             pds_scan(settings, world.clock, store, stream, network, collections=collections),
             freshness_scan(settings, world.clock, store, stream, network),
-            FullReindex(store.rebuilds, stream.giving_way.turn),
+            FullReindex(store.rebuilds),
             citation_extraction(settings, store.citations, network.blobs, network.sources),
         ],
         pauses=pauses,

@@ -121,7 +121,8 @@ class Database:
         """Run as much as one transaction may take of work that can be ended anywhere.
 
         It should end after a piece of some milliseconds once it is over, which is when its time is
-        up or an urgent change has come. Raises as `write` does.
+        up or an urgent change has come. It is not synced, see `write`: what a loss of power takes
+        is done again. Raises as `write` does.
         """
 
         def some(connection: sqlite3.Connection) -> T:
@@ -129,7 +130,7 @@ class Database:
             until = time.perf_counter() + (STEP_S if is_alive else LONG_STEP_S)
             return change(connection, lambda: bool(self._urgent) or time.perf_counter() > until)
 
-        return await self._submit(lambda: self._transact(some), is_rest_due=False)
+        return await self._submit(lambda: self._transact(some, is_synced=False), is_rest_due=False)
 
     async def attach(self, file: str, name: str) -> None:
         """Let changes read another file under that name, in place of the one that had it."""

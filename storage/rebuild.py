@@ -4,8 +4,9 @@ Changes of records are written to the generation from the first moment on, whate
 the copy, which therefore ends: it goes up to the newest record that was there when it began. What
 was made ready outside of the writer is compared, when it is taken over, with the record as it is
 then, and what has changed is left alone, because whoever changed it has written its new rows.
-Eprints come last: when they do, the labels and tags that their search rows hold are there, so that
-each is written once. While the search index is made elsewhere, changes of it are owed.
+What eprints are found by comes first, the labels and tags of others, then they: so each search row
+is written once. The search index, made elsewhere, is put in place while the rest is copied; until
+it is there, changes of it are owed.
 
 Every step is one short transaction, in which the place it has come to and the records that are done
 are saved with it. What else is done is told to a `Progress`.
@@ -18,6 +19,7 @@ import json
 import sqlite3
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +44,15 @@ PART_RECORDS = 2000
 """Of one part, or fewer of large ones: some tenths of a second of a process."""
 
 SEARCH_ROWS = 50
+
+
+class _Turn(IntEnum):
+    """When collections are copied."""
+
+    FEEDING = 0
+    SEARCHABLE = 1
+    REST = 2
+
 
 _LAST = """
 SELECT max(id) FROM (
@@ -89,11 +100,16 @@ class Rebuild:
         self._searchable = frozenset(
             kind.nsid for kind in projections.types.values() if kind.search is not None
         )
+        feeding = (kind.nsid for kind in projections.types.values() if kind.feeds_search)
+        self._turns = dict.fromkeys(feeding, _Turn.FEEDING)
+        self._turns |= dict.fromkeys(self._searchable, _Turn.SEARCHABLE)
         self._planned = 0  # parts
         self._attached: str | None = None  # file of the part that the writer has before it
         self._index: BeginIndex | None = None
         self._is_merging = False
         self._appended: dict[str, int] = {}  # file of a part -> its last record in the index
+        self._is_past_search = False  # whether all parts that can be searched were made
+        self._is_whole = False  # whether all of them are in the index
         self.segments = 0  # of the index, since they were last made one
         self._gathering = 0  # records in them
         self._copy: IndexCopy | None = None  # once the index is finished
@@ -102,23 +118,29 @@ class Rebuild:
 
     async def next(self) -> Part | None:
         """The next part of what is left to be copied, made ready; None after the last."""
-        return await self.parts.next()
+        part = await self.parts.next()
+        self._is_past_search = part is None or self._turn(part.collection) is _Turn.REST
+        return part
 
     async def plan(self, previous: Part | None) -> Part | None:
         """The part that follows `previous`, or the place that was saved; None after the last."""
         generation = await self._generation()
         if generation is None:
             return None
-        place = (generation.collection, generation.after_id)
+        saved = place = (generation.collection, generation.after_id)
         if previous is not None:
             place = (previous.collection, previous.upto_id)
-        elif generation.search is SearchState.OWED and place[0] in self._searchable:
+        elif generation.search is SearchState.OWED:
             # The process that had made some of the search index is no more, nor is that.
-            place = (min(self._searchable), 0)
+            place = min(place, (min(self._searchable), 0), key=self._order)
         async for collection in self._collections(place[0]):
-            if collection in self._searchable:
-                generation = await self._with_index(generation)
             after_id = place[1] if collection == place[0] else 0
+            if self._turn(collection) is _Turn.SEARCHABLE:
+                generation = await self._with_index(generation)
+            elif self._order(saved) > self._order((collection, after_id)):
+                if saved[0] != collection:
+                    continue  # it was copied before a restart
+                after_id = saved[1]
             found = await self._database.read(
                 _LAST, (collection, after_id, generation.upto_id, PART_RECORDS)
             )
@@ -130,17 +152,22 @@ class Rebuild:
 
     async def _collections(self, first: str) -> AsyncIterator[str]:
         """Those that are copied from `first` on, in the order of the copy."""
-        name: str | None = None if first in self._searchable else first
+        for each in sorted(self._turns, key=lambda name: self._order((name, 0))):
+            if self._order((each, 0)) >= self._order((first, 0)):
+                yield each
+        name: str | None = first if self._turn(first) is _Turn.REST else ""
         while name is not None:
-            if name not in self._searchable:
+            if name and self._turn(name) is _Turn.REST:
                 yield name
             name = (await self._database.read(_NEXT_COLLECTION, (name,)))[0][0]
-        for each in sorted(self._searchable):
-            if first not in self._searchable or each >= first:
-                yield each
 
-    def _order(self, collection: str) -> tuple[bool, str]:
-        return collection in self._searchable, collection
+    def _turn(self, collection: str) -> _Turn:
+        is_none = collection == ""  # before the first
+        return _Turn.FEEDING if is_none else self._turns.get(collection, _Turn.REST)
+
+    def _order(self, place: tuple[str, int]) -> tuple[_Turn, str, int]:
+        """Of two places in the copy, that of the later one is greater."""
+        return self._turn(place[0]), *place
 
     async def _generation(self) -> Generation | None:
         for row in await self._database.read(IN_USE):
@@ -211,10 +238,12 @@ class Rebuild:
 
     def _first_left(self, generation: Generation, part: Part) -> int:
         """How many records of a part had been taken over before a restart."""
-        here, there = self._order(part.collection), self._order(generation.collection)
-        if here < there:
-            return len(part.record_ids)
-        return bisect_right(part.record_ids, generation.after_id) if here == there else 0
+        saved = (generation.collection, generation.after_id)
+        return bisect_right(
+            part.record_ids,
+            self._order(saved),
+            key=lambda record_id: self._order((part.collection, record_id)),
+        )
 
     def _take_over(
         self,
@@ -291,7 +320,7 @@ class Rebuild:
 
         A part that has been begun is gone on with.
         """
-        if part.collection in self._searchable and self._index is not None:
+        if self._turn(part.collection) is _Turn.SEARCHABLE and self._index is not None:
             index, is_more = self._index, True
             while is_more:
                 if self.segments >= SEGMENTS_MAX:
@@ -303,7 +332,13 @@ class Rebuild:
                 self._appended[part.file] = outcome.upto_id
                 is_more = outcome.is_more
             del self._appended[part.file]
+        self._is_whole = self._is_past_search
         await asyncio.to_thread(Path(part.file).unlink, missing_ok=True)
+
+    @property
+    def can_complete(self) -> bool:
+        """Whether the search index is whole, and `complete` has it to put in place."""
+        return self._is_whole and self._index is not None
 
     def _tell_appended(self, records: int) -> None:
         self._gathering += records

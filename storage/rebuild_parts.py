@@ -41,7 +41,7 @@ WHERE record.collection = ? AND record.id > ? AND record.id <= ? ORDER BY record
 PART_CHARS = 8_000_000
 """A part that has come to so much of values ends, whatever it was to hold: about a second."""
 
-TAKEN_ROWS = 64
+TAKEN_ROWS = 128
 TAKEN_CHARS = 500_000
 """Of the records that are taken over as one piece, whichever comes first: some milliseconds."""
 

@@ -13,7 +13,10 @@ from storage.parity import SAMPLE_RECORDS
 
 
 class Stage(IntEnum):
-    """What a rebuild does: the first four beside each other, the others one after the other."""
+    """What a rebuild does: up to `GATHERED` beside each other, and then one after the other.
+
+    All but `HELD` may come amid the first two, for records that nobody searches for.
+    """
 
     MADE = 0
     """Rows of records, in files of their own: by records."""
@@ -44,6 +47,8 @@ COSTS = {
 }  # fmt: skip
 """Time that a stage takes for one of its records, about: 1 is some 30 µs."""
 
+_OF_SEARCH = range(Stage.APPENDED, Stage.HELD)
+
 SAMPLED_COST = 20
 """The same for a record that is read in full when all is held against the records."""
 
@@ -55,15 +60,17 @@ class Progress:
         """Of so many records in all, and so many among them that have a search row."""
         self._records = records
         eprints = min(eprints, records)
-        of_search = range(Stage.APPENDED, Stage.HELD)
-        self._sizes = {stage: eprints if stage in of_search else records for stage in Stage}
+        self._sizes = {stage: eprints if stage in _OF_SEARCH else records for stage in Stage}
         self._costs = {stage: self._sizes[stage] * cost for stage, cost in COSTS.items()}
         self._costs[Stage.HELD] += SAMPLED_COST * min(records, SAMPLE_RECORDS)
         self._done: dict[Stage, float] = dict.fromkeys(Stage, 0)
         self._reached = Stage.MADE
 
     def reach(self, stage: Stage, size: int | None = None) -> None:
-        """All stages before this one are done. `size`: of all that it works through, if known."""
+        """All stages before this one are done, or of one of the search index those of it.
+
+        `size`: of all that it works through, if known.
+        """
         self._reached = max(self._reached, stage)
         if size is not None and self._done[stage] == 0:
             self._sizes[stage] = size
@@ -84,6 +91,6 @@ class Progress:
         return min(int(self._records * done / total), self._records) if total else 0
 
     def _share(self, stage: Stage) -> float:
-        if stage < self._reached:
+        if stage < self._reached and (stage in _OF_SEARCH or self._reached is Stage.HELD):
             return 1.0
         return min(self._done[stage] / self._sizes[stage], 1.0) if self._sizes[stage] else 0.0

@@ -258,14 +258,15 @@ def _resumed(operation: Operation, generation: Generation, eprints: int) -> Prog
     if generation.state is GenerationState.CURRENT:
         progress.come_to(Stage.HELD, records)
         progress.reach(Stage.HELD)
-    elif generation.search is SearchState.KEPT:
+        return progress
+    made = operation.records_processed
+    progress.come_to(Stage.COPIED, made)
+    if generation.search is SearchState.KEPT:
         progress.reach(Stage.CAUGHT_UP)
-    else:
-        progress.come_to(Stage.COPIED, operation.records_processed)
-        # Of the search index nothing is left, and eprints, which come last, are made ready again.
-        is_owed = generation.search is SearchState.OWED
-        made = records - eprints if is_owed else operation.records_processed
-        progress.come_to(Stage.MADE, made)
+    elif generation.search is SearchState.OWED:
+        # Of the search index nothing is left, and all eprints are made ready again.
+        made = max(made - eprints, 0)
+    progress.come_to(Stage.MADE, made)
     return progress
 
 

@@ -2,8 +2,8 @@
 
 Nothing is fetched. Readers see the old tables until the new ones are complete and have been held
 against the records; whatever ends the operation before leaves the old ones as they are, and what
-there is of the new ones is cleared away by the store's upkeep. Beside the live stream the tables
-are written in turns.
+there is of the new ones is cleared away by the store's upkeep. It takes no turns beside the live
+stream: what is written makes way for that of itself, and all else is done by other processes.
 
 Records count once they are in the new typed tables; units say how much of the whole work is done,
 in records, and are counted by a timer of their own, since some steps take longer than a second.
@@ -12,8 +12,8 @@ in records, and are counted by a timer of their own, since some steps take longe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -70,6 +70,10 @@ class Rebuild(Protocol[P]):
     async def index(self, part: P) -> None:
         """Make a part searchable that has been copied."""
 
+    @property
+    def can_complete(self) -> bool:
+        """Whether the new search index can be put in place, by `complete`, amid the copying."""
+
     async def complete(self) -> bool:
         """Do a part of what the new search rows still owe; False when nothing was left."""
 
@@ -93,19 +97,14 @@ class Rebuilds(Protocol[P]):
         """Let readers see the new tables; False when the operation has ended before."""
 
 
-Turn = Callable[[], AbstractAsyncContextManager[None]]
-"""Surrounds a piece of work, so that it leaves the live stream its share."""
-
-
 class FullReindex(Generic[P]):
     """Every record that is stored, whatever its verdict was, in one pass."""
 
     type = OperationType.FULL_REINDEX
     unit = "record"
 
-    def __init__(self, rebuilds: Rebuilds[P], turn: Turn = nullcontext) -> None:
+    def __init__(self, rebuilds: Rebuilds[P]) -> None:
         self._rebuilds = rebuilds
-        self._turn_beside = turn
 
     def parse(self, params: Mapping[str, Json]) -> Request:
         """`batchSize`: how many records at most lie between two checkpoints."""
@@ -125,7 +124,7 @@ class FullReindex(Generic[P]):
         async with self._counted(context):
             async with rebuilds.open(context.operation) as rebuild:
                 await self._copy_all(context, rebuild)
-                while await self._complete(context, rebuild):
+                while await insist(rebuild.complete):
                     pass
             difference = await insist(partial(rebuilds.check, operation_id))
         if difference is not None:
@@ -151,28 +150,24 @@ class FullReindex(Generic[P]):
             if row is not None:
                 context.take(row)
 
-    def _turn(self, context: Context) -> AbstractAsyncContextManager[None]:
-        is_held = context.operation.mode is OperationMode.PAUSE
-        return nullcontext() if is_held else self._turn_beside()
-
-    async def _complete(self, context: Context, rebuild: Rebuild[P]) -> bool:
-        async with self._turn(context):
-            return await insist(rebuild.complete)
-
     async def _copy_all(self, context: Context, rebuild: Rebuild[P]) -> None:
-        """Copy one part while the one before it is made searchable."""
+        """Copy one part while the one before it is made searchable.
+
+        Once all that can be searched is, its index is put in place amid the copying of the rest.
+        """
         copied: P | None = None
-        while (part := await rebuild.next()) is not None:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._copy(context, rebuild, part), name="reindex-copy")
+        completing: asyncio.Task[None] | None = None
+        async with _failing_alone() as group:
+            while (part := await rebuild.next()) is not None:
+                async with _failing_alone() as pair:
+                    pair.create_task(self._copy(context, rebuild, part), name="reindex-copy")
                     if copied is not None:
                         await insist(partial(rebuild.index, copied))
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-            copied = part
-        if copied is not None:
-            await insist(partial(rebuild.index, copied))
+                copied = part
+                if completing is None and rebuild.can_complete:
+                    completing = group.create_task(_complete(rebuild), name="reindex-complete")
+            if copied is not None:
+                await insist(partial(rebuild.index, copied))
 
     async def _copy(self, context: Context, rebuild: Rebuild[P], part: P) -> None:
         if not await context.begin(part.unit):
@@ -181,12 +176,26 @@ class FullReindex(Generic[P]):
         records_max = size if isinstance(size, int) else BATCH_SIZE
         left = part
         while left.record_ids:
-            async with self._turn(context):
-                copied = await insist(partial(rebuild.copy, left, records_max))
+            copied = await insist(partial(rebuild.copy, left, records_max))
             if copied is None:
                 raise OperationFailed("the new tables were given up")
             row, left = copied
             context.take(row)
+
+
+async def _complete(rebuild: Rebuild[P]) -> None:
+    while rebuild.can_complete:
+        await insist(rebuild.complete)
+
+
+@asynccontextmanager
+async def _failing_alone() -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks of which the first to fail ends the others, and raises what it raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 async def rebuild_outdated(backfills: Backfills) -> None:

@@ -173,6 +173,7 @@ class RecordType:
     counts: tuple[Count, ...] = ()
     labels: tuple[Labels, ...] = ()
     search: Callable[[Value, RecordContext], tuple[str, ...]] | None = None
+    feeds_search: bool = False  # whether search rows of others hold texts of its marks
     upgrades: Mapping[int, Upgrade] = field(default_factory=dict)  # from revision -> step
     columns: tuple[Column, ...] = field(init=False)
     table: str = field(init=False)

@@ -59,6 +59,7 @@ def tag_type(nsid: str) -> RecordType:
             text("node_subkind", "nodeSubkind"),
         ),
         marks=(mark("tag", "eprintUri", text="tag"),),
+        feeds_search=True,
     )
 
 

@@ -29,7 +29,7 @@ from tests.e2e.test_operation_runs import NODE, call, look, stored, write_steadi
 from tests.oracle import wait_until_equal
 
 EPRINT = "pub.chive.eprint.submission"
-RECORDS = 150
+RECORDS = 1500
 COPIED = "SELECT records_processed FROM operation WHERE type = 'fullReindex'"
 COUNT = "SELECT count(*) FROM records"
 TABLES = "SELECT name FROM sqlite_schema WHERE name GLOB 'eprint_submission__[0-9]'"

@@ -104,6 +104,8 @@ async def test_a_live_batch_does_not_wait_for_the_disk_and_what_follows_it_does(
             assert len(synced) == before
             await database.write(insert("c"))
             assert len(synced) == before + 1
+            await database.write_some(lambda connection, _: insert("d")(connection))
+            assert len(synced) == before + 1
 
 
 async def test_a_store_that_is_open_needs_no_further_descriptor(tmp_path: Path):

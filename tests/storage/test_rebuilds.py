@@ -28,6 +28,7 @@ from indexer.records.projection import SEARCH, text
 from indexer.records.registry import Registry
 from storage.database import BUSY_TIMEOUT_S, Database, open_database
 from storage.denials import DenialStore
+from storage.generations import SearchState
 from storage.parity import SLICE_CHARS, SLICE_RECORDS, Parity
 from storage.rebuild import PART_RECORDS, Rebuild
 from storage.rebuild_parts import PART_CHARS, PORTION_CHARS, Part, Preparing, piece_upto
@@ -64,13 +65,13 @@ class Meanwhile:
         self,
         inner: Rebuilds | Rebuild,
         act: Callable[[str], Awaitable[None]],
-        turn: asyncio.Lock | None = None,
+        turn: asyncio.Lock | asyncio.Semaphore | None = None,
     ) -> None:
         self.inner, self.act = inner, act
         self.turn = turn or asyncio.Lock()  # steps overlap, what happens meanwhile does not
 
     def __getattr__(self, name: str):
-        if name == "count":  # is no step, and comes as often as the clock says
+        if name in {"count", "can_complete"}:  # no steps; one comes as often as the clock says
             return getattr(self.inner, name)
 
         async def step(*arguments: object):
@@ -395,35 +396,28 @@ async def test_a_full_disk_is_waited_for(folder: Path):
         assert differences(world) == []
 
 
-class Turns:
-    """Counts the pieces of work, of which no two may overlap."""
+async def test_the_search_index_is_put_in_place_while_what_it_does_not_hold_is_copied(folder: Path):
+    copied = 0
 
-    def __init__(self) -> None:
-        self.taken = 0
-        self.lock = asyncio.Lock()
+    async def wait_for_the_index(name: str) -> None:
+        nonlocal copied
+        copied += name == "copy"
+        if name == "copy" and copied == BATCHES:  # of records that nobody searches for
+            found = "SELECT has_search FROM generation WHERE state = 'building'"
+            async with asyncio.timeout(30):
+                while await world.one(found) != SearchState.KEPT:
+                    await asyncio.sleep(0.01)
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        async with self.lock:
-            self.taken += 1
-            yield
-
-
-@pytest.mark.parametrize("mode", OperationMode)
-async def test_beside_the_stream_the_work_is_done_in_turns_and_while_it_is_held_at_once(
-    folder: Path, mode: OperationMode
-):
-    turns = Turns()
     async with typed_world(folder) as world:
         context = await world.begin_reindex()
-        context.operation = dataclasses.replace(context.operation, mode=mode)
-        await world.database.write(
-            lambda connection: connection.execute("UPDATE operation SET mode = ?", (mode,)).rowcount
-        )
-        await FullReindex(world.rebuilds, turns.turn).run(context)
+        overlapping = asyncio.Semaphore(2)
+        await FullReindex(Meanwhile(world.rebuilds, wait_for_the_index, overlapping)).run(context)
+        assert copied == BATCHES
         assert context.operation.records_processed == RECORDS
+        await world.operations.end("one", OperationStatus.COMPLETED, None)
+        await world.settle()
         assert differences(world) == []
-    assert (turns.taken > 2) is (mode is OperationMode.SUPPLEMENT)
+        assert await world.one(SEARCHED, "mosses bryology fieldwork") == 1
 
 
 async def test_a_batch_that_ends_the_process_twice_fails_the_rebuild(folder: Path):

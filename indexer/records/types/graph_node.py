@@ -88,5 +88,6 @@ RECORD_TYPE = RecordType(
         SideTable("collection_order", (SideColumn("edge_uri", is_indexed=True),), _item_order),
     ),
     marks=(_own_label,),
+    feeds_search=True,
     counts=(Count("eprint_count", "field"),),
 )

@@ -20,7 +20,7 @@ from record_examples import (
 
 from indexer.derived import Mark
 from indexer.records.prepare import assess_value
-from indexer.records.projection import SEARCH, SqlType
+from indexer.records.projection import LABEL_MARK, SEARCH, SqlType
 from indexer.records.registry import load_registry
 
 REGISTRY = load_registry()
@@ -130,6 +130,14 @@ def test_every_counted_mark_is_set_by_some_type():
     cited["citedWork"]["chiveUri"] = EPRINT_URI + "x"
     set_marks |= {mark.name for mark in projected("pub.chive.eprint.citation", cited).marks}
     assert counted <= set_marks
+
+
+@pytest.mark.parametrize("nsid", TYPES)
+def test_a_type_whose_texts_are_in_search_rows_of_others_says_so(nsid: str):
+    """A rebuild copies it before them, and each row is written once."""
+    names = {mark.name for mark in projected(nsid, full(nsid)).marks}
+    held = {LABEL_MARK, *SEARCH.received.values()}
+    assert TYPES[nsid].feeds_search is bool(names & held)
 
 
 @pytest.mark.parametrize("nsid", [n for n in RECORD_NSIDS if record_key(n) == "self"])
