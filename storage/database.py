@@ -5,7 +5,7 @@ The writer is the lock of the whole daemon: a write is one function that runs in
 Cancelling the caller does not tear a transaction. Live batches overtake all else, and while there
 are any the writer rests after each other transaction for as long as that took: whoever works in the
 background, and however many do, they have half of the writer, and slow down by waiting for it. Work
-that can be ended anywhere ends as soon as a live batch comes instead, and needs no rest.
+that can be ended anywhere ends as soon as a live batch comes, and needs half the rest.
 Only the writer checkpoints, which keeps clear of the WAL-reset bug of SQLite before 3.51.3.
 
 Refused here: a file of another program, a file of a newer version, a second daemon on the file.
@@ -44,6 +44,10 @@ READ_S_MAX = 5.0
 ORDINARY_READERS = 2
 LIVE_S = 1.0
 """The stream counts as alive for so long after an urgent change; it saves its cursor more often."""
+
+REST_AFTER_SOME = 0.5
+"""The rest after work that can be ended anywhere, as a share of the time that it took. Without any,
+what the writer copies from the log into the file came too often for the live stream."""
 
 REST_S_MAX = 0.1
 """A rest is not longer: an operator's command may be what waits."""
@@ -84,7 +88,7 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._urgent: deque[Callable[[], None]] = deque()
         self._ordinary: deque[Callable[[], None]] = deque()
-        self._is_rest_due = False  # after the change that is running
+        self._rest_share = 0.0  # of the change that is running: how long a rest it calls for
         self._urgent_at = float("-inf")  # when the last urgent change was asked for
         self._rest_until = float("-inf")  # no ordinary change begins before
         self._is_synced = True  # as the connection was opened
@@ -130,7 +134,9 @@ class Database:
             until = time.perf_counter() + (STEP_S if is_alive else LONG_STEP_S)
             return change(connection, lambda: bool(self._urgent) or time.perf_counter() > until)
 
-        return await self._submit(lambda: self._transact(some, is_synced=False), is_rest_due=False)
+        return await self._submit(
+            lambda: self._transact(some, is_synced=False), rest_share=REST_AFTER_SOME
+        )
 
     async def attach(self, file: str, name: str) -> None:
         """Let changes read another file under that name, in place of the one that had it."""
@@ -160,7 +166,7 @@ class Database:
         run: Callable[[], T],
         *,
         urgent: bool = False,
-        is_rest_due: bool = True,
+        rest_share: float = 1.0,
         committed: Callable[[T], None] | None = None,
     ) -> T:
         """Have it run on the writer's thread, in its turn."""
@@ -180,7 +186,7 @@ class Database:
             outcome: tuple[T] | BaseException
             if self._closing and future.cancelled():
                 return
-            self._is_rest_due = is_rest_due and not urgent
+            self._rest_share = 0.0 if urgent else rest_share
             try:
                 outcome = (run(),)
             except BaseException as failure:  # noqa: BLE001 - handed to the awaiting caller
@@ -251,8 +257,9 @@ class Database:
             began = time.monotonic()
             queue.popleft()()
             self._progress_at = ended = time.monotonic()
-            if self._is_rest_due and ended - self._urgent_at < LIVE_S:
-                self._rest_until = ended + min(ended - began, REST_S_MAX)
+            if self._rest_share and ended - self._urgent_at < LIVE_S:
+                rest_s = self._rest_share * (ended - began)
+                self._rest_until = ended + min(rest_s, REST_S_MAX)
 
     def _awaited(self) -> deque[Callable[[], None]] | None:
         """The queue whose first change is next, once there is one; None when all is done."""
