@@ -55,7 +55,7 @@ REST_S_MAX = 0.1
 STEP_S = 0.02
 """Of work that can be ended anywhere, what one transaction takes before it commits."""
 
-LONG_STEP_S = 0.04
+LONG_STEP_S = 0.1
 """The same where no stream is alive that would have to wait for the commit."""
 
 GIVE_WAY_S_MAX = 1.0

@@ -6,7 +6,7 @@ was made ready outside of the writer is compared, when it is taken over, with th
 then, and what has changed is left alone, because whoever changed it has written its new rows.
 What eprints are found by comes first, the labels and tags of others, then they: so each search row
 is written once. The search index, made elsewhere, is put in place while the rest is copied; until
-it is there, changes of it are owed.
+it is there and was checked, changes of it are owed.
 
 Every step is one short transaction, in which the place it has come to and the records that are done
 are saved with it. What else is done is told to a `Progress`.
@@ -31,9 +31,10 @@ from storage.generations import IN_USE, Generation, GenerationState, SearchState
 from storage.generations import generation_from_row as from_row
 from storage.operations import load_operation
 from storage.projections import Projections
+from storage.rebuild_check import find_difference
 from storage.rebuild_parts import PART, Part, Preparing, first_judged, piece_upto, take_over
 from storage.rebuild_progress import Progress, Stage
-from storage.rebuild_work import Append, BeginIndex, Check, Merge, insist_on_file
+from storage.rebuild_work import Append, BeginIndex, Check, Merge, Outcome, insist_on_file
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
 from storage.search_build import CHECK_TELLS, MERGE_PAGES, SEGMENTS_MAX, IndexCopy
@@ -113,6 +114,8 @@ class Rebuild:
         self.segments = 0  # of the index, since they were last made one
         self._gathering = 0  # records in them
         self._copy: IndexCopy | None = None  # once the index is finished
+        self._checking: asyncio.Task[Outcome] | None = None  # from then on
+        self._is_placed = False
         self._index_kb = 0
         self.parts: Parts  # made by its `plan`
 
@@ -360,7 +363,10 @@ class Rebuild:
             return await self._catch_up()
         if self._copy is None:
             await self._merge(self._index)
-        elif await self._put_in_place(self._copy):
+        elif not self._is_placed:
+            self._is_placed = await self._put_in_place(self._copy)
+        else:
+            await self._keep()
             self._index = None
         return True
 
@@ -368,37 +374,49 @@ class Rebuild:
         outcome = await self.parts.do(Merge(index.file, index.table, is_first=not self._is_merging))
         self._is_merging = True
         self._index_kb = outcome.size_kb
-        self._progress.reach(Stage.MERGED, self._index_kb)
+        self._progress.reach(Stage.MERGED)
+        self._progress.measure(Stage.MERGED, self._index_kb)
         self._progress.add(Stage.MERGED, MERGE_PAGES)
         if not outcome.is_more:
-            self._progress.reach(Stage.CHECKED, CHECK_TELLS)
+            # Neither the check nor the copying changes the file: they need not wait for each other.
+            self._progress.reach(Stage.EMPTIED)
+            self._progress.measure(Stage.CHECKED, CHECK_TELLS)
             tell = partial(self._progress.add, Stage.CHECKED)
-            await self.parts.do(Check(index.file, index.table), tell)
+            self._checking = self.parts.begin(Check(index.file, index.table), tell)
             self._copy = IndexCopy(index.file, index.table)
 
     async def _put_in_place(self, copy: IndexCopy) -> bool:
-        """Whether all of the index is there now, and changes are written to it."""
+        """Whether all of the index is there now; changes are still owed to it."""
 
         def change(connection: sqlite3.Connection, is_over: IsOver) -> bool:
-            generation = generation_of(connection, self._operation_id)
-            if generation is None:
+            if generation_of(connection, self._operation_id) is None:
                 return True
             insist_on_file(copy.file)
-            if copy.step(connection, is_over):
-                return False
-            connection.execute(
-                "UPDATE generation SET has_search = ? WHERE number = ?",
-                (SearchState.KEPT, generation.number),
-            )
-            return True
+            return not copy.step(connection, is_over)
 
         stage = Stage.PLACED if copy.is_emptied else Stage.EMPTIED
         is_there = await self._database.write_some(change)
-        self._progress.reach(stage, self._index_kb)
+        self._progress.measure(stage, self._index_kb)
         self._progress.add(stage, copy.settle())
-        if is_there:
-            self._progress.reach(Stage.CAUGHT_UP)
+        if copy.is_emptied:
+            self._progress.reach(Stage.PLACED)
         return is_there
+
+    async def _keep(self) -> None:
+        """Once the check has found nothing: from now on changes are written to the index."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE generation SET has_search = ?"
+                " WHERE operation_id = ? AND state = 'building' AND has_search = ?",
+                (SearchState.KEPT, self._operation_id, SearchState.OWED),
+            )
+
+        self._progress.reach(Stage.CHECKED)
+        if self._checking is not None:
+            await self._checking
+        await self._database.write(change)
+        self._progress.reach(Stage.CAUGHT_UP)
 
     async def _catch_up(self) -> bool:
         turns = Turns()  # what is owed here is done before anybody reads it, in any order
@@ -413,6 +431,17 @@ class Rebuild:
         was_any = await self._database.write(change)
         self._progress.add(Stage.CAUGHT_UP, SEARCH_ROWS)
         return was_any
+
+    async def check(self) -> str | None:
+        """Hold the new tables against the records; see `find_difference`."""
+        generation = await self._generation()
+        if generation is None:
+            return None
+        self._progress.reach(Stage.HELD)
+        tell = partial(self._progress.add, Stage.HELD)
+        return await find_difference(
+            self._database, self.parts, generation.number, self._progress.records, tell
+        )
 
 
 def generation_of(connection: sqlite3.Connection, operation_id: str) -> Generation | None:

@@ -29,12 +29,12 @@ class Stage(IntEnum):
     that are in them."""
     MERGED = 4
     """Those that are left: by kilobytes of the file, of which some are never merged."""
-    CHECKED = 5
-    """All of it: by shares."""
-    EMPTIED = 6
+    EMPTIED = 5
     """The place of the index, of what a crash has left there: by rows, of 1 kB as a rule."""
-    PLACED = 7
+    PLACED = 6
     """The index: by kilobytes."""
+    CHECKED = 7
+    """All of it, which begins with the emptying: by shares."""
     CAUGHT_UP = 8
     """Search rows that have changed meanwhile: by rows, of no more than there are eprints."""
     HELD = 9
@@ -43,7 +43,7 @@ class Stage(IntEnum):
 
 COSTS = {
     Stage.MADE: 4, Stage.COPIED: 4, Stage.APPENDED: 6, Stage.GATHERED: 1, Stage.MERGED: 1,
-    Stage.CHECKED: 2, Stage.EMPTIED: 1, Stage.PLACED: 2, Stage.CAUGHT_UP: 1, Stage.HELD: 1,
+    Stage.EMPTIED: 1, Stage.PLACED: 2, Stage.CHECKED: 2, Stage.CAUGHT_UP: 1, Stage.HELD: 1,
 }  # fmt: skip
 """Time that a stage takes for one of its records, about: 1 is some 30 µs."""
 
@@ -58,7 +58,7 @@ class Progress:
 
     def __init__(self, records: int, eprints: int) -> None:
         """Of so many records in all, and so many among them that have a search row."""
-        self._records = records
+        self.records = records
         eprints = min(eprints, records)
         self._sizes = {stage: eprints if stage in _OF_SEARCH else records for stage in Stage}
         self._costs = {stage: self._sizes[stage] * cost for stage, cost in COSTS.items()}
@@ -66,13 +66,13 @@ class Progress:
         self._done: dict[Stage, float] = dict.fromkeys(Stage, 0)
         self._reached = Stage.MADE
 
-    def reach(self, stage: Stage, size: int | None = None) -> None:
-        """All stages before this one are done, or of one of the search index those of it.
-
-        `size`: of all that it works through, if known.
-        """
+    def reach(self, stage: Stage) -> None:
+        """All stages before this one are done, or of one of the search index those of it."""
         self._reached = max(self._reached, stage)
-        if size is not None and self._done[stage] == 0:
+
+    def measure(self, stage: Stage, size: int) -> None:
+        """A stage, unless it has begun, works through so much in all."""
+        if self._done[stage] == 0:
             self._sizes[stage] = size
 
     def come_to(self, stage: Stage, done: float) -> None:
@@ -88,7 +88,7 @@ class Progress:
         """Records that the work comes to which is done, of all that there are."""
         total = sum(self._costs.values())
         done = sum(cost * self._share(stage) for stage, cost in self._costs.items())
-        return min(int(self._records * done / total), self._records) if total else 0
+        return min(int(self.records * done / total), self.records) if total else 0
 
     def _share(self, stage: Stage) -> float:
         if stage < self._reached and (stage in _OF_SEARCH or self._reached is Stage.HELD):

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from indexer.errors import ChiveIndexerError, LocalBusy
+from storage.parity import Span, difference
 from storage.reading import read_only
 from storage.rebuild_parts import Part, Preparing, Tell, make_part
 from storage.search_build import Source, append, begin_index, check_index, index_kb, merge_some
@@ -64,13 +65,20 @@ class Check(msgspec.Struct, frozen=True, tag=True):
     table: str
 
 
-Work = Part | BeginIndex | Append | Merge | Check
+class Compare(msgspec.Struct, frozen=True, tag=True):
+    """Hold a span of records against their rows in a generation in the making."""
+
+    number: int  # of the generation
+    span: Span
+
+
+Work = Part | BeginIndex | Append | Merge | Check | Compare
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):
     """How much more of a piece of work is done; of what cannot tell, an outcome is soon there."""
 
-    count: int  # of a part or an append records, of a check shares
+    count: int  # of a part, an append or a comparison records, of a check shares
 
 
 class Outcome(msgspec.Struct, frozen=True, tag=True):
@@ -80,6 +88,7 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
     upto_id: int = 0  # the last record that was added to the search index, if there are more
     is_more: bool = False  # whether there is more of the same to do
     size_kb: int = 0  # of what there is in the search index, after a merge
+    difference: str | None = None  # what a comparison has found first
     problem: str | None = None
     is_busy: bool = False  # a problem that passes
 
@@ -129,6 +138,8 @@ def _needed(work: Work) -> tuple[str, ...]:
             return (work.file, work.part)
         case Merge() | Check():
             return (work.file,)
+        case Compare():
+            return ()
 
 
 def _perform(work: Work, index: Path, preparing: Preparing, tell: Tell) -> Outcome:
@@ -155,6 +166,8 @@ def _perform(work: Work, index: Path, preparing: Preparing, tell: Tell) -> Outco
             return Outcome(is_more=is_more, size_kb=index_kb(work.file))
         case Check():
             return _checked(work, tell)
+        case Compare():
+            return Outcome(difference=difference(index, work.number, work.span, preparing, tell))
 
 
 def _checked(work: Check, tell: Tell) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -196,6 +196,21 @@ class Parts:
     async def _make(self, part: Part) -> tuple[Part, Part | None]:
         outcome = await insist_on(partial(self.do, part, self._tell), wait)
         return part.made(outcome.record_ids, is_more=outcome.is_more)
+
+    async def do_all(self, works: AsyncIterator[Work], tell: Tell) -> AsyncGenerator[Outcome, None]:
+        """Pieces of work that do not need each other; what came of each, in their order."""
+        coming: deque[asyncio.Task[Outcome]] = deque()
+        async for work in works:
+            coming.append(self.begin(work, tell))
+            if len(coming) == self._ahead_max:
+                yield await coming.popleft()
+        while coming:
+            yield await coming.popleft()
+
+    def begin(self, work: Work, tell: Tell) -> asyncio.Task[Outcome]:
+        """Have a piece of work done beside all else; a failure of it ends the rebuild."""
+        doing = insist_on(partial(self.do, work, tell), wait)
+        return self._group.create_task(doing, name="rebuild-work")
 
     async def do(self, work: Work, tell: Tell = lambda _: None) -> Outcome:
         """Any piece of work, by the first worker that is idle; raises as a worker does."""

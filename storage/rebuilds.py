@@ -1,8 +1,7 @@
 """A new generation of the derived tables, made from `record` beside the one that readers see.
 
-`storage.rebuild` does the work between its beginning and the check; here is what frames it: the new
-tables, the processes and files that are there for as long as it takes, the comparison with the
-records, and the swap.
+`storage.rebuild` does the work from its beginning to the check; here is what frames it: the new
+tables, the processes and files that are there for as long as it takes, and the swap.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ from storage.generations import (
     next_number,
 )
 from storage.operations import load_operation
-from storage.parity import Parity
 from storage.projections import Projections
 from storage.rebuild import PART_RECORDS, Rebuild, generation_of
 from storage.rebuild_parts import PART, Preparing
@@ -194,35 +192,6 @@ class Rebuilds:
         async with started(count, self._worker_settings) as workers:
             yield workers
 
-    async def check(self, operation_id: str) -> str | None:
-        """Hold the new tables against the records: all ids, and the content of many.
-
-        What differs first; None where nothing does. A difference ends the trust in old verdicts.
-        """
-
-        def look(connection: sqlite3.Connection) -> tuple[Generation | None, int]:
-            total = connection.execute(_TOTAL).fetchone()[0]
-            return generation_of(connection, operation_id), total
-
-        generation, total = await self._database.write(look)
-        if generation is None:
-            return None
-        parity = Parity(
-            self._path,
-            self._projections,
-            self._preparing.prepare,
-            number=generation.number,
-            total=total,
-        )
-        self._progress.reach(Stage.HELD)
-        found = None
-        while found is None and not parity.is_done:
-            found = await parity.step()
-            self._progress.come_to(Stage.HELD, parity.held)
-        if found is not None:
-            await self._database.write(_distrust)
-        return found
-
     async def swap(self, operation_id: str) -> bool:
         """Let readers see the new generation; False when the operation has ended before.
 
@@ -274,9 +243,3 @@ def _retire(connection: sqlite3.Connection, generation: Generation) -> None:
     connection.execute(
         "UPDATE generation SET state = 'retired' WHERE number = ?", (generation.number,)
     )
-
-
-def _distrust(connection: sqlite3.Connection) -> int:
-    return connection.execute(
-        "UPDATE generation SET judged_by = '' WHERE state = 'current'"
-    ).rowcount

@@ -37,7 +37,7 @@ def unfound(
         for record_id, *texts in rows:
             for query, word in _queries(search.columns, texts):
                 wanted = (query, record_id)
-                if _finds(small, table, wanted) and not _finds(connection, table, wanted):
+                if not _finds(connection, table, wanted) and _finds(small, table, wanted):
                     return record_id, word
     return None
 

@@ -77,6 +77,9 @@ class Rebuild(Protocol[P]):
     async def complete(self) -> bool:
         """Do a part of what the new search rows still owe; False when nothing was left."""
 
+    async def check(self) -> str | None:
+        """Hold the new tables against the records: what differs first."""
+
 
 class Rebuilds(Protocol[P]):
     """The store as a rebuild needs it."""
@@ -89,9 +92,6 @@ class Rebuilds(Protocol[P]):
 
     async def count(self, operation_id: str) -> Operation | None:
         """Save how much of the work is done; the row then. None when there is nothing new."""
-
-    async def check(self, operation_id: str) -> str | None:
-        """Hold the new tables against the records: what differs first."""
 
     async def swap(self, operation_id: str) -> bool:
         """Let readers see the new tables; False when the operation has ended before."""
@@ -121,12 +121,11 @@ class FullReindex(Generic[P]):
         """Copy, check, swap."""
         rebuilds, operation_id = self._rebuilds, context.operation.id
         context.operation = await insist(partial(rebuilds.begin, operation_id))
-        async with self._counted(context):
-            async with rebuilds.open(context.operation) as rebuild:
-                await self._copy_all(context, rebuild)
-                while await insist(rebuild.complete):
-                    pass
-            difference = await insist(partial(rebuilds.check, operation_id))
+        async with self._counted(context), rebuilds.open(context.operation) as rebuild:
+            await self._copy_all(context, rebuild)
+            while await insist(rebuild.complete):
+                pass
+            difference = await insist(rebuild.check)
         if difference is not None:
             raise OperationFailed(f"the new tables are not what the records demand: {difference}")
         if not await insist(partial(rebuilds.swap, operation_id)):

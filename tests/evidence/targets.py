@@ -42,6 +42,7 @@ TARGETS = (
     Target("sparse", "bytes_percent", False, 0.2, "% of the bytes"),
     Target("sparse", "requests", False, 10, "requests"),
     Target("reindex", "per_s", True, 15_000, "records/s"),
+    Target("reindex_batches", "per_s", True, 15_000, "records/s"),
     Target("reindex_live", "per_s", True, 6_000, "records/s"),
     Target("reindex_live", "p99_ms", False, 100, "ms p99 of the live stream"),
     Target("backlog", "hour_s", False, 120, "s for one hour at 2,000 events/s"),

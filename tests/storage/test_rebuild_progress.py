@@ -59,7 +59,8 @@ def folder(filled: Path, tmp_path: Path) -> Path:
 ACTS = st.one_of(
     st.tuples(st.just("add"), st.sampled_from(Stage), st.integers(0, 50)),
     st.tuples(st.just("come_to"), st.sampled_from(Stage), st.integers(0, 50)),
-    st.tuples(st.just("reach"), st.sampled_from(Stage), st.integers(1, 50) | st.none()),
+    st.tuples(st.just("measure"), st.sampled_from(Stage), st.integers(1, 50)),
+    st.tuples(st.just("reach"), st.sampled_from(Stage)),
 )
 
 
@@ -68,8 +69,8 @@ def test_what_is_done_never_becomes_less_nor_more_than_all(records, eprints, act
     progress = Progress(records, eprints)
     before = progress.units
     assert before == 0
-    for name, stage, number in acts:
-        getattr(progress, name)(stage, number)
+    for name, *arguments in acts:
+        getattr(progress, name)(*arguments)
         assert before <= progress.units <= records
         before = progress.units
     progress.reach(Stage.HELD)
@@ -80,7 +81,8 @@ def test_what_is_done_never_becomes_less_nor_more_than_all(records, eprints, act
 @pytest.mark.parametrize("stage", Stage)
 def test_each_stage_has_its_share(stage: Stage):
     progress = Progress(10_000, 5_000)
-    progress.reach(stage, 500)
+    progress.reach(stage)
+    progress.measure(stage, 500)
     before = progress.units
     progress.add(stage, 250)
     half = progress.units

@@ -89,14 +89,13 @@ class TypedWorld:
         self.upkeep = SearchUpkeep(database, self.projections, prepare)
         trusted = partial(prepare_trusted, registry=registry)
         self.worker_settings = WorkerSettings(index=str(path), registry=registry.source)
-        self.rebuilds = Rebuilds(
-            database, path, self.projections,
-            Preparing(
-                prepare=prepare, prepare_trusted=trusted, types=registry.types, search=SEARCH,
-                judged_by=registry.lexicon_id,
-            ),
-            self.worker_settings,
+        self.preparing = Preparing(
+            prepare=prepare, prepare_trusted=trusted, types=registry.types, search=SEARCH,
+            judged_by=registry.lexicon_id,
         )  # fmt: skip
+        self.rebuilds = Rebuilds(
+            database, path, self.projections, self.preparing, self.worker_settings
+        )
         self.generations = GenerationUpkeep(database)
         self.units = OperationUnits(database)
         self.is_outdated = False
