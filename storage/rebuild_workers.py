@@ -23,7 +23,7 @@ from indexer.children import command, end, environment
 from indexer.errors import LocalBusy
 from indexer.ports import insist_on
 from storage.rebuild_parts import Part, Preparing, Tell
-from storage.rebuild_work import Check, Outcome, Told, Work, WorkFailed, failure, perform
+from storage.rebuild_work import Check, Compare, Outcome, Told, Work, WorkFailed, failure, perform
 from storage.rebuild_worker import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,8 @@ WORK_S_MAX = 120.0
 """For one piece of work: an ordinary one takes less than a second."""
 
 CHECK_S_MAX = 3600.0
-"""To check an index: 20 s for each GB of text where nothing else runs. A cancel ends it at once."""
+"""To check an index, 20 s for each GB of text where nothing else runs, or to compare records, each
+of which may be a megabyte. A cancel ends it at once."""
 
 OUTCOME_BYTES_MAX = 1 << 20
 
@@ -94,7 +95,7 @@ class Elsewhere:
 
     async def do(self, work: Work, tell: Tell) -> Outcome:
         """As `Worker` says."""
-        s_max = CHECK_S_MAX if isinstance(work, Check) else WORK_S_MAX
+        s_max = CHECK_S_MAX if isinstance(work, Check | Compare) else WORK_S_MAX
         try:
             async with asyncio.timeout(s_max):
                 await self._ask(work)

@@ -33,7 +33,7 @@ from storage.parity import SLICE_CHARS, SLICE_RECORDS, Span, difference, share_o
 from storage.rebuild import PART_RECORDS, Rebuild
 from storage.rebuild_parts import PART_CHARS, PORTION_CHARS, Part, Preparing, Tell, piece_upto
 from storage.rebuild_work import Check, Outcome, Work, WorkFailed
-from storage.rebuild_workers import Here
+from storage.rebuild_workers import Here, made
 from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
 from storage.search_build import APPENDED_ROWS, Source, append, begin_index
@@ -815,7 +815,7 @@ async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild_before_it_
 
 
 async def test_changes_are_owed_to_an_index_that_is_in_place_until_its_check_has_ended(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
 ):
     """After a crash it would be taken for one that was checked."""
     released = asyncio.Event()
@@ -826,12 +826,15 @@ async def test_changes_are_owed_to_an_index_that_is_in_place_until_its_check_has
                 await released.wait()
             return await super().do(work, tell)
 
-    monkeypatch.setattr("storage.rebuilds.Here", Waiting)
     state = "SELECT has_search FROM generation WHERE number = 2"
     async with typed_world(folder) as world:
         await world.begin_reindex()
         operation = await world.rebuilds.begin("one")
-        async with world.rebuilds.open(operation) as rebuild:
+        waiting = Waiting(world.path, world.preparing)
+        async with (
+            world.rebuilds.open(operation) as rebuild,
+            made([waiting], rebuild.plan, lambda _: None) as rebuild.parts,
+        ):
             while (part := await rebuild.next()) is not None:
                 await rebuild.index(await copied(rebuild, part))
             rows = 'SELECT count(*) FROM "eprint_search__2_content"'
