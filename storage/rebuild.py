@@ -113,8 +113,7 @@ class Rebuild:
         self._is_whole = False  # whether all of them are in the index
         self.segments = 0  # of the index, since they were last made one
         self._gathering = 0  # records in them
-        self._copy: IndexCopy | None = None  # once the index is finished
-        self._checking: asyncio.Task[Outcome] | None = None  # from then on
+        self._finished: tuple[IndexCopy, asyncio.Task[Outcome]] | None = None  # and its check
         self._is_placed = False
         self._index_kb = 0
         self.parts: Parts  # made by its `plan`
@@ -361,12 +360,14 @@ class Rebuild:
         """Do a part of what the new search rows still owe; False when nothing was left."""
         if self._index is None:
             return await self._catch_up()
-        if self._copy is None:
+        if self._finished is None:
             await self._merge(self._index)
-        elif not self._is_placed:
-            self._is_placed = await self._put_in_place(self._copy)
+            return True
+        copy, checking = self._finished
+        if not self._is_placed:
+            self._is_placed = await self._put_in_place(copy)
         else:
-            await self._keep()
+            await self._keep(checking)
             self._index = None
         return True
 
@@ -382,8 +383,8 @@ class Rebuild:
             self._progress.reach(Stage.EMPTIED)
             self._progress.measure(Stage.CHECKED, CHECK_TELLS)
             tell = partial(self._progress.add, Stage.CHECKED)
-            self._checking = self.parts.begin(Check(index.file, index.table), tell)
-            self._copy = IndexCopy(index.file, index.table)
+            checking = self.parts.begin(Check(index.file, index.table), tell)
+            self._finished = IndexCopy(index.file, index.table), checking
 
     async def _put_in_place(self, copy: IndexCopy) -> bool:
         """Whether all of the index is there now; changes are still owed to it."""
@@ -402,7 +403,7 @@ class Rebuild:
             self._progress.reach(Stage.PLACED)
         return is_there
 
-    async def _keep(self) -> None:
+    async def _keep(self, checking: asyncio.Task[Outcome]) -> None:
         """Once the check has found nothing: from now on changes are written to the index."""
 
         def change(connection: sqlite3.Connection) -> None:
@@ -413,8 +414,7 @@ class Rebuild:
             )
 
         self._progress.reach(Stage.CHECKED)
-        if self._checking is not None:
-            await self._checking
+        await checking
         await self._database.write(change)
         self._progress.reach(Stage.CAUGHT_UP)
 

@@ -15,7 +15,8 @@ from storage.parity import SAMPLE_RECORDS
 class Stage(IntEnum):
     """What a rebuild does: up to `GATHERED` beside each other, and then one after the other.
 
-    All but `HELD` may come amid the first two, for records that nobody searches for.
+    All but `HELD` may come amid the first two, for records that nobody searches for, and `CHECKED`
+    begins with `EMPTIED`.
     """
 
     MADE = 0
@@ -34,7 +35,7 @@ class Stage(IntEnum):
     PLACED = 6
     """The index: by kilobytes."""
     CHECKED = 7
-    """All of it, which begins with the emptying: by shares."""
+    """All of it: by shares."""
     CAUGHT_UP = 8
     """Search rows that have changed meanwhile: by rows, of no more than there are eprints."""
     HELD = 9

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from indexer.errors import ChiveIndexerError, LocalBusy
+from indexer.errors import ChiveIndexerError, LocalBusy, LocalFault
 from storage.parity import Span, difference
 from storage.reading import read_only
 from storage.rebuild_parts import Part, Preparing, Tell, make_part
 from storage.search_build import Source, append, begin_index, check_index, index_kb, merge_some
-from storage.sqlite_errors import translated
+from storage.sqlite_errors import is_damage, translated
 
 SHORTAGES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
@@ -91,12 +91,15 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
     difference: str | None = None  # what a comparison has found first
     problem: str | None = None
     is_busy: bool = False  # a problem that passes
+    is_fault: bool = False  # a problem of the index, from which it was read
 
     def checked(self) -> Outcome:
-        """Itself. Raises `LocalBusy` or `WorkFailed` where there is a problem."""
-        if self.problem is not None:
-            raise (LocalBusy if self.is_busy else WorkFailed)(self.problem)
-        return self
+        """Itself. Raises `LocalBusy`, `LocalFault` or `WorkFailed` where there is a problem."""
+        if self.problem is None:
+            return self
+        if self.is_fault:
+            raise LocalFault(self.problem)
+        raise (LocalBusy if self.is_busy else WorkFailed)(self.problem)
 
 
 def failure(error: OSError, what: str) -> LocalBusy | WorkFailed:
@@ -124,7 +127,11 @@ def perform(work: Work, index: Path, preparing: Preparing, tell: Tell) -> Outcom
         return Outcome(problem=str(error))
     except sqlite3.Error as error:
         fault = translated(error)
-        return Outcome(problem=str(fault), is_busy=isinstance(fault, LocalBusy))
+        if isinstance(fault, LocalBusy):
+            return Outcome(problem=str(fault), is_busy=True)
+        # What makes a part writes a file as well, which may be gone.
+        is_fault = isinstance(work, Compare) or (isinstance(work, Part) and is_damage(error))
+        return Outcome(problem=str(fault), is_fault=is_fault)
     except OSError as error:
         return Outcome(problem=str(error), is_busy=error.errno in SHORTAGES)
 

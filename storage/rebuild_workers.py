@@ -1,6 +1,6 @@
 """Who does the work of a rebuild: processes of their own, or a thread where there is little.
 
-Parts come out in the order of the records, each as soon as it and all before it are made; a few are
+Parts come out in the order of the copy, each as soon as it and all before it are made; a few are
 made ahead. What the processes do cannot take the interpreter from the live stream, and they are
 gone with the block that they were started for.
 """
@@ -47,7 +47,8 @@ class Worker(Protocol):
     async def do(self, work: Work, tell: Tell) -> Outcome:
         """What came of it. `tell` is told how far it has come while it is done: see `Told`.
 
-        Raises `WorkFailed`, and `LocalBusy` while the machine is short of something.
+        Raises `WorkFailed`, `LocalBusy` while the machine is short of something, and `LocalFault`
+        where the index is found to be damaged.
         """
 
 
@@ -159,7 +160,7 @@ Plan = Callable[[Part | None], Awaitable[Part | None]]
 
 
 class Parts:
-    """The parts of a rebuild, made, in the order of their records."""
+    """The parts of a rebuild, made, in the order of the copy, and what else the workers do."""
 
     def __init__(
         self, workers: Sequence[Worker], plan: Plan, tell: Tell, group: asyncio.TaskGroup

@@ -125,9 +125,9 @@ class FullReindex(Generic[P]):
             await self._copy_all(context, rebuild)
             while await insist(rebuild.complete):
                 pass
-            difference = await insist(rebuild.check)
-        if difference is not None:
-            raise OperationFailed(f"the new tables are not what the records demand: {difference}")
+            if (difference := await insist(rebuild.check)) is not None:
+                told = "the new tables are not what the records demand"
+                raise OperationFailed(f"{told}: {difference}")
         if not await insist(partial(rebuilds.swap, operation_id)):
             raise OperationFailed("the new tables were given up")
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.errors import LocalBusy
+from indexer.errors import LocalBusy, LocalFault
 from indexer.model import Operation, OperationMode, OperationStatus
 from indexer.operations.full_reindex import FullReindex
 from indexer.operations.operation import OperationFailed
@@ -31,6 +31,7 @@ from storage.denials import DenialStore
 from storage.generations import SearchState
 from storage.parity import SLICE_CHARS, SLICE_RECORDS, Span, difference, share_of_sample
 from storage.rebuild import PART_RECORDS, Rebuild
+from storage.rebuild_check import find_difference
 from storage.rebuild_parts import PART_CHARS, PORTION_CHARS, Part, Preparing, Tell, piece_upto
 from storage.rebuild_work import Check, Outcome, Work, WorkFailed
 from storage.rebuild_workers import Here, made
@@ -109,6 +110,7 @@ async def populate(world: TypedWorld) -> None:
 
 RECORDS, BATCHES = 7, 5
 POINTS = ("before-commit", "after-commit")
+COPIED = "SELECT collection FROM generation WHERE state = 'building'"
 
 
 @pytest.fixture(scope="module")
@@ -318,13 +320,16 @@ async def test_what_is_denied_amid_a_rebuild_is_in_none_of_its_tables(
     async with typed_world(folder) as world:
         records = RecordTable(world.projections)
         denials = DenialStore(world.database, world.tracked, records, clock=world.clock)
-        steps = []
+        is_denied = False
 
         async def deny(name: str) -> None:
-            # The eprints are the last batch, and have been read when they are to be written.
-            if name == step and (step != "copy" or steps.count("copy") == BATCHES - 1):
+            nonlocal is_denied
+            if name != step or is_denied:
+                return
+            # The eprints come after the nodes, and have been read when those are written.
+            if step != "copy" or await world.one(COPIED) == NODE:
                 assert await denials.deny(subject, "spam", purge=False, by="did:web:a.example")
-            steps.append(name)
+                is_denied = True
 
         context = await world.begin_reindex()
         await FullReindex(Meanwhile(world.rebuilds, deny)).run(context)
@@ -367,6 +372,8 @@ async def test_what_differs_from_the_records_never_reaches_readers(
         with pytest.raises(OperationFailed) as failure:
             await FullReindex(Meanwhile(world.rebuilds, spoil)).run(context)
         assert told in str(failure.value)
+        judged_by = "SELECT judged_by FROM generation WHERE state = 'current'"
+        assert await world.one(judged_by) == ""  # not to be trusted the next time
         await world.operations.end("one", OperationStatus.FAILED, str(failure.value))
         while await world.generations.step():
             pass
@@ -374,6 +381,77 @@ async def test_what_differs_from_the_records_never_reaches_readers(
         assert await tables(world) == {"1"}
         assert (await world.reindex("two")).status is OperationStatus.COMPLETED
         assert await world.derived() == found
+
+
+@pytest.mark.parametrize("span_records", [1, 3, 1000])
+async def test_spans_of_records_leave_no_id_between_them_nor_beyond(
+    folder: Path, span_records: int
+):
+    async with typed_world(folder) as world:
+        await world.commit(BOB, {f"{TAG}/3klater222222": minimal(TAG)})
+        newest = await world.one("SELECT max(id) FROM record")
+        await world.commit(BOB, {f"{COMMENT}/3klater222222": minimal(COMMENT)})
+        await world.commit(BOB, {f"{TAG}/3klater222222": None})
+        assert await world.one(f"SELECT count(*) FROM record WHERE id = {newest}") == 0
+        await world.settle()
+        await world.begin_reindex()
+        operation = await world.rebuilds.begin("one")
+        async with world.rebuilds.open(operation) as rebuild:
+            while (part := await rebuild.next()) is not None:
+                await rebuild.index(await copied(rebuild, part))
+            while await rebuild.complete():
+                pass
+            held: list[int] = []
+            for orphan in (None, newest, newest + 1000):
+                if orphan is not None:
+                    with closing(sqlite3.connect(world.path)) as second, second:
+                        second.execute("DELETE FROM graph_vote__2")
+                        second.execute(f"INSERT INTO graph_vote__2 (record_id) VALUES ({orphan})")
+                found = await find_difference(
+                    world.database, rebuild.parts, 2, RECORDS, held.append,
+                    span_records=span_records,
+                )  # fmt: skip
+                told = f"graph_vote__2 should not have row {orphan} of no record"
+                assert found == (None if orphan is None else told)
+                if orphan is None:
+                    assert sum(held) == RECORDS + 1
+
+
+async def test_an_index_that_a_comparison_finds_damaged_ends_the_process(folder: Path):
+    """Once the operation failed, and the daemon went on writing to what it could not trust."""
+
+    async def spoil(name: str) -> None:
+        if name == "check":
+            with closing(sqlite3.connect(world.path)) as second, second:
+                schema = "SELECT rootpage FROM sqlite_schema WHERE name = 'eprint_submission__2'"
+                root = second.execute(schema).fetchone()[0]
+                size = second.execute("PRAGMA page_size").fetchone()[0]
+                second.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with world.path.open("r+b") as file:
+                file.seek((root - 1) * size)
+                file.write(b"\xff" * size)
+
+    async with typed_world(folder) as world:
+        context = await world.begin_reindex()
+        with pytest.raises(LocalFault, match="SQLITE_CORRUPT"):
+            await FullReindex(Meanwhile(world.rebuilds, spoil)).run(context)
+
+
+async def test_an_eprint_that_comes_before_the_index_is_begun_is_in_it(folder: Path):
+    async with typed_world(folder) as world:
+        steps = 0
+
+        async def commit(name: str) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == 2:  # the tables are there, and nothing is copied
+                value = minimal(EPRINT) | {"title": "Newcomer"}
+                await world.commit(ALICE, {f"{EPRINT}/3knew22222222": value})
+
+        context = await world.begin_reindex()
+        await FullReindex(Meanwhile(world.rebuilds, commit)).run(context)
+        assert await world.one(SEARCHED, "newcomer") == 1
+        assert differences(world) == []
 
 
 async def test_a_full_disk_is_waited_for(folder: Path):
@@ -788,7 +866,7 @@ async def test_a_cancelled_rebuild_waits_for_its_thread_which_does_one_piece_mor
     assert told == [4, 2, 2]
 
 
-async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild_before_it_is_copied(
+async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild(
     folder: Path,
 ):
     """Once only a test ran FTS5's own check, and nobody read the whole index."""
