@@ -37,8 +37,8 @@ async def find_difference(
     """What differs first in generation `number` from what its records demand, if anything does.
 
     All ids are compared, and the content of many. There are some so many records; `tell` is told
-    of those that are done. A difference ends the trust in old verdicts, and whoever is told of it
-    the rebuild: what is compared beside it may still be at work.
+    of those that are done. A difference ends the trust in old verdicts; whoever is told of it has
+    to end the rebuild, since what is compared beside it may still be at work.
     """
     works = _comparisons(database, number, share_of_sample(records), span_records)
     async with aclosing(parts.do_all(works, tell)) as outcomes:
