@@ -191,7 +191,10 @@ def check_index(file: str, table: str, tell: Callable[[int], None]) -> None:
         steps = CHECK_STEPS_PER_ROW * rows + CHECK_STEPS_PER_KB * _size_kb(connection)
         # What is raised in there ends the statement.
         connection.set_progress_handler(partial(tell, 1), max(steps // CHECK_TELLS, 1))
+        # A commit would wait for whoever reads the file, though nothing is to be kept.
+        connection.execute("BEGIN")
         connection.execute(f'INSERT INTO "{table}" ("{table}") VALUES (?)', ("integrity-check",))  # noqa: S608 - declared names
+        connection.execute("ROLLBACK")
 
 
 def _opened(file: str) -> sqlite3.Connection:

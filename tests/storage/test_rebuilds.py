@@ -37,7 +37,7 @@ from storage.rebuild_work import Check, Outcome, Work, WorkFailed
 from storage.rebuild_workers import Here, made
 from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
-from storage.search_build import APPENDED_ROWS, Source, append, begin_index
+from storage.search_build import APPENDED_ROWS, Source, append, begin_index, check_index
 from storage.verification import Verification
 from tests.storage.conftest import SteppedClock
 from tests.storage.test_record_paths import CHOICES, COMMENT, EPRINT, NODE, TAG
@@ -890,6 +890,20 @@ async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild(
         await world.operations.end("one", OperationStatus.FAILED, "damaged")
         assert (await world.reindex("two")).status is OperationStatus.COMPLETED
         assert differences(world) == []
+
+
+def test_a_check_does_not_wait_for_whoever_puts_the_index_in_place(tmp_path: Path):
+    """Once it waited 5 s for the lock of a long copying, and began again."""
+    file, table = str(tmp_path / "search.db"), "eprint_search__2"
+    begin_index(file, table, SEARCH)
+    with closing(sqlite3.connect(file)) as filling, filling:
+        rows = ((f"title {number}",) for number in range(500))
+        filling.executemany(f'INSERT INTO "{table}" (title) VALUES (?)', rows)
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as copying:
+        reading = copying.execute(f'SELECT * FROM "{table}_content"')
+        assert reading.fetchone() is not None
+        check_index(file, table, lambda _: None)  # raises once it has waited in vain
+        assert reading.fetchone() is not None  # it was read all the while
 
 
 async def test_changes_are_owed_to_an_index_that_is_in_place_until_its_check_has_ended(
