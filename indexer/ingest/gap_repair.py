@@ -132,6 +132,7 @@ class GapRepair:
         self._is_followed = is_followed
         self._on_work = on_work
         self._in_hand: set[tuple[str, str]] = set()
+        self._picking = asyncio.Lock()
 
     async def run(self) -> None:
         """Repair until cancelled."""
@@ -177,12 +178,10 @@ class GapRepair:
 
     async def _ask_next(self) -> bool:
         """Ask one question; False where none is due."""
-        due = await self._questions.questions()
-        question = next((q for q in due if (q.kind, q.target) not in self._in_hand), None)
+        question = await self._pick()
         if question is None:
             return False
         key = (question.kind, question.target)
-        self._in_hand.add(key)
         try:
             await self._ask(question)
         except (Unavailable, InvalidUpstream) as error:
@@ -190,6 +189,17 @@ class GapRepair:
         finally:
             self._in_hand.discard(key)
         return True
+
+    async def _pick(self) -> Question | None:
+        async with self._picking:
+            # What another asker has done with one while they are read may not be in them yet.
+            in_hand = frozenset(self._in_hand)
+            for question in await self._questions.questions():
+                key = (question.kind, question.target)
+                if key not in in_hand:
+                    self._in_hand.add(key)
+                    return question
+        return None
 
     async def _ask(self, question: Question) -> None:
         if question.kind == "collection":

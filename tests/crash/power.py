@@ -43,6 +43,9 @@ OPERATIONS: tuple[dict[str, Any], ...] = (
     {"type": "freshnessScan"},
 )
 
+State = tuple[int | None, tuple[tuple[str, str | None, str], ...]]
+"""Where a store stands: its cursor, and each repo as (DID, rev, state)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -66,7 +69,7 @@ class Losses:
     commits: int = 0
     promises: int = 0
     cuts: dict[str, int] = field(default_factory=dict)  # what was left -> states opened
-    states: int = 0  # different cursors among them
+    states: int = 0  # different ones among them, by the cursor and the commits of the repos
     caught_up: int = 0
     took_s: float = 0.0
 
@@ -148,7 +151,7 @@ async def run_power(
         chosen = _choose(steps, cuts_max, rng)
         caught_up = set(rng.sample(sorted(chosen), min(caught_up_max, len(chosen))))
         cuts: Counter[str] = Counter()
-        cursors: set[int] = set()
+        found: set[State] = set()
         disk = Disk()
         for number, step in enumerate(steps):
             if number in chosen:
@@ -156,14 +159,14 @@ async def run_power(
                 place = folder / f"cut-{number}"
                 place.mkdir()
                 disk.leave(place, left, rng)
-                cursors.add(await _check(net, place / "index.db"))
+                found.add(await _check(net, place / "index.db"))
                 cuts[left] += 1
                 if number in caught_up:
                     await _catch_up(net, place, rng)
                     losses.caught_up += 1
                 shutil.rmtree(place)
             disk.take(step)
-    losses.cuts, losses.states = dict(cuts), len(cursors)
+    losses.cuts, losses.states = dict(cuts), len(found)
     losses.took_s = time.monotonic() - began
     return losses
 
@@ -208,15 +211,15 @@ async def _record(net: RememberingDevnet, folder: Path, lives: int) -> list[Step
     return steps
 
 
-async def _check(net: RememberingDevnet, database: Path) -> int:
-    """Open the store as a start does; it must be sound and a past of the network. Its cursor."""
+async def _check(net: RememberingDevnet, database: Path) -> State:
+    """Open the store as a start does; it must be sound and a past of the network. Which one."""
     async with open_database(database):
         pass
     check_file(database)
     check_past(net, database)
     with closing(sqlite3.connect(database)) as db:
-        (cursor,) = db.execute("SELECT coalesce(max(seq), 0) FROM firehose_cursor").fetchone()
-    return int(cursor)
+        (cursor,) = db.execute("SELECT max(seq) FROM firehose_cursor").fetchone()
+        return cursor, tuple(db.execute("SELECT did, rev, state FROM repo ORDER BY did"))
 
 
 async def _catch_up(net: RememberingDevnet, folder: Path, rng: random.Random) -> None:

@@ -172,6 +172,7 @@ async def open_rig(
     clock: AdvancedClock | SimulatedClock | None = None,
     rate: float = 1000.0,  # requests a second, at each host
     identity_refresh_s: float = 0.0,
+    gap_rows: type[GapRepairStore] = GapRepairStore,
 ) -> AsyncIterator[Rig]:
     clock = clock or AdvancedClock()
     metrics = Metrics(registry.types)
@@ -220,7 +221,7 @@ async def open_rig(
             admission=admission,
             turn=GivingWay(clock, lambda: False).turn,
         )
-        gap_store = GapRepairStore(database, tracked, clock=clock)
+        gap_store = gap_rows(database, tracked, clock=clock)
         connected = asyncio.Event()
         connected.set()
         listings = RepoListings(http, relay_url=net.relay.server.url, allow_private=True)

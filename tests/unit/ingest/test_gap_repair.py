@@ -15,17 +15,18 @@ import pytest
 from aiohttp import web
 
 from indexer.gaps import SURVEY_S_MIN
-from indexer.listings import Listed, compared
+from indexer.listings import Listed, Question, compared
 from indexer.model import FROM_NOW_ON, AccountStatus, GapReason, GapSeen, RepoState, Wanted
 from indexer.network.listings import PAGE_REPOS, listing_page
 from indexer.planning import EventBatch, Repo
 from storage.denials import DenialStore
+from storage.gap_repair import GapRepairStore
 from storage.records import RecordTable
 from storage.tracked import TrackedRepos
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.devnet.serving import Reply, json_reply
 from tests.oracle import assert_heads_equal, assert_store_equals
-from tests.unit.ingest.resync_rig import NoProjections, Rig, open_rig
+from tests.unit.ingest.resync_rig import REGISTRY, NoProjections, Rig, open_rig
 from tests.unit.ingest.scripted_relay import until
 
 TAG = "pub.chive.eprint.userTag"
@@ -103,6 +104,39 @@ async def test_a_repo_that_moved_in_the_gap_to_a_host_that_has_been_asked_is_com
         assert away.fired == 1
         rig.clock.monotonic_ahead_s += SURVEY_S_MIN
         await repair(rig)
+        assert_equal(rig)
+
+
+class RowsReadSlowly(GapRepairStore):
+    """The answer to the second look comes when what the first one found has been dealt with."""
+
+    looks = 0
+    dealt_with: asyncio.Event
+
+    async def questions(self) -> list[Question]:
+        self.looks += 1
+        look = self.looks
+        if look == 1:
+            self.dealt_with = asyncio.Event()
+        found = await super().questions()
+        if look == 2:
+            await asyncio.wait_for(self.dealt_with.wait(), 10.0)
+        return found
+
+    async def settle(self, question: Question, *, is_cut: bool = False) -> None:
+        await super().settle(question, is_cut=is_cut)
+        self.dealt_with.set()
+
+
+async def test_no_asker_goes_by_questions_read_before_another_had_dealt_with_one(tmp_path: Path):
+    async with Devnet(seed=8) as net, open_rig(net, tmp_path, gap_rows=RowsReadSlowly) as rig:
+        accounts = await followed(rig, 2)
+        tag(rig, accounts[0])
+        await lose(rig)
+        await rig.repair.go_on()
+        assert asked_of_relay(rig, "listReposByCollection") == len(REGISTRY.types)
+        assert rig.asked("listRepos") == 2  # a page, and the empty one behind it
+        assert len(await rig.work()) == 1
         assert_equal(rig)
 
 
