@@ -26,7 +26,13 @@ from indexer.planning import CommitSeen, EventBatch, FrameRefused, RecordWrite
 from indexer.protocol.frame import Frame
 from tests.devnet import Account, FaultKind
 from tests.devnet.cbor import decode_at, encode
-from tests.devnet.frames import error_message, identity_event, info_message, message
+from tests.devnet.frames import (
+    account_event,
+    error_message,
+    identity_event,
+    info_message,
+    message,
+)
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.live_stage import URL, Stage, open_stage, tag
 from tests.unit.ingest.scripted_relay import until
@@ -106,6 +112,30 @@ async def test_poison_costs_the_connection_once_and_then_only_itself(stage: Stag
     assert await stage.rig.rows("SELECT reason FROM dead_letters") == [("frame",)]
     await stage.rig.work(ahead_s=4000.0)
     assert_heads_equal(stage.rig.net, stage.rig.path)
+
+
+async def test_only_the_same_bytes_again_are_kept_whole_and_what_is_behind_them_is_applied(
+    stage: Stage,
+):
+    """Other bytes that cannot be read may be a broken connection's, as the first were."""
+    account = await followed(stage)
+    before = await stage.cursor() or 0
+    tag(stage, account)
+    (behind,) = (entry.frame for entry in stage.rig.net.relay.stream.after(before))
+    poison, other = RNG.randbytes(200), RNG.randbytes(200)
+    for frame in (poison, other):
+        await stage.script.send([frame, behind])
+        await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.POISON] * 2
+    assert await stage.rig.rows("SELECT count(*) FROM dead_letters") == [(0,)]
+    assert await stage.cursor() == before, "nothing behind them was taken from a broken stream"
+    await stage.script.send([poison, behind])
+    await stage.drained()
+    assert stage.script.reconnects == [ReconnectReason.POISON] * 2
+    ((reason, letter),) = await stage.rig.rows("SELECT reason, message FROM dead_letters")
+    assert (reason, str(letter).endswith(f"; 200 bytes: {poison.hex()}")) == ("frame", True)
+    assert await stage.cursor() == before + 1
+    assert_store_equals(stage.rig.net, stage.rig.path)
 
 
 async def test_a_stream_full_of_poison_does_not_reconnect_for_ever(stage: Stage):
@@ -209,6 +239,27 @@ async def test_an_absurd_time_of_an_event_changes_nothing_but_what_is_told_of_th
     assert stage.script.reconnects == [] and not stage.doubt.is_raised
     assert_store_equals(stage.rig.net, stage.rig.path)
     assert_heads_equal(stage.rig.net, stage.rig.path)
+
+
+@pytest.mark.parametrize("was_hidden", [True, False])
+async def test_an_account_that_is_active_and_called_taken_down_is_shown(
+    stage: Stage, was_hidden: bool
+):
+    account = await followed(stage)
+    stage.rig.clock.ahead_s += 1.0  # later than the event of its creation
+    if was_hidden:
+        stage.rig.net.set_account_status(account, "deactivated")
+        await stage.send_all()
+        assert (await stage.rig.repo(account))[1] == "deactivated"
+        stage.rig.net.set_account_status(account, "active")  # its host, which is asked
+    at = stage.rig.clock.now() + 1.0
+    body = account_event(account.did, at, "takendown").body | {"active": True, "seq": 10_000}
+    await stage.script.send([message("#account", body)])
+    await stage.drained()
+    assert (await stage.rig.repo(account))[1] == "active"
+    assert (await stage.rig.rows("SELECT account_at FROM repo"))[0] == (pytest.approx(at, abs=0.1),)
+    await stage.rig.work(ahead_s=61.0)
+    assert_store_equals(stage.rig.net, stage.rig.path)
 
 
 async def test_a_full_disk_delays_and_loses_nothing(stage: Stage):

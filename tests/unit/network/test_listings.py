@@ -6,6 +6,7 @@ import pytest
 from loopback import Loopback, answering
 
 from indexer.errors import InvalidUpstream
+from indexer.model import AccountStatus
 from indexer.network.listings import COLLECTIONS_MAX, RepoListings
 
 DID = "did:plc:" + "a" * 24
@@ -65,6 +66,14 @@ async def test_of_a_list_of_repos_only_those_that_an_account_can_have_are_read(l
         page = await (await listings(host.url)).of_host(host.url, None)
     assert page is not None
     assert [each.did for each in page.repos] == [DID, "did:web:a.example"]
+
+
+async def test_a_listed_account_that_is_active_is_so_whatever_its_status_says(listings):
+    body = json.dumps({"repos": [{"did": DID, "active": True, "status": "takendown"}]})
+    async with Loopback(answering(body)) as host:
+        page = await (await listings(host.url)).of_host(host.url, None)
+    assert page is not None
+    assert [each.status for each in page.repos] == [AccountStatus.ACTIVE]
 
 
 async def test_a_relay_without_the_methods_has_no_lists(listings):

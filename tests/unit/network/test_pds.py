@@ -58,6 +58,7 @@ async def hosts(client, clock, tmp_path):
         ({"active": True, "rev": "not a tid"}, AccountStatus.ACTIVE, None),
         ({"active": True, "rev": 5}, AccountStatus.ACTIVE, None),
         ({"active": True}, AccountStatus.ACTIVE, None),
+        ({"active": True, "status": "takendown"}, AccountStatus.ACTIVE, None),
         ({"active": False, "status": "takendown"}, AccountStatus.TAKENDOWN, None),
         ({"active": False, "status": "suspended"}, AccountStatus.SUSPENDED, None),
         ({"active": False, "status": "deactivated"}, AccountStatus.DEACTIVATED, None),
