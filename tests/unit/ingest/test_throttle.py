@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from admin_api.handlers.repos import repo_json
 from indexer.errors import Check, InvalidUpstream
 from indexer.ingest.attempts import Result
 from indexer.ingest.resync import LOOKS_MAX
+from indexer.model import utc_text
 from indexer.planning import AccountSeen, Event, EventBatch, IdentitySeen, SyncSeen
+from storage.repo_listing import RepoListing
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.oracle import assert_heads_equal, assert_store_equals
 from tests.unit.ingest.resync_rig import Rig, open_rig
@@ -112,6 +115,23 @@ async def throttled(rig: Rig) -> Account:
     ((wait_s,),) = await rig.rows("SELECT fetch_at FROM repo")
     assert float(str(wait_s)) > rig.clock.now() + STEP_S
     return account
+
+
+async def test_an_operator_sees_why_a_repo_is_throttled_and_until_when(rig: Rig):
+    account, calm = await throttled(rig), await followed(rig)
+    ((fetch_at,),) = await rig.rows("SELECT fetch_at FROM repo ORDER BY id LIMIT 1")
+    listing = RepoListing(rig.database)
+    found = await listing.repo(account.did)
+    assert found is not None
+    shown = repo_json(found[0])
+    assert (shown["state"], shown["reason"]) == ("desynchronized", "chain")
+    assert shown["retryAt"] == utc_text(float(str(fetch_at)))
+    listed = await listing.repos(
+        state="desynchronized", status=None, pds_url=None, after="", limit=10
+    )
+    assert [repo_json(row) for row in listed] == [shown]
+    calmly = await listing.repo(calm.did)
+    assert calmly is not None and "retryAt" not in repo_json(calmly[0])
 
 
 async def test_a_throttled_repo_is_hidden_at_once_and_that_is_confirmed_in_a_minute(rig: Rig):
