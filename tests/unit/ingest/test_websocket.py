@@ -6,6 +6,7 @@ import socket
 import ssl
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from functools import partial
 
 import pytest
 from scripted_relay import (
@@ -39,6 +40,8 @@ from indexer.ingest.dialing import (
 )
 from indexer.ingest.endings import ReconnectReason
 from indexer.ingest.websocket import WebsocketSettings
+from indexer.network.sockets import endpoint_of, open_public_socket
+from indexer.network.ssrf import check_url
 
 FAST = {"tick_s": 0.002, "open_s": 5.0, "batch_s": 0.002}
 
@@ -779,6 +782,36 @@ def deny(url: str) -> None:
 async def test_a_redirect_that_we_do_not_follow_is_blocked(location, check):
     caught = await failure(answering("302 Found", f"Location: {location}"), check_url=check)
     assert caught.reason is ReconnectReason.BLOCKED
+
+
+METADATA = [
+    "http://169.254.169.254/latest/meta-data/",
+    "https://169.254.169.254/latest/meta-data/",
+    "https://[::ffff:169.254.169.254]/",
+    "https://2852039166/",  # the same number
+    "https://[fd00:ec2::254]/",
+]
+
+
+@pytest.mark.parametrize("location", METADATA)
+async def test_a_redirect_to_a_cloud_s_metadata_is_refused_before_there_is_a_socket(location):
+    """With the rules of a daemon whose own relay is at a private address."""
+    asked = []
+
+    async def open_socket(host, port):
+        asked.append((host, port))
+        return await open_public_socket(host, port, exempt={endpoint_of(relay.url)})
+
+    async with ScriptedRelay(answering("302 Found", f"Location: {location}")) as relay:
+        rules = {
+            "check_url": partial(check_url, allow_private=False),
+            "open_socket": open_socket,
+        }
+        with pytest.raises(DialFailure) as caught:
+            await dialer(**rules).dial(relay.url, 5)
+        assert caught.value.reason is ReconnectReason.BLOCKED
+        assert len(relay.paths) == 1, "the redirect was never seen"
+        assert asked == [("127.0.0.1", relay.port)]
 
 
 async def test_the_checked_socket_is_used_and_a_refusal_of_it_is_blocked():

@@ -10,7 +10,10 @@ from indexer.network.sockets import endpoint_of, open_public_socket
 from indexer.network.ssrf import HostRefused
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost", "10.0.0.1", "169.254.169.254"],
+)
 async def test_a_private_host_gets_no_socket(host):
     async with Loopback(answering("{}")) as server:
         with pytest.raises(HostRefused):
