@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -507,6 +508,38 @@ async def test_a_slow_read_delays_neither_live_reads_nor_writes_and_can_be_given
         began = time.monotonic()
         assert await database.read("SELECT url FROM firehose") == [("a",)]
         assert time.monotonic() - began < 1.0
+
+
+@contextmanager
+def wall_clock_set(by_s: float) -> Iterator[None]:
+    """As if somebody set the machine's clock: whatever asks for wall time is told another one."""
+    real = time.time
+    time.time = lambda: real() + by_s
+    try:
+        yield
+    finally:
+        time.time = real
+
+
+async def test_for_how_long_the_writer_is_stuck_does_not_depend_on_the_wall_clock(tmp_path: Path):
+    """The watchdog goes by it, which ends the process."""
+    is_stuck, may_go_on = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> bool:
+        is_stuck.set()
+        return may_go_on.wait(10.0)
+
+    async with open_database(tmp_path / "index.db") as database:
+        held = asyncio.create_task(database.write(hold))
+        assert await asyncio.to_thread(is_stuck.wait, 10.0)
+        for jump_s in (86_400.0, -86_400.0):
+            before_s = database.writer_stuck_s()
+            with wall_clock_set(jump_s):
+                assert before_s <= database.writer_stuck_s() < before_s + 60.0
+        with wall_clock_set(-86_400.0):
+            may_go_on.set()
+            assert await held
+            assert 0.0 <= database.writer_stuck_s() < 60.0
 
 
 FILL_AND_CLOSE = """

@@ -390,6 +390,24 @@ async def test_a_clock_set_back_does_not_make_a_token_usable_again(door: Door):
     assert door.counted() == {"token_stale": 1}
 
 
+@pytest.mark.parametrize("is_monotonic_paused", [True, False])
+async def test_after_a_stop_of_the_process_a_used_token_is_refused_and_a_new_one_is_not(
+    door: Door, is_monotonic_paused: bool
+):
+    """Of a machine that was paused the monotonic clock may have stood still, or not."""
+    token = "Bearer " + mint(exp=NOW + int(LIFETIME_S_MAX))
+    assert (await door.knock(token)).status == 200
+    for stopped_s, reason in ((LIFETIME_S_MAX - 10.0, "token_replayed"), (310.0, "token_expired")):
+        door.clock.at += stopped_s
+        if is_monotonic_paused:
+            door.clock.paused_s += stopped_s
+        assert (await door.knock(token)).status == 401
+        assert door.counted()[reason] == 1
+    now = int(door.clock.now())
+    new = "Bearer " + mint(iat=now, exp=now + 60, jti="after the stop")
+    assert [(await door.knock(new)).status for _ in range(2)] == [200, 401]
+
+
 async def test_a_key_is_asked_for_once_in_its_time(door: Door):
     for number in range(20):
         assert (await door.knock("Bearer " + mint(jti=str(number)))).status == 200

@@ -30,12 +30,13 @@ class SteppedClock:
     def __init__(self) -> None:
         self.at = float(NOW)
         self.set_back_by = 0.0
+        self.paused_s = 0.0  # time for which the monotonic clock has stood still
 
     def now(self) -> float:
         return self.at - self.set_back_by
 
     def monotonic(self) -> float:
-        return self.at
+        return self.at - self.paused_s
 
 
 class Directory:

@@ -31,6 +31,20 @@ from indexer.network.resolver import PublicResolver
 from indexer.network.ssrf import HostRefused
 
 
+class JumpingClock:
+    """Stands still until it is moved; its wall time can be set apart from that."""
+
+    def __init__(self) -> None:
+        self.elapsed_s = 0.0
+        self.wall_ahead_s = 0.0
+
+    def now(self) -> float:
+        return 1_800_000_000.0 + self.elapsed_s + self.wall_ahead_s
+
+    def monotonic(self) -> float:
+        return 5000.0 + self.elapsed_s
+
+
 def counted(metrics, service: str) -> dict[str, float]:
     return {
         sample.labels["code"]: sample.value
@@ -372,6 +386,27 @@ async def test_an_exempt_host_may_redirect_within_itself(client):
     async with Loopback(to("/b"), answering("{}")) as named:
         http = await client(allow_private=False, exempt=[named.url])
         assert await get(http, named.url, is_configured=True, follow=True) == b"{}"
+
+
+@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
+@pytest.mark.parametrize("asked_for", ["seconds", "date"])
+async def test_a_host_is_left_alone_for_as_long_as_it_asked_whatever_the_wall_clock_does(
+    client, jump_s, asked_for
+):
+    clock = JumpingClock()
+    asked = "20" if asked_for == "seconds" else formatdate(clock.now() + 20, usegmt=True)
+    http = await client(clock=clock, pacing=Pacing(clock=clock, rate=1000.0))
+    async with Loopback(answering(status="429 No", Retry_After=asked), answering("{}")) as server:
+        with pytest.raises(Unavailable):
+            await get(http, server.url)
+        clock.wall_ahead_s += jump_s
+        assert http.pacing.closed_s(server.url) == 20.0
+        clock.elapsed_s += 19.0
+        with pytest.raises(Unavailable):
+            http.pacing.refuse_closed(server.url)
+        clock.elapsed_s += 1.0
+        assert await get(http, server.url) == b"{}"
+        assert len(server.asked) == 2
 
 
 # Addresses behind names.
