@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from indexer.errors import ConfigurationError
+from storage.database import WAL_SIZE_LIMIT_BYTES
 from storage.file_lock import file_lock
 from tests.devnet import Account, Devnet
 from tests.e2e.daemon import RunningDaemon, running_daemon
 from tests.e2e.test_operation_runs import metric
-from tests.e2e.test_stream_gaps import EQUAL_S, accounts_with_records, settings
+from tests.e2e.test_stream_gaps import EQUAL_S, accounts_with_records, settings, tag
 from tests.oracle import wait_until_equal
 
+RULES = Path(__file__).parents[2] / "config/prometheus/chive-indexer.rules.yml"
 NAMES = (
     "chive_firehose_cursor_seq",
     "chive_firehose_cursor_saved_timestamp_seconds",
@@ -53,6 +57,41 @@ async def test_a_store_behind_a_link_is_measured_and_locked_where_it_lies(tmp_pa
             with pytest.raises(ConfigurationError, match="another process uses"):
                 file_lock(disk / "index.db").__enter__()
             assert {path.name for path in tmp_path.glob("index.db*")} == {"index.db"}
+
+
+def alarm_bytes() -> float:
+    """The size of the log from which on ChiveWalLarge is raised."""
+    (bound,) = re.findall(r"chive_sqlite_wal_bytes > (\S+)", RULES.read_text())
+    return float(bound)
+
+
+async def test_a_reader_that_stays_shows_in_the_size_of_the_log_until_it_is_gone(tmp_path: Path):
+    """It may be another program's, which nobody cuts off: what it holds up is what is alarmed."""
+    async with Devnet(seed=3) as net:
+        (account,) = await accounts_with_records(net, 1)
+        async with running_daemon(tmp_path, settings(net)) as daemon:
+            log = daemon.database.with_name("index.db-wal")
+
+            async def shown() -> float:
+                """The gauge, once the daemon has written, and would have merged what it may."""
+                for _ in range(2):
+                    tag(net, account)
+                    await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+                return await metric(daemon, "chive_sqlite_wal_bytes")
+
+            with (
+                closing(sqlite3.connect(daemon.database, isolation_level=None)) as reader,
+                closing(sqlite3.connect(daemon.database, isolation_level=None)) as writer,
+            ):
+                await shown()
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM record").fetchall()
+                writer.execute("PRAGMA wal_autocheckpoint=0")  # the daemon's affair
+                writer.execute("CREATE TABLE filling (bytes BLOB)")
+                writer.execute("INSERT INTO filling VALUES (zeroblob(?))", (WAL_SIZE_LIMIT_BYTES,))
+                assert await shown() > WAL_SIZE_LIMIT_BYTES
+                assert log.stat().st_size > WAL_SIZE_LIMIT_BYTES
+            assert await shown() <= WAL_SIZE_LIMIT_BYTES < alarm_bytes()
 
 
 async def test_calls_of_every_method_are_counted_from_nothing(tmp_path: Path):
