@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from tests.devnet import Account, Devnet, FaultKind, realistic_record
 from tests.e2e.daemon import RunningDaemon, ShiftedClock, running_daemon, wait_until
 from tests.e2e.test_operation_runs import metric
@@ -122,16 +124,31 @@ async def test_a_first_cursor_in_the_settings_is_no_place_at_which_to_join_anoth
         account, other = await accounts_with_records(net, 2)
         async with running_daemon(tmp_path, settings(net)) as daemon:
             await wait_until_equal(net, daemon.database, EQUAL_S, heads=True)
+            ((left_at,),) = daemon.rows("SELECT cursor FROM firehose")
         tag(net, account)
         clock = ShiftedClock(time.time())
         url = net.relay_url.replace("127.0.0.1", "localhost")
         joined = settings(net, url=url, start=1_000_000)
-        async with running_daemon(tmp_path, joined, clock=clock) as daemon:
-            async with asyncio.timeout(EQUAL_S):
-                while not (await daemon.query(ADMIN + "getFirehoseStatus"))[1]["connected"]:
-                    await asyncio.sleep(0.05)
-            tag(net, other)
-            await repaired(net, daemon, clock, "relay_changed")
+        with capture_logs() as logs:
+            async with running_daemon(tmp_path, joined, clock=clock) as daemon:
+                async with asyncio.timeout(EQUAL_S):
+                    while not (await daemon.query(ADMIN + "getFirehoseStatus"))[1]["connected"]:
+                        await asyncio.sleep(0.05)
+                assert net.relay.subscriptions.cursors[-1] is None
+                tag(net, other)
+                await repaired(net, daemon, clock, "relay_changed")
+                assert await metric(daemon, "chive_firehose_gaps_total", reason="relay_changed")
+                _, body = await daemon.query(INDEXER + "listGaps")
+                assert [(gap["url"], gap["reason"]) for gap in body["gaps"]] == [
+                    (url, "relay_changed")
+                ]
+                cursors = dict(daemon.rows("SELECT url, cursor FROM firehose"))
+                assert cursors == {net.relay_url: left_at, url: net.relay.stream.last_seq}
+        warned = [each["event"] for each in logs if each["log_level"] == "warning"]
+        assert "gaps.repair_begun" in warned
+        async with running_daemon(tmp_path, settings(net)):
+            await net.relay.subscriptions.wait_connections(3)
+            assert net.relay.subscriptions.cursors[-1] == str(left_at), "its own is gone on from"
 
 
 async def test_a_swallowed_frame_is_found_when_the_relay_says_that_something_was_lost(
