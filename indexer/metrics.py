@@ -107,6 +107,9 @@ class Metrics:
         self.firehose_reconnects = Counter(
             "chive_firehose_reconnects", "Connections given up", ["reason"], registry=registry
         )
+        self.firehose_seq_skips = Counter(
+            "chive_firehose_seq_skips", "Times that numbers were left out", registry=registry
+        )
         self.clock_in_doubt = _gauge(
             "clock_in_doubt", "1 while our clock seems wrong and intake is held", registry
         )

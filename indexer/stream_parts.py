@@ -65,6 +65,17 @@ class StreamParts:
     """What all background work of the process takes its turns from."""
 
 
+def how_far(firehose: Firehose, live: LiveIngest, *, now: float) -> float | None:
+    """How far the stream has come, unix seconds; None before its first event.
+
+    One that is silent has come to the present, but not where what it brought is still to be
+    applied: that is no silence of the relay's.
+    """
+    heard_at = max(firehose.connected_since or 0.0, firehose.last_received_at or 0.0)
+    is_silent = firehose.is_connected and now - heard_at > SILENCE_S
+    return now if is_silent and live.has_applied_all else live.stream_at
+
+
 def open_stream(
     settings: Settings,
     clock: Clock,
@@ -96,11 +107,7 @@ def open_stream(
     )
 
     def stream_at() -> float | None:
-        heard_at = max(firehose.connected_since or 0.0, firehose.last_received_at or 0.0)
-        now = clock.now()
-        if firehose.is_connected and now - heard_at > SILENCE_S:
-            return now
-        return live.stream_at
+        return how_far(firehose, live, now=clock.now())
 
     def is_followed() -> bool:
         since = firehose.connected_since

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from indexer.errors import InvalidUpstream
 from indexer.ingest.verification import EARLIEST_AT, RawFrame
 from indexer.model import GapSeen
-from indexer.planning import FrameRefused
+from indexer.planning import Event, EventBatch, FrameRefused
 from indexer.protocol.syntax import datetime_to_unix
 
 RELEVANT_MAX = 500
@@ -59,6 +60,16 @@ class DecodedBatch:
             self.event_at = event_at(time, now=self.now)
             self.began_at = event_at(self.taken[0][1], now=self.now)
 
+    def skips(self, after_seq: int) -> int:
+        """How often numbers were left out, which they may be, since `after_seq`; 0: not known."""
+        if not self.taken:
+            return 0
+        before = after_seq or self.taken[0][0] - 1
+        if self.taken[-1][0] - before == len(self.taken):
+            return 0  # nearly always, and then no single one is looked at
+        seqs = (before, *(seq for seq, _ in self.taken))
+        return sum(later - earlier > 1 for earlier, later in pairwise(seqs))
+
     def parts(self) -> Iterator[DecodedBatch]:
         """The closed batch in parts that the later stages can hold several of.
 
@@ -80,6 +91,17 @@ class DecodedBatch:
                 began_at=self.began_at,
             )
         yield rest
+
+    def verified(self, events: list[Event]) -> EventBatch:
+        """What is to be applied of the closed batch, or of a part of it."""
+        return EventBatch(
+            url=self.url,
+            events=events,
+            seq=self.seq,
+            event_at=self.event_at,
+            gaps=self.gaps,
+            began_at=self.began_at,
+        )
 
 
 def event_at(time: object, *, now: float) -> float | None:

@@ -106,6 +106,7 @@ class LiveIngest:
         self._future_since: dict[str, float] = {}  # URL -> when FutureCursor was first answered
         self._to_verify: asyncio.Queue[DecodedBatch | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
         self._to_apply: asyncio.Queue[EventBatch | None] = asyncio.Queue(BATCHES_IN_FLIGHT)
+        self._in_hand = 0  # batches in these and between them
         self._connection = -1
         self._order = SeqOrder()  # of the current connection
         self._dropped_connection = -1  # frames of it are discarded: we asked for another
@@ -125,6 +126,11 @@ class LiveIngest:
     def scope(self) -> Scope:
         """The collections that concern us."""
         return self._verification.scope
+
+    @property
+    def has_applied_all(self) -> bool:
+        """Whether nothing that was received waits to be applied."""
+        return self._in_hand == 0
 
     @property
     def held_reason(self) -> str | None:
@@ -162,6 +168,7 @@ class LiveIngest:
         async for batch in self._source.batches():
             decoded = self._decode(batch)
             for part in () if decoded is None else decoded.parts():
+                self._in_hand += 1
                 await self._to_verify.put(part)
 
     def _decode(self, batch: FrameBatch) -> DecodedBatch | None:
@@ -175,6 +182,7 @@ class LiveIngest:
         decoded = DecodedBatch(batch.url, self._era, self._clock.now())
         was_ahead = batch.url in self._future_since
         self._take_in(batch.frames, decoded)
+        self._metrics.firehose_seq_skips.inc(decoded.skips(self._order.handed_on))
         decoded.close()
         if was_ahead and decoded.taken:
             self._come_past_cursor(decoded)
@@ -271,7 +279,6 @@ class LiveIngest:
         too many connections were given up.
         """
         digest = hashlib.sha256(data).digest()
-        self._metrics.verify_failures.labels(error.check).inc()
         if digest in self._poison or self._poison_patience.is_worn_out:
             shown = f"{error.detail}; {len(data)} bytes: {data[:FRAME_SHOWN_BYTES].hex()}"
             kept = InvalidUpstream(error.check, shown)
@@ -281,6 +288,7 @@ class LiveIngest:
             )
             log.error("firehose.frame_quarantined", reason=error.detail, sha256=digest.hex())
             return True
+        self._metrics.verify_failures.labels(error.check).inc()  # that of a letter is counted
         self._poison.append(digest)
         self._poison_patience.spend()
         log.warning("firehose.frame_refused", reason=error.detail, sha256=digest.hex())
@@ -343,19 +351,11 @@ class LiveIngest:
             if decoded.relevant and decoded.era == self._era:
                 events += await self._prove(decoded.relevant)
             if decoded.era != self._era or self._is_doubtful(events):
+                self._in_hand -= 1
                 self._to_verify.task_done()
                 continue
             self._count(decoded)
-            await self._to_apply.put(
-                EventBatch(
-                    url=decoded.url,
-                    events=events,
-                    seq=decoded.seq,
-                    event_at=decoded.event_at,
-                    gaps=decoded.gaps,
-                    began_at=decoded.began_at,
-                )
-            )
+            await self._to_apply.put(decoded.verified(events))
             self._to_verify.task_done()
         await self._to_apply.put(None)
         self._to_verify.task_done()
@@ -389,6 +389,7 @@ class LiveIngest:
             if batch is None:
                 break
             await self._take(batch)
+            self._in_hand -= 1
             self._to_apply.task_done()
         await self._save_cursor()
         self._to_apply.task_done()

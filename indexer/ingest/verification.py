@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import msgspec
+import structlog
 
 from indexer.clock import Clock
 from indexer.errors import InvalidUpstream, bug
@@ -28,6 +29,8 @@ from indexer.protocol.events import CommitEvent, parse_account, parse_commit, pa
 from indexer.protocol.frame import Frame, decode_frame
 from indexer.protocol.keys import VerifyingKey
 from indexer.protocol.syntax import datetime_to_unix, is_tid
+
+log = structlog.get_logger(__name__)
 
 EARLIEST_AT = 1_640_995_200.0
 """2022-01-01: no stream is older."""
@@ -86,6 +89,8 @@ class Verifier:
             account = parse_account(raw.frame)
         except InvalidUpstream as error:
             return AccountSeen(did=did, seq=seq, time=time, active=False, status=None, error=error)
+        if account.active and account.status is not None:
+            log.warning("account.status_contradicts", did=did, seq=seq, reason=account.status)
         return AccountSeen(
             did=did, seq=seq, time=time, active=account.active, status=account.status
         )

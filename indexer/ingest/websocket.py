@@ -395,6 +395,8 @@ class Websocket(asyncio.BufferedProtocol):
         self._pending_bytes = sum(map(len, self._pending))  # fewer than were taken, as a rule
         received = Received(frames, self._text_frames, self._pending_since)
         self._text_frames = 0
+        if self._pending and self.last_received_at is not None:
+            self._pending_since = self.last_received_at  # the rest came with the last read
         self._batch_is_due = bool(self._pending)
         if self._batch_timer is not None:
             self._batch_timer.cancel()

@@ -54,6 +54,7 @@ class Pauses:
         self._clock = clock
         self._held: set[str] = set()  # ids of operations
         self._held_at = 0.0  # how far the stream had come when the first of them began
+        self._held_since = 0.0  # when that was, monotonic: the clock may be set back meanwhile
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -64,7 +65,9 @@ class Pauses:
                 await self._changed.wait()
                 continue
             await asyncio.sleep(LOOK_S)
-            if self._clock.now() - self._held_at >= self._pause_s_max:
+            late_s = self._clock.now() - self._held_at
+            held_s = self._clock.monotonic() - self._held_since
+            if max(late_s, held_s) >= self._pause_s_max:
                 await self._end_all()
 
     @asynccontextmanager
@@ -93,7 +96,7 @@ class Pauses:
         if now - at > LAG_S_MAX:
             return f"it was {now - at:.0f} s late"
         if not self._held:
-            self._held_at = at
+            self._held_at, self._held_since = at, self._clock.monotonic()
         self._held.add(operation_id)
         self._stream.pause()
         self._changed.set()

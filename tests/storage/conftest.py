@@ -27,9 +27,10 @@ class SteppedClock:
 
     def __init__(self) -> None:
         self.at = 1_800_000_000.0
+        self.set_back_s = 0.0
 
     def now(self) -> float:
-        return self.at
+        return self.at - self.set_back_s
 
     def monotonic(self) -> float:
         return self.at

@@ -843,7 +843,10 @@ async def test_a_stream_that_is_not_up_to_date_is_not_paused(world: World, cause
         assert (ended.note or "").startswith("the stream was not paused: ")
 
 
-async def test_a_pause_ends_when_the_newest_event_is_too_old_and_the_work_goes_on(world: World):
+@pytest.mark.parametrize("set_back_s", [0.0, 86_400.0])
+async def test_a_pause_ends_when_the_newest_event_is_too_old_and_the_work_goes_on(
+    world: World, set_back_s: float
+):
     stream, kind = Stream(world), OneUnit()
     stream.at = world.clock.at - 50
     async with engine(world, kind, stream=stream) as one:
@@ -852,7 +855,9 @@ async def test_a_pause_ends_when_the_newest_event_is_too_old_and_the_work_goes_o
         )
         await asyncio.wait_for(kind.begun.wait(), 5)
         assert stream.holds == 1
-        world.clock.at += PAUSE_S_MAX - 50  # since the event, not since the pause began
+        world.clock.set_back_s = set_back_s
+        # Since the event, not since the pause began, unless the clock was set meanwhile.
+        world.clock.at += PAUSE_S_MAX - (0 if set_back_s else 50)
         await until(lambda: is_true(stream.holds == 0))
         kind.goes_on.set()
         ended = await one.ended(operation)

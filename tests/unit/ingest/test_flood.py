@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.firehose import Firehose, FirehoseSettings
 from indexer.ingest.live import BATCHES_IN_FLIGHT, LiveIngest
@@ -17,6 +19,7 @@ from indexer.ingest.websocket import WebsocketSettings
 from indexer.metrics import Metrics
 from indexer.model import Applied
 from indexer.planning import EventBatch
+from indexer.stream_parts import SILENCE_S, how_far
 from tests.devnet import Account, Devnet
 from tests.devnet.frames import account_event, message
 from tests.oracle import assert_store_equals
@@ -34,7 +37,6 @@ READ_BYTES = 2 * 1024 * 1024
 """What the socket's buffer may hold besides."""
 
 LATE_S = 600.0
-NEWEST = "chive_firehose_last_event_timestamp_seconds"
 
 
 @dataclass
@@ -125,9 +127,14 @@ async def test_of_a_flood_little_is_held_and_its_lag_is_shown_until_it_is_over(t
 
             def lag_s() -> float:
                 """As the daemon's status has it."""
-                newest = metrics.registry.get_sample_value(NEWEST)
-                assert newest
-                return rig.clock.now() - newest
+                return rig.clock.now() - value("last_event")
+
+            def value(name: str) -> float:
+                found = metrics.registry.get_sample_value(
+                    f"chive_firehose_{name}_timestamp_seconds"
+                )
+                assert found
+                return found
 
             async with asyncio.TaskGroup() as group:
                 group.create_task(live.run())
@@ -138,13 +145,19 @@ async def test_of_a_flood_little_is_held_and_its_lag_is_shown_until_it_is_over(t
                 assert store.calls == []
 
                 rig.clock.ahead_s += LATE_S
+                assert how_far(firehose, live, now=rig.clock.now()) is None, "is our own silence"
                 store.gate.set()
                 await until(lambda: store.calls and store.calls[-1].seq == FRAMES)
                 assert lag_s() > LATE_S - 1.0
+                assert value("last_received") - value("last_event") > LATE_S - 1.0, "no alarm"
                 flood.is_over.set()
                 await until(lambda: store.calls[-1].seq == FRAMES + 1)
                 await live.drained()
                 assert lag_s() < LATE_S / 2
+                rig.clock.ahead_s += SILENCE_S
+                assert how_far(firehose, live, now=rig.clock.now()) == pytest.approx(
+                    rig.clock.now(), abs=1.0
+                )
                 assert sum(len(batch.events) for batch in store.calls) == FRAMES + 1
                 live.stop()
             assert len(relay.peers) == 1, "the connection was given up"

@@ -136,6 +136,10 @@ async def test_only_the_same_bytes_again_are_kept_whole_and_what_is_behind_them_
     assert (reason, str(letter).endswith(f"; 200 bytes: {poison.hex()}")) == ("frame", True)
     assert await stage.cursor() == before + 1
     assert_store_equals(stage.rig.net, stage.rig.path)
+    refused = stage.metrics.registry.get_sample_value(
+        "chive_verify_failures_total", {"check": "frame"}
+    )
+    assert refused == 3
 
 
 async def test_a_stream_full_of_poison_does_not_reconnect_for_ever(stage: Stage):
@@ -221,6 +225,8 @@ async def test_numbers_that_are_left_out_are_no_gap(stage: Stage):
     await stage.drained()
     assert await stage.cursor() == cursor + 1000
     assert stage.script.reconnects == [] and await stage.gaps() == []
+    skips = stage.metrics.registry.get_sample_value("chive_firehose_seq_skips_total")
+    assert skips == 2
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "soon", ""])
@@ -254,8 +260,11 @@ async def test_an_account_that_is_active_and_called_taken_down_is_shown(
         stage.rig.net.set_account_status(account, "active")  # its host, which is asked
     at = stage.rig.clock.now() + 1.0
     body = account_event(account.did, at, "takendown").body | {"active": True, "seq": 10_000}
-    await stage.script.send([message("#account", body)])
-    await stage.drained()
+    with capture_logs() as logs:
+        await stage.script.send([message("#account", body)])
+        await stage.drained()
+    told = [(each["event"], each["did"]) for each in logs if each["log_level"] == "warning"]
+    assert told == [("account.status_contradicts", account.did)]
     assert (await stage.rig.repo(account))[1] == "active"
     assert (await stage.rig.rows("SELECT account_at FROM repo"))[0] == (pytest.approx(at, abs=0.1),)
     await stage.rig.work(ahead_s=61.0)

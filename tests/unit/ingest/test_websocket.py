@@ -224,6 +224,21 @@ async def test_a_batch_tells_when_its_first_frame_came():
         assert websocket.last_received_at == first + 3
 
 
+async def test_what_a_full_batch_leaves_does_not_make_the_next_one_older():
+    """While there is more than is taken something is always left."""
+    clock = ManualClock()
+    async with connected(upgraded_and_silent, clock, batch_frames=2) as (websocket, relay):
+        await until(lambda: relay.peers and relay.peers[0].path)
+        came, told = [], []
+        for _ in range(4):
+            came.append(clock.now())
+            await relay.peers[0].send(binary(b"1", b"2", b"3") if not told else binary(b"4", b"5"))
+            await until(lambda: not websocket.is_reading)
+            clock.advance(5)
+            told.append((await websocket.receive()).received_at)
+        assert told == [came[0], *came[:3]]
+
+
 async def test_cancelling_a_receive_loses_nothing():
     gate = asyncio.Event()
 
