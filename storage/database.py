@@ -55,7 +55,7 @@ REST_S_MAX = 0.1
 STEP_S = 0.02
 """Of work that can be ended anywhere, what one transaction takes before it commits."""
 
-LONG_STEP_S = 0.1
+LONG_STEP_S = 0.04
 """The same where no stream is alive that would have to wait for the commit."""
 
 GIVE_WAY_S_MAX = 1.0
@@ -139,7 +139,7 @@ class Database:
         )
 
     async def attach(self, file: str, name: str) -> None:
-        """Let changes read another file under that name, in place of the one that had it."""
+        """Let changes read another file, or URI, under that name, in place of the former one."""
         await self.detach(name)
         await self._submit(lambda: self._directly("ATTACH DATABASE ? AS " + name, file))
 
@@ -359,8 +359,9 @@ def _open_writer(path: Path) -> sqlite3.Connection:
     with ExitStack() as stack:
         try:
             connection = sqlite3.connect(
-                path, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
+                path.absolute().as_uri(), uri=True,  # so that what is attached may be a URI too
+                isolation_level=None, check_same_thread=False, cached_statements=256,
+            )  # fmt: skip
             stack.enter_context(closing(connection))
             _prepare_writer(connection, path)
         except sqlite3.Error as error:

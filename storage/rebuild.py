@@ -37,7 +37,7 @@ from storage.rebuild_progress import Progress, Stage
 from storage.rebuild_work import Append, BeginIndex, Check, Merge, Outcome, insist_on_file
 from storage.rebuild_workers import Parts
 from storage.records import ProjectionWrite, judge_again
-from storage.search_build import CHECK_TELLS, MERGE_PAGES, SEGMENTS_MAX, IndexCopy
+from storage.search_build import CHECK_TELLS, INDEX, MERGE_PAGES, SEGMENTS_MAX, IndexCopy
 from storage.search_queue import Turns
 from storage.search_rows import SearchRows
 
@@ -111,8 +111,7 @@ class Rebuild:
         self._appended: dict[str, int] = {}  # file of a part -> its last record in the index
         self._is_past_search = False  # whether all parts that can be searched were made
         self._is_whole = False  # whether all of them are in the index
-        self.segments = 0  # of the index, since they were last made one
-        self._gathering = 0  # records in them
+        self.segments, self._gathering = 0, 0  # of the index, not made one yet; records in them
         self._finished: tuple[IndexCopy, asyncio.Task[Outcome]] | None = None  # and its check
         self._is_placed = False
         self._index_kb = 0
@@ -383,8 +382,9 @@ class Rebuild:
             self._progress.reach(Stage.EMPTIED)
             self._progress.measure(Stage.CHECKED, CHECK_TELLS)
             tell = partial(self._progress.add, Stage.CHECKED)
-            checking = self.parts.begin(Check(index.file, index.table), tell)
-            self._finished = IndexCopy(index.file, index.table), checking
+            copy = IndexCopy(index.file, index.table)
+            await self._database.attach(copy.uri, INDEX)
+            self._finished = copy, self.parts.begin(Check(index.file, index.table), tell)
 
     async def _put_in_place(self, copy: IndexCopy) -> bool:
         """Whether all of the index is there now; changes are still owed to it."""

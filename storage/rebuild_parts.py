@@ -28,6 +28,10 @@ from storage.search_rows import PrepareStored
 PART = "part"
 """What the writer calls the file of a part while it takes it over."""
 
+SCRATCH_PAGE_BYTES = 32_768
+"""Of files that are written once, mostly from their beginning to their end: fewer calls of the
+system than with smaller ones, for a tenth of all that a rebuild costs (measured)."""
+
 PORTION_ROWS = 250
 PORTION_CHARS = 500_000
 """Of the records that are made ready at once, whichever comes first: some tenths of a second."""
@@ -41,7 +45,7 @@ WHERE record.collection = ? AND record.id > ? AND record.id <= ? ORDER BY record
 PART_CHARS = 8_000_000
 """A part that has come to so much of values ends, whatever it was to hold: about a second."""
 
-TAKEN_ROWS = 128
+TAKEN_ROWS = 256
 TAKEN_CHARS = 500_000
 """Of the records that are taken over as one piece, whichever comes first: some milliseconds."""
 
@@ -135,6 +139,7 @@ def make_part(
     chars = 0
     with closing(sqlite3.connect(part.file, isolation_level=None)) as connection:
         # Nobody wants the file after a crash: it is made again from the records.
+        connection.execute(f"PRAGMA page_size={SCRATCH_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode=OFF")
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("BEGIN")

@@ -38,6 +38,7 @@ from storage.rebuild_progress import Progress, Stage
 from storage.rebuild_work import failure
 from storage.rebuild_worker import WorkerSettings
 from storage.rebuild_workers import Here, Worker, made, started, wait
+from storage.search_build import INDEX
 
 WORKERS_MAX = 4
 """Processes at once while the stream is held, of no more than there are processors."""
@@ -167,7 +168,8 @@ class Rebuilds:
                 rebuild.parts = parts
                 yield rebuild
         finally:
-            await self._database.detach(PART)
+            for name in (PART, INDEX):
+                await self._database.detach(name)
             await self.clear_away()
 
     def _make_folder(self) -> Path:

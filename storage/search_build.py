@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from indexer.records.projection import LABEL_MARK, SEARCH_TEXT_CHARS_MAX, SearchIndex
 from storage.database import IsOver
 from storage.generation_swap import SHADOW_TABLES, empty_some
+from storage.rebuild_parts import SCRATCH_PAGE_BYTES
 from storage.search_texts import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
 
-_Row = tuple[object, ...]
-R = TypeVar("R", bound=_Row)
+_Row = tuple[Any, ...]
 
 ALL_AT_THE_END = {"automerge": 0, "crisismerge": 256, "hashsize": 16 * 1024 * 1024}
 """One segment for each part, and few of them merged before all are there.
@@ -57,8 +57,8 @@ CHECK_STEPS_PER_ROW, CHECK_STEPS_PER_KB = 16, 10
 """What a check has SQLite's virtual machine do, with the size of all that is in the file: more than
 there turns out to be, but less than three times as much (measured)."""
 
-COPIED_ROWS = 64
-COPIED_BYTES = 100_000
+COPIED_ROWS = 256
+COPIED_BYTES = 400_000
 """Of one piece of copying, whichever comes first: most rows are pages of 1 kB, but some are all
 that an eprint is found by. A piece ends with the row that brings it to so much."""
 
@@ -99,6 +99,7 @@ def begin_index(file: str, table: str, search: SearchIndex) -> None:
     """Make an empty index; what there is of another is thrown away."""
     Path(file).unlink(missing_ok=True)
     with closing(_opened(file)) as connection:
+        connection.execute(f"PRAGMA page_size={SCRATCH_PAGE_BYTES}")
         connection.execute(create_search_table(table, search))
         _tell(connection, table, "pgsz", SEARCH_TUNING["pgsz"])  # pages are copied as they are
         for command, value in ALL_AT_THE_END.items():
@@ -136,7 +137,7 @@ def append(
         is_over = False
         while not is_over:
             with closing(connection.execute(rows, (upto, APPENDED_ROWS))) as found:
-                piece = _piece(found, APPENDED_ROWS, APPENDED_CHARS)
+                piece = _piece(found)
             if not piece:
                 upto = None
                 break
@@ -201,7 +202,12 @@ def _opened(file: str) -> sqlite3.Connection:
     uri = Path(file).absolute().as_uri()
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     # Nobody wants the file after a crash; a statement that fails must be undone all the same.
-    for pragma in ("journal_mode=MEMORY", "synchronous=OFF", "cache_size=-16384"):
+    for pragma in (
+        "page_size=16384",
+        "journal_mode=MEMORY",
+        "synchronous=OFF",
+        "cache_size=-16384",
+    ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
     return connection
 
@@ -210,96 +216,122 @@ def _tell(connection: sqlite3.Connection, table: str, command: str, value: int) 
     connection.execute(f'INSERT INTO "{table}" ("{table}", rank) VALUES (?, ?)', (command, value))  # noqa: S608 - declared names
 
 
-_Rows = tuple[str, list[_Row]]  # table, and what some of its rows hold
+INDEX = "search"
+"""What the writer calls the file of a finished index while it copies it."""
+
+_Key = tuple[object, ...]  # of a row in one of the tables that an index is made of
+_Place = tuple[int, _Key | None]  # number of the table, and the last row of it that is there
 
 
 class IndexCopy:
     """Puts a finished index in the place of a generation's empty one, a step a transaction.
 
-    A step that is undone is done again, alone: what is not known to be committed stays in mind.
+    The writer has the file before it as `INDEX` by then. A step that is undone is done again.
     """
 
     def __init__(self, file: str, table: str) -> None:
         """`table` is what the index is called in both files."""
         self.file = file
+        self.uri = f"{Path(file).absolute().as_uri()}?immutable=1"
+        """To attach. Nobody changes it any more: whoever checks it meanwhile may lock it."""
         self._table = table
+        self._tables: list[_ShadowTable] = []
         self.is_emptied = False
-        self._is_emptied_if_settled = False
-        self._removed = 0  # rows, by the last step
-        self._rows: Iterator[_Rows] | None = None
-        self._unsure: list[_Rows] = []  # of the last step
+        self._place: _Place = (0, None)
+        self._if_settled: tuple[bool, _Place, float] = (False, self._place, 0.0)
 
     def step(self, connection: sqlite3.Connection, is_over: IsOver) -> bool:
         """Copy some more; False when all is there. `settle` follows once that is committed."""
         if not self.is_emptied:
             before = connection.total_changes
-            self._is_emptied_if_settled = empty_some(connection, self._table, is_over=is_over)
-            self._removed = connection.total_changes - before
+            is_emptied = empty_some(connection, self._table, is_over=is_over)
+            removed = connection.total_changes - before
+            self._if_settled = (is_emptied, self._place, float(removed))
             return True
-        if self._unsure:
-            for table, rows in self._unsure:
-                _copy(connection, table, rows)
-            return True
-        while (found := self._next()) is not None:
-            self._unsure.append(found)
-            _copy(connection, *found)
-            if is_over():
-                return True
-        # FTS5 has what it knows of its own table by heart, which is no longer so.
-        connection.execute("PRAGMA writable_schema=RESET")
-        return False
+        place, copied = self._place, 0
+        while not copied or not is_over():
+            place, size = self._copy_piece(connection, place)
+            copied += size
+            self._if_settled = (True, place, copied / 1000)
+            if place[0] == len(SHADOW_TABLES):
+                # FTS5 has what it knows of its own table by heart, which is no longer so.
+                connection.execute("PRAGMA writable_schema=RESET")
+                return False
+        return True
 
     def settle(self) -> float:
         """What the last step has done is committed: kilobytes of it, each row that went for one."""
-        size = sum(_size(row) for _, rows in self._unsure for row in rows)
-        done_kb, self._removed = self._removed + size / 1000, 0
-        self.is_emptied = self.is_emptied or self._is_emptied_if_settled
-        self._unsure.clear()
+        self.is_emptied, self._place, done_kb = self._if_settled
+        self._if_settled = (self.is_emptied, self._place, 0.0)
         return done_kb
 
-    def _next(self) -> _Rows | None:
-        if self._rows is None:
-            self._rows = self._read()
-        try:
-            return next(self._rows, None)
-        except sqlite3.Error:
-            # What has raised gives nothing more, which is not the end: all is copied again.
-            self._rows, self.is_emptied, self._is_emptied_if_settled = None, False, False
-            self._unsure.clear()
-            raise
-
-    def _read(self) -> Iterator[_Rows]:
-        with closing(
-            sqlite3.connect(
-                f"{Path(self.file).absolute().as_uri()}?mode=ro",
-                uri=True,
-                check_same_thread=False,
-            )
-        ) as source:
-            for part in SHADOW_TABLES:
-                table = self._table + part
-                found = source.execute(f'SELECT * FROM "{table}"')  # noqa: S608 - declared names
-                while rows := _piece(found, COPIED_ROWS, COPIED_BYTES):
-                    yield table, rows
+    def _copy_piece(self, connection: sqlite3.Connection, place: _Place) -> tuple[_Place, int]:
+        """The place behind the next piece, and its bytes."""
+        number, after = place
+        if not self._tables:
+            names = (self._table + part for part in SHADOW_TABLES)
+            self._tables = [_ShadowTable.of(connection, name) for name in names]
+        piece = self._tables[number].piece(connection, after)
+        if not piece:
+            return (number + 1, None), 0
+        *upto, _ = piece[-1]
+        self._tables[number].copy(connection, after, tuple(upto))
+        return (number, tuple(upto)), sum(row[-1] for row in piece)
 
 
-def _piece(found: Iterator[R], rows_max: int, size_max: int) -> list[R]:
-    """The next rows, up to the one that brings their size to the most that there may be."""
-    rows: list[R] = []
-    size = 0
-    for row in islice(found, rows_max):
+@dataclass(frozen=True, slots=True)
+class _ShadowTable:
+    """One of the tables that FTS5 makes an index of."""
+
+    name: str
+    key: str  # its columns
+    size: str  # of a row
+
+    @classmethod
+    def of(cls, connection: sqlite3.Connection, name: str) -> _ShadowTable:
+        found = connection.execute(
+            "SELECT name, pk FROM pragma_table_info(?) ORDER BY pk", (name,)
+        ).fetchall()
+        key = ", ".join(f'"{column}"' for column, pk in found if pk)
+        size = " + ".join(f'coalesce(length("{column}"), 0)' for column, _ in found)
+        return cls(name, key, size)
+
+    def piece(self, connection: sqlite3.Connection, after: _Key | None) -> list[_Row]:
+        """Keys and sizes of the next rows."""
+        found = connection.execute(
+            f'SELECT {self.key}, {self.size} FROM {INDEX}."{self.name}"'  # noqa: S608 - names of the schema
+            f" WHERE {self._behind(after)} ORDER BY {self.key}",
+            after or (),
+        )
+        rows: list[_Row] = []
+        size = 0
+        with closing(found):
+            for row in islice(found, COPIED_ROWS):
+                rows.append(row)
+                size += row[-1]
+                if size >= COPIED_BYTES:
+                    break
+        return rows
+
+    def copy(self, connection: sqlite3.Connection, after: _Key | None, upto: _Key) -> None:
+        places = ", ".join("?" * len(upto))
+        connection.execute(
+            f'INSERT OR REPLACE INTO main."{self.name}" SELECT * FROM {INDEX}."{self.name}"'  # noqa: S608 - names of the schema
+            f" WHERE {self._behind(after)} AND ({self.key}) <= ({places})",
+            (*(after or ()), *upto),
+        )
+
+    def _behind(self, after: _Key | None) -> str:
+        return "TRUE" if after is None else f"({self.key}) > ({', '.join('?' * len(after))})"
+
+
+def _piece(found: Iterator[_Row]) -> list[_Row]:
+    """The next rows to append, up to the one that brings their text to the most of a piece."""
+    rows: list[_Row] = []
+    chars = 0
+    for row in islice(found, APPENDED_ROWS):
         rows.append(row)
-        size += _size(row)
-        if size >= size_max:
+        chars += sum(len(value) for value in row if isinstance(value, str))
+        if chars >= APPENDED_CHARS:
             break
     return rows
-
-
-def _size(row: _Row) -> int:
-    """Bytes, of text characters."""
-    return sum(len(value) for value in row if isinstance(value, str | bytes))
-
-
-def _copy(connection: sqlite3.Connection, table: str, rows: list[_Row]) -> None:
-    places = ", ".join("?" * len(rows[0]))
-    connection.executemany(f'INSERT OR REPLACE INTO "{table}" VALUES ({places})', rows)  # noqa: S608 - declared names
