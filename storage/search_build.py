@@ -28,6 +28,8 @@ from storage.search_texts import RECEIVED_MAX
 from storage.typed_schema import SEARCH_TUNING, create_search_table
 
 _Row = tuple[Any, ...]
+_Key = tuple[object, ...]  # of a row in one of the tables that an index is made of
+_Place = tuple[int, _Key | None]  # number of the table, and the last row of it that is there
 
 ALL_AT_THE_END = {"automerge": 0, "crisismerge": 256, "hashsize": 16 * 1024 * 1024}
 """One segment for each part, and few of them merged before all are there.
@@ -56,6 +58,9 @@ CHECK_TELLS = 1000
 CHECK_STEPS_PER_ROW, CHECK_STEPS_PER_KB = 16, 10
 """What a check has SQLite's virtual machine do, with the size of all that is in the file: more than
 there turns out to be, but less than three times as much (measured)."""
+
+INDEX = "search"
+"""What the writer calls the file of a finished index while it copies it."""
 
 COPIED_ROWS = 256
 COPIED_BYTES = 400_000
@@ -202,25 +207,13 @@ def _opened(file: str) -> sqlite3.Connection:
     uri = Path(file).absolute().as_uri()
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     # Nobody wants the file after a crash; a statement that fails must be undone all the same.
-    for pragma in (
-        "page_size=16384",
-        "journal_mode=MEMORY",
-        "synchronous=OFF",
-        "cache_size=-16384",
-    ):
+    for pragma in ("journal_mode=MEMORY", "synchronous=OFF", "cache_size=-16384"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
     return connection
 
 
 def _tell(connection: sqlite3.Connection, table: str, command: str, value: int) -> None:
     connection.execute(f'INSERT INTO "{table}" ("{table}", rank) VALUES (?, ?)', (command, value))  # noqa: S608 - declared names
-
-
-INDEX = "search"
-"""What the writer calls the file of a finished index while it copies it."""
-
-_Key = tuple[object, ...]  # of a row in one of the tables that an index is made of
-_Place = tuple[int, _Key | None]  # number of the table, and the last row of it that is there
 
 
 class IndexCopy:
