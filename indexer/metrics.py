@@ -108,7 +108,9 @@ class Metrics:
             "chive_firehose_reconnects", "Connections given up", ["reason"], registry=registry
         )
         self.firehose_seq_skips = Counter(
-            "chive_firehose_seq_skips", "Times that numbers were left out", registry=registry
+            "chive_firehose_seq_skips",
+            "Times that numbers were left out of what is taken in",
+            registry=registry,
         )
         self.clock_in_doubt = _gauge(
             "clock_in_doubt", "1 while our clock seems wrong and intake is held", registry

@@ -225,8 +225,8 @@ class IndexCopy:
     def __init__(self, file: str, table: str) -> None:
         """`table` is what the index is called in both files."""
         self.file = file
-        self.uri = f"{Path(file).absolute().as_uri()}?immutable=1"
-        """To attach. Nobody changes it any more: whoever checks it meanwhile may lock it."""
+        self.uri = f"{Path(file).absolute().as_uri()}?mode=ro&immutable=1"
+        """To attach: not made where it is gone, and locked by whoever checks it meanwhile."""
         self._table = table
         self._tables: list[_ShadowTable] = []
         self.is_emptied = False
