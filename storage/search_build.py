@@ -17,6 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def append(
         is_over = False
         while not is_over:
             with closing(connection.execute(rows, (upto, APPENDED_ROWS))) as found:
-                piece = _piece(found)
+                piece = _piece(found, APPENDED_ROWS, APPENDED_CHARS, _chars)
             if not piece:
                 upto = None
                 break
@@ -296,15 +297,8 @@ class _ShadowTable:
             f" WHERE {self._behind(after)} ORDER BY {self.key}",
             after or (),
         )
-        rows: list[_Row] = []
-        size = 0
         with closing(found):
-            for row in islice(found, COPIED_ROWS):
-                rows.append(row)
-                size += row[-1]
-                if size >= COPIED_BYTES:
-                    break
-        return rows
+            return _piece(found, COPIED_ROWS, COPIED_BYTES, itemgetter(-1))
 
     def copy(self, connection: sqlite3.Connection, after: _Key | None, upto: _Key) -> None:
         places = ", ".join("?" * len(upto))
@@ -318,13 +312,19 @@ class _ShadowTable:
         return "TRUE" if after is None else f"({self.key}) > ({', '.join('?' * len(after))})"
 
 
-def _piece(found: Iterator[_Row]) -> list[_Row]:
-    """The next rows to append, up to the one that brings their text to the most of a piece."""
+def _piece(
+    found: Iterator[_Row], rows_max: int, size_max: int, size: Callable[[_Row], int]
+) -> list[_Row]:
+    """The next rows, up to the one that brings their size to the most that there may be."""
     rows: list[_Row] = []
-    chars = 0
-    for row in islice(found, APPENDED_ROWS):
+    total = 0
+    for row in islice(found, rows_max):
         rows.append(row)
-        chars += sum(len(value) for value in row if isinstance(value, str))
-        if chars >= APPENDED_CHARS:
+        total += size(row)
+        if total >= size_max:
             break
     return rows
+
+
+def _chars(row: _Row) -> int:
+    return sum(len(value) for value in row if isinstance(value, str))

@@ -37,16 +37,7 @@ from storage.rebuild_work import Check, Outcome, Work, WorkFailed
 from storage.rebuild_workers import Here, made
 from storage.rebuilds import Rebuilds
 from storage.records import RecordTable
-from storage.search_build import (
-    APPENDED_ROWS,
-    COPIED_ROWS,
-    INDEX,
-    IndexCopy,
-    Source,
-    append,
-    begin_index,
-    check_index,
-)
+from storage.search_build import APPENDED_ROWS, Source, append, begin_index
 from storage.verification import Verification
 from tests.storage.conftest import SteppedClock
 from tests.storage.test_record_paths import CHOICES, COMMENT, EPRINT, NODE, TAG
@@ -899,35 +890,6 @@ async def test_an_index_that_does_not_find_its_rows_fails_the_rebuild(
         await world.operations.end("one", OperationStatus.FAILED, "damaged")
         assert (await world.reindex("two")).status is OperationStatus.COMPLETED
         assert differences(world) == []
-
-
-def test_a_check_and_whoever_puts_the_index_in_place_do_not_wait_for_each_other(tmp_path: Path):
-    """Once a check waited 5 s for the lock of a long copying, and began again."""
-    file, place, table = str(tmp_path / "search.db"), tmp_path / "place.db", "eprint_search__2"
-    for each in (file, str(place)):
-        begin_index(each, table, SEARCH)
-    with closing(sqlite3.connect(file)) as filling, filling:
-        rows = ((f"title {number}",) for number in range(2 * COPIED_ROWS))
-        filling.executemany(f'INSERT INTO "{table}" (title) VALUES (?)', rows)
-    copy, steps, is_more = IndexCopy(file, table), 0, True
-    with (
-        closing(sqlite3.connect(file, isolation_level=None)) as checking,
-        closing(sqlite3.connect(place.as_uri(), uri=True, isolation_level=None)) as writer,
-    ):
-        writer.execute("PRAGMA busy_timeout=0")
-        writer.execute(f"ATTACH DATABASE ? AS {INDEX}", (copy.uri,))
-        while is_more:
-            checking.execute("BEGIN EXCLUSIVE")  # more than a check takes
-            writer.execute("BEGIN IMMEDIATE")
-            is_more = copy.step(writer, lambda: True)
-            checking.execute("ROLLBACK")
-            check_index(file, table, lambda _: None)  # raises once it has waited in vain
-            writer.execute("COMMIT")
-            copy.settle()
-            steps += 1
-        found = writer.execute(f'SELECT count(*) FROM "{table}"').fetchone()
-    assert steps > 2
-    assert found == (2 * COPIED_ROWS,)
 
 
 async def test_changes_are_owed_to_an_index_that_is_in_place_until_its_check_has_ended(

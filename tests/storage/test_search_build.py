@@ -78,6 +78,35 @@ def test_a_piece_of_copying_is_bounded_by_rows_and_by_what_they_hold(
     assert max(after - before for (before,), (after,) in pairwise(counts)) == rows
 
 
+def test_a_check_and_whoever_puts_the_index_in_place_do_not_wait_for_each_other(tmp_path: Path):
+    """Once a check waited 5 s for the lock of a long copying, and began again."""
+    file, place, table = str(tmp_path / "search.db"), tmp_path / "place.db", "eprint_search__2"
+    for each in (file, str(place)):
+        begin_index(each, table, SEARCH)
+    with closing(sqlite3.connect(file)) as filling, filling:
+        rows = ((f"title {number}",) for number in range(2 * COPIED_ROWS))
+        filling.executemany(f'INSERT INTO "{table}" (title) VALUES (?)', rows)
+    copy, steps, is_more = IndexCopy(file, table), 0, True
+    with (
+        closing(sqlite3.connect(file, isolation_level=None)) as checking,
+        closing(sqlite3.connect(place.as_uri(), uri=True, isolation_level=None)) as writer,
+    ):
+        writer.execute("PRAGMA busy_timeout=0")
+        writer.execute(f"ATTACH DATABASE ? AS {INDEX}", (copy.uri,))
+        while is_more:
+            checking.execute("BEGIN EXCLUSIVE")  # more than a check takes
+            writer.execute("BEGIN IMMEDIATE")
+            is_more = copy.step(writer, lambda: True)
+            checking.execute("ROLLBACK")
+            check_index(file, table, lambda _: None)  # raises once it has waited in vain
+            writer.execute("COMMIT")
+            copy.settle()
+            steps += 1
+        found = writer.execute(f'SELECT count(*) FROM "{table}"').fetchone()
+    assert steps > 2
+    assert found == (2 * COPIED_ROWS,)
+
+
 @pytest.mark.parametrize(
     ("chars", "rows"), [(10, APPENDED_ROWS), (APPENDED_CHARS // 4, 4), (APPENDED_CHARS, 1)]
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from indexer.errors import LocalBusy
 from indexer.ingest.clock_doubt import ClockDoubt
-from indexer.ingest.live import LiveIngest
+from indexer.ingest.live import FrameSource, LiveIngest
 from indexer.ingest.verification_process import Verification
 from indexer.ingest.verification_wire import WorkerSettings
 from indexer.metrics import Metrics
@@ -120,21 +120,28 @@ class Stage:
             await self.live.drained()
 
 
+def live_path(
+    rig: Rig, source: FrameSource, store: BusyStore, metrics: Metrics, doubt: ClockDoubt
+) -> LiveIngest:
+    """The live path between a source and a store, not yet running."""
+    return LiveIngest(
+        source,
+        store,
+        Verification(rig.verifier, WORKER),
+        clock=rig.clock,
+        metrics=metrics,
+        on_work=lambda: None,
+        doubt=doubt,
+    )
+
+
 @asynccontextmanager
 async def open_stage(folder: Path) -> AsyncIterator[Stage]:
     async with Devnet(seed=6) as net, open_rig(net, folder) as rig:
         script, store = Script(), BusyStore(rig.live)
         metrics = Metrics(REGISTRY.types)
         doubt = ClockDoubt(rig.clock, on_change=metrics.clock_in_doubt.set)
-        live = LiveIngest(
-            script,
-            store,
-            Verification(rig.verifier, WORKER),
-            clock=rig.clock,
-            metrics=metrics,
-            on_work=lambda: None,
-            doubt=doubt,
-        )
+        live = live_path(rig, script, store, metrics, doubt)
         task = asyncio.create_task(live.run())
         try:
             yield Stage(rig, script, store, live, task, metrics, doubt)

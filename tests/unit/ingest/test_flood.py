@@ -13,8 +13,7 @@ import pytest
 
 from indexer.ingest.clock_doubt import ClockDoubt
 from indexer.ingest.firehose import Firehose, FirehoseSettings
-from indexer.ingest.live import BATCHES_IN_FLIGHT, LiveIngest
-from indexer.ingest.verification_process import Verification
+from indexer.ingest.live import BATCHES_IN_FLIGHT
 from indexer.ingest.websocket import WebsocketSettings
 from indexer.metrics import Metrics
 from indexer.model import Applied
@@ -23,7 +22,7 @@ from indexer.stream_parts import SILENCE_S, how_far
 from tests.devnet import Account, Devnet
 from tests.devnet.frames import account_event, message
 from tests.oracle import assert_store_equals
-from tests.unit.ingest.live_stage import REGISTRY, TAG, WORKER, BusyStore, realistic_record
+from tests.unit.ingest.live_stage import REGISTRY, TAG, BusyStore, live_path, realistic_record
 from tests.unit.ingest.resync_rig import Rig, open_rig
 from tests.unit.ingest.scripted_relay import Peer, ScriptedRelay, binary, until
 
@@ -115,15 +114,8 @@ async def test_of_a_flood_little_is_held_and_its_lag_is_shown_until_it_is_over(t
                 load_cursor=rig.live.load_cursor,
                 check_url=lambda _: None,
             )
-            live = LiveIngest(
-                firehose,
-                store,
-                Verification(rig.verifier, WORKER),
-                clock=rig.clock,
-                metrics=metrics,
-                on_work=lambda: None,
-                doubt=ClockDoubt(rig.clock, on_change=metrics.clock_in_doubt.set),
-            )
+            doubt = ClockDoubt(rig.clock, on_change=metrics.clock_in_doubt.set)
+            live = live_path(rig, firehose, store, metrics, doubt)
 
             def lag_s() -> float:
                 """As the daemon's status has it."""
